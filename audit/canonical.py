@@ -1,0 +1,153 @@
+"""A record as the bytes of its line, and back.
+
+The line is what is hashed, so it is written once and never again: readers keep the bytes and parse a copy. Keys stand in
+CloudTrail's order; what has nothing to say is left out, except where CloudTrail writes `null`. CloudTrail's size limits are kept
+by replacing what is too large with a note that says so, never by cutting JSON.
+
+Source: CloudTrail record contents (maxima), docs/log-format.md (the extension).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from audit.record import AuditRecord, IdentityProof, JsonValue, Phase, Resource, UserIdentity
+
+EVENT_VERSION = "1.11"
+MAX_USER_AGENT = 1_024
+MAX_ERROR_MESSAGE = 1_024
+MAX_PARAMETERS_BYTES = 100 * 1_024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_IDENTITY_KEYS = (
+    ("principalId", "principal_id"),
+    ("arn", "arn"),
+    ("accountId", "account_id"),
+    ("accessKeyId", "access_key_id"),
+    ("userName", "user_name"),
+)
+
+
+def timestamp(time_us: int) -> str:
+    """`time_us` as ISO 8601 in UTC with microseconds: ``2026-01-02T03:04:05.000006Z``."""
+    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
+    """The line of `record` at place `sequence` of `log`, with its newline."""
+    time = timestamp(record.time_us)
+    document: dict[str, Any] = {
+        "eventVersion": EVENT_VERSION,
+        "userIdentity": _encode_identity(record.identity),
+        "eventTime": time[:19] + "Z",
+        "eventSource": record.event_source,
+        "eventName": record.event_name,
+        "awsRegion": record.aws_region,
+        "sourceIPAddress": record.source_ip,
+    }
+    if record.user_agent is not None:
+        document["userAgent"] = record.user_agent[:MAX_USER_AGENT]
+    if record.error_code is not None:
+        document["errorCode"] = record.error_code
+        if record.error_message is not None:
+            document["errorMessage"] = record.error_message[:MAX_ERROR_MESSAGE]
+    document["requestParameters"] = record.request_parameters
+    document["responseElements"] = record.response_elements
+    document["additionalEventData"] = {**(record.key_material_ids or {}), "keytrail": _extension(record, log, sequence, time)}
+    if record.request_id is not None:
+        document["requestID"] = record.request_id
+    document["eventID"] = record.event_id
+    document["readOnly"] = record.read_only
+    document["resources"] = [{"accountId": r.account_id, "type": r.type, "ARN": r.arn} for r in record.resources]
+    document["eventType"] = record.event_type
+    document["managementEvent"] = True
+    if record.recipient_account_id is not None:
+        document["recipientAccountId"] = record.recipient_account_id
+    document["eventCategory"] = "Management"
+    if record.service_event_details is not None:
+        document["serviceEventDetails"] = record.service_event_details
+    line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    if len(line) > MAX_PARAMETERS_BYTES:
+        for key in ("requestParameters", "responseElements"):
+            document[key] = _within_limit(document[key])
+        line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    return line
+
+
+def decode(line: bytes) -> AuditRecord:
+    """The record that `line` was made from. Raises KeyError, ValueError or TypeError where it is not such a line."""
+    document = orjson.loads(line)
+    identity = document["userIdentity"]
+    additional = document["additionalEventData"]
+    extension = additional["keytrail"]
+    materials = {key: value for key, value in additional.items() if key != "keytrail"}
+    return AuditRecord(
+        time_us=(datetime.fromisoformat(extension["time"]) - _EPOCH) // timedelta(microseconds=1),
+        event_id=document["eventID"],
+        event_name=document["eventName"],
+        event_source=document["eventSource"],
+        event_type=document["eventType"],
+        identity=UserIdentity(identity["type"], **{name: identity.get(key) for key, name in _IDENTITY_KEYS}),
+        aws_region=document["awsRegion"],
+        source_ip=document["sourceIPAddress"],
+        request_id=document.get("requestID"),
+        user_agent=document.get("userAgent"),
+        request_parameters=document["requestParameters"],
+        response_elements=document["responseElements"],
+        service_event_details=document.get("serviceEventDetails"),
+        error_code=document.get("errorCode"),
+        error_message=document.get("errorMessage"),
+        read_only=document["readOnly"],
+        resources=tuple(Resource(r["ARN"], r["accountId"], r["type"]) for r in document["resources"]),
+        recipient_account_id=document.get("recipientAccountId"),
+        key_material_ids=materials or None,
+        phase=Phase(extension["phase"]),
+        intent_id=extension.get("intent"),
+        fingerprints_in=tuple(extension.get("fingerprintsIn", ())),
+        fingerprints_out=tuple(extension.get("fingerprintsOut", ())),
+        identity_proof=IdentityProof(extension["identityProof"]),
+        backend=extension["backend"],
+        topology=extension["topology"],
+        wire_error=extension.get("wireError"),
+        latency_us=extension.get("latencyMicros"),
+        repeated_signature=extension.get("repeatedSignature", False),
+    )
+
+
+def _encode_identity(identity: UserIdentity) -> dict[str, str]:
+    encoded = {"type": identity.type}
+    for key, name in _IDENTITY_KEYS:
+        value = getattr(identity, name)
+        if value is not None:
+            encoded[key] = value
+    return encoded
+
+
+def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[str, Any]:
+    extension: dict[str, Any] = {"log": log, "sequence": sequence, "time": time, "phase": record.phase.value}
+    if record.intent_id is not None:
+        extension["intent"] = record.intent_id
+    if record.fingerprints_in:
+        extension["fingerprintsIn"] = record.fingerprints_in
+    if record.fingerprints_out:
+        extension["fingerprintsOut"] = record.fingerprints_out
+    extension["identityProof"] = record.identity_proof.value
+    extension["backend"] = record.backend
+    extension["topology"] = record.topology
+    if record.wire_error is not None:
+        extension["wireError"] = record.wire_error
+    if record.latency_us is not None:
+        extension["latencyMicros"] = record.latency_us
+    if record.repeated_signature:
+        extension["repeatedSignature"] = True
+    return extension
+
+
+def _within_limit(parameters: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    """`parameters`, or CloudTrail's note in place of them where they are over the limit."""
+    size = len(orjson.dumps(parameters))
+    if size <= MAX_PARAMETERS_BYTES:
+        return parameters
+    return {"omitted": True, "originalSize": size, "reason": f"larger than {MAX_PARAMETERS_BYTES} bytes"}

@@ -1,0 +1,273 @@
+"""Commit before release: `AuditLog.commit` turns a record into a `Receipt` once the record is on disk.
+
+Group commit: the event loop's thread numbers and encodes records and queues them; one writer thread takes all that wait, writes
+them with one call and makes them durable with one fdatasync. There is no batching window: batches form by themselves while the
+disk is busy with the one before. Each waiter is woken alone, so that one that has gone away harms nobody.
+
+When the disk fails, every waiter gets `CommitFailed`, the log is poisoned, and `commit` refuses until `recover` has succeeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from audit import canonical
+from audit.errors import AuditError, CommitFailed
+from audit.log import LogWriter, Recovered, open_log
+from audit.record import AuditRecord, JsonValue, Phase, UserIdentity
+from audit.segments import SegmentFolder, create_log, segment_name
+
+__all__ = ["AuditLog", "LogPlace", "Receipt", "commit_once", "create_log"]
+
+_MAX_BATCH = 4_096
+_KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A record's place, given once the record is durable there."""
+
+    log: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlace:
+    """Where a log is, and what its own events are stamped with. `checkpoints` is the folder of its signed checkpoints."""
+
+    folder: Path
+    checkpoints: Path
+    region: str
+    account_id: str
+    max_segment_bytes: int = 64 << 20
+    max_segment_age_s: int = 3_600
+    syncing: bool = True  # False only in the benchmark that tells what durability costs
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+@dataclass(slots=True)
+class _Waiting:
+    line: bytes
+    receipt: Receipt
+    future: asyncio.Future[Receipt]
+    intent_opened: str | None
+    intent_closed: str | None
+
+
+class AuditLog:
+    """The log of one worker, open for appending. Its methods are for the event loop's thread.
+
+    Opening recovers: it blocks, and raises `LogIncident`, `LogInUse` or OSError. What recovery found is recorded first.
+    """
+
+    def __init__(self, place: LogPlace, loop: asyncio.AbstractEventLoop) -> None:
+        self._place = place
+        self._loop = loop
+        self._start()
+
+    @property
+    def name(self) -> str:
+        return self._place.name
+
+    @property
+    def fault(self) -> str | None:
+        """Why `commit` refuses; None while the log is healthy."""
+        return self._writer.poison
+
+    def commit(self, record: AuditRecord) -> asyncio.Future[Receipt]:
+        """Queue `record`; the future's result comes when it is durable. Records keep the order of these calls.
+
+        Raises `CommitFailed`, at once or from the future: the record is then not known to be on disk, and what depends on it
+        must not be released.
+        """
+        if self._writer.poison is not None:
+            raise CommitFailed(self.name, self._writer.poison)
+        line = canonical.encode(record, self.name, self._next)
+        waiting = _Waiting(
+            line,
+            Receipt(self.name, self._next),
+            self._loop.create_future(),
+            record.event_id if record.phase is Phase.INTENT else None,
+            record.intent_id,
+        )
+        self._next += 1
+        self._queue.put(waiting)
+        return waiting.future
+
+    async def recover(self) -> None:
+        """Open a poisoned log anew, with a new segment. Raises what opening raises; the log stays poisoned then."""
+        await asyncio.to_thread(self._stop)
+        await asyncio.to_thread(self._start)
+
+    async def close(self) -> None:
+        """Make durable what is queued, then let go of the log."""
+        await asyncio.to_thread(self._stop)
+
+    def _start(self) -> None:
+        self._disk, self._writer = _open(self._place)
+        self._next = self._writer.records
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name=f"audit-{self.name}", daemon=True)
+        self._thread.start()
+        self._stopped = False
+
+    def _stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._queue.put(None)
+        self._thread.join()
+        self._writer.close()
+        self._disk.release()
+
+    def _write(self) -> None:
+        """The writer thread: take what waits, append it, let go of the waiters; until told to stop."""
+        while batch := _next_batch(self._queue):
+            self._append(self._writer, batch)
+
+    def _append(self, writer: LogWriter, batch: list[_Waiting]) -> None:
+        failure: str | None = None
+        try:
+            writer.append(
+                [entry.line for entry in batch],
+                _now_us(),
+                opened=[entry.intent_opened for entry in batch if entry.intent_opened is not None],
+                closed=[entry.intent_closed for entry in batch if entry.intent_closed is not None],
+            )
+        except CommitFailed as error:
+            failure = error.reason
+        try:
+            self._loop.call_soon_threadsafe(self._release, batch, failure)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more, and nothing was released
+
+    def _release(self, batch: list[_Waiting], failure: str | None) -> None:
+        for entry in batch:
+            if entry.future.done():
+                continue  # cancelled: its waiter has gone
+            if failure is None:
+                entry.future.set_result(entry.receipt)
+            else:
+                entry.future.set_exception(CommitFailed(self.name, failure))
+
+
+def _next_batch(queue: SimpleQueue[_Waiting | None]) -> list[_Waiting]:
+    """All that waits, in order; waits itself for the first. Empty when it is time to stop."""
+    batch: list[_Waiting] = []
+    entry = queue.get()
+    while entry is not None:
+        batch.append(entry)
+        if len(batch) == _MAX_BATCH:
+            return batch
+        try:
+            entry = queue.get_nowait()
+        except Empty:
+            return batch
+    if batch:
+        queue.put(None)  # stop, but not before this batch is written
+    return batch
+
+
+def commit_once(place: LogPlace, records: list[AuditRecord]) -> None:
+    """Open the log at `place`, append `records`, and let go of it; they are durable when this returns. Blocks.
+
+    For commands run on the host, which have a log of their own. Raises `CommitFailed`, `LogIncident`, `LogInUse`, OSError.
+    """
+    disk, writer = _open(place)
+    try:
+        first = writer.records
+        lines = [canonical.encode(record, place.name, first + offset) for offset, record in enumerate(records)]
+        writer.append(
+            lines,
+            _now_us(),
+            opened=[record.event_id for record in records if record.phase is Phase.INTENT],
+            closed=[record.intent_id for record in records if record.intent_id is not None],
+        )
+    finally:
+        disk.release()
+
+
+def _open(place: LogPlace) -> tuple[SegmentFolder, LogWriter]:
+    """Recover the log at `place` and record what recovery found."""
+    disk = SegmentFolder(place.folder, syncing=place.syncing)
+    try:
+        writer, recovered = open_log(
+            place.name,
+            disk,
+            at_least=_signed_size(place.checkpoints),
+            max_segment_bytes=place.max_segment_bytes,
+            max_age_us=place.max_segment_age_s * 1_000_000,
+        )
+        report = _recovery_records(place, recovered)
+        if report:
+            lines = [canonical.encode(entry, place.name, recovered.records + offset) for offset, entry in enumerate(report)]
+            writer.append(lines, _now_us(), closed=[entry.intent_id for entry in report if entry.intent_id is not None])
+    except (AuditError, OSError):
+        disk.release()
+        raise
+    return disk, writer
+
+
+def _signed_size(checkpoints: Path) -> int:
+    """The tree size of the newest checkpoint; 0 where none was signed yet. Whether it is genuine, `verify` tells."""
+    try:
+        return int((checkpoints / "latest").read_text().split("\n")[1])
+    except FileNotFoundError:
+        return 0
+
+
+def _recovery_records(place: LogPlace, recovered: Recovered) -> list[AuditRecord]:
+    """What recovery has to say: nothing after a clean shutdown."""
+    records = [_unknown_outcome(line) for line in recovered.intents]
+    if recovered.set_aside or recovered.unconfirmed or records:
+        torn: list[JsonValue] = [
+            {"segment": segment_name(tail.segment), "offset": tail.offset, "sizeBytes": tail.size, "movedTo": tail.name}
+            for tail in recovered.set_aside
+        ]
+        details: dict[str, JsonValue] = {
+            "unconfirmedRecords": recovered.unconfirmed,
+            "tornTails": torn,
+            "unknownOutcomes": len(records),
+        }
+        event = AuditRecord(
+            time_us=_now_us(),
+            event_id=str(uuid.uuid4()),
+            event_name="RecoverLog",
+            event_source="keytrail",
+            event_type="AwsServiceEvent",
+            identity=_KEYTRAIL,
+            aws_region=place.region,
+            source_ip="keytrail",
+            service_event_details=details,
+            read_only=False,
+            recipient_account_id=place.account_id,
+        )
+        records.insert(0, event)
+    return records
+
+
+def _unknown_outcome(intent_line: bytes) -> AuditRecord:
+    """The record that closes an intent whose outcome was lost."""
+    intent = canonical.decode(intent_line)
+    return replace(
+        intent,
+        time_us=_now_us(),
+        event_id=str(uuid.uuid4()),
+        error_code="KMSInternalException",
+        error_message="Outcome unknown: keytrail stopped between the intent and the outcome of this call.",
+        phase=Phase.UNKNOWN,
+        intent_id=intent.event_id,
+    )
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

@@ -1,0 +1,55 @@
+"""Bytes that survive a power cut: each function says what is durable when it returns.
+
+Atomic is not durable: a rename is safe on disk only after the folder it happened in was synced too.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data` to `fd`; durable only after a sync. Raises OSError, with a part of `data` possibly written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable: files created, renamed or removed there before this call."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def create(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Create `path` with `data`; durable when this returns. Raises FileExistsError rather than overwrite."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` at `path`, whole or not at all; durable when this returns. One process at a time writes a given path."""
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    sync_folder(path.parent)
+
+
+def create_folder(path: Path, mode: int = 0o700) -> None:
+    """Create the folder `path`, its parent there already; durable when this returns. Raises FileExistsError."""
+    path.mkdir(mode)
+    sync_folder(path.parent)

@@ -1,0 +1,121 @@
+"""The audit record: a closed set of fields, so that key material has no place to go.
+
+A record is a valid CloudTrail record (eventVersion 1.11); what CloudTrail has no field for goes under
+``additionalEventData.keytrail``. The type is an allow-list: `AuditRecord` has no field that could hold plaintext, ciphertext,
+a message or a MAC, and the free-form parts (`request_parameters`, `response_elements`) accept only the names in
+`PARAMETER_NAMES` with JSON values. Byte strings are refused wherever they stand. How a record becomes bytes: `audit.canonical`.
+
+Source: AWS CloudTrail record contents, and AWS KMS log entries per operation; docs/log-format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from audit.errors import RecordRejected
+
+JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+
+#: Top-level names that requestParameters and responseElements may have. Nothing else is ever written there.
+PARAMETER_NAMES = frozenset(
+    """
+    aliasName bypassPolicyLockoutSafetyCheck cloudHsmClusterId constraints customKeyStoreId customKeyStoreName customKeyStoreType
+    customerMasterKeySpec deletionDate description destinationEncryptionAlgorithm destinationEncryptionContext destinationKeyId
+    dryRun encryptionAlgorithm encryptionContext expirationModel grantId grantTokens granteePrincipal importType
+    includeKeyMaterial keyAgreementAlgorithm keyId keyMaterialDescription keyMaterialId keyMetadata keyPairSpec keySpec keyState
+    keyUsage kemAlgorithm limit macAlgorithm marker messageType multiRegion name newCustomKeyStoreName numberOfBytes operations
+    origin pendingWindowInDays policy policyName primaryRegion replicaKeyMetadata replicaPolicy replicaRegion replicaTags
+    retiringPrincipal rotationPeriodInDays signingAlgorithm sourceEncryptionAlgorithm sourceEncryptionContext sourceKeyId tagKeys
+    tags targetKeyId validTo wrappingAlgorithm wrappingKeySpec xksKeyId
+    accessKeyId principalArn type userName
+    omitted originalSize reason
+    """.split()
+)
+
+
+class Phase(Enum):
+    """Where in the life of a call a record stands; a call that changes nothing has an outcome only."""
+
+    INTENT = "intent"  # committed before a change is made
+    OUTCOME = "outcome"  # what became of the call
+    UNKNOWN = "unknown"  # written by recovery: an intent whose outcome was lost in a crash
+
+
+class IdentityProof(Enum):
+    """How the identity in `user_identity` was established."""
+
+    SIGNATURE = "signature-verified"
+    UPSTREAM = "accepted-by-upstream"
+    CLAIMED = "claimed"
+    NONE = "none"
+    HOST = "host-operator"  # a command run on the host, by whoever may read the data folder
+
+
+@dataclass(frozen=True, slots=True)
+class UserIdentity:
+    """CloudTrail's userIdentity. ``type``: IAMUser, AssumedRole, …, or Unknown for who could not be authenticated."""
+
+    type: str
+    principal_id: str | None = None
+    arn: str | None = None
+    account_id: str | None = None
+    access_key_id: str | None = None
+    user_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One entry of ``resources``: for keys always the key ARN, never an alias or a bare id."""
+
+    arn: str
+    account_id: str
+    type: str = "AWS::KMS::Key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """One call, or one event of keytrail itself, as it will stand in the log. Times are microseconds since the epoch, UTC.
+
+    Raises `RecordRejected` for a parameter name outside `PARAMETER_NAMES`.
+    """
+
+    time_us: int
+    event_id: str
+    event_name: str
+    identity: UserIdentity
+    aws_region: str
+    source_ip: str
+    request_id: str | None = None
+    event_source: str = "kms.amazonaws.com"
+    event_type: str = "AwsApiCall"
+    user_agent: str | None = None
+    request_parameters: Mapping[str, JsonValue] | None = None
+    response_elements: Mapping[str, JsonValue] | None = None
+    service_event_details: Mapping[str, JsonValue] | None = None
+    error_code: str | None = None  # CloudTrail's name: AccessDenied
+    error_message: str | None = None
+    read_only: bool = True
+    resources: tuple[Resource, ...] = ()
+    recipient_account_id: str | None = None
+    key_material_ids: Mapping[str, str] | None = None  # keyMaterialId, sourceKeyMaterialId, destinationKeyMaterialId
+
+    # additionalEventData.keytrail
+    phase: Phase = Phase.OUTCOME
+    intent_id: str | None = None  # event id of the intent that this outcome belongs to
+    fingerprints_in: tuple[str, ...] = ()  # SHA-256, hex, of every CiphertextBlob in the request
+    fingerprints_out: tuple[str, ...] = ()  # … and in the response
+    identity_proof: IdentityProof = IdentityProof.NONE
+    backend: str = "local"
+    topology: str = "endpoint"
+    wire_error: str | None = None  # the error code as the client saw it: AccessDeniedException
+    latency_us: int | None = None
+    repeated_signature: bool = False  # the same signed request was seen before: an SDK's twin in one second, or a replay
+
+    def __post_init__(self) -> None:
+        for parameters in (self.request_parameters, self.response_elements):
+            if parameters is not None and not PARAMETER_NAMES.issuperset(parameters):
+                unknown = ", ".join(sorted(set(parameters) - PARAMETER_NAMES))
+                raise RecordRejected(f"{self.event_name}: not in the record's allow-list: {unknown}")

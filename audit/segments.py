@@ -1,0 +1,177 @@
+"""The folder of a log: segment files, the mark, the lock, the torn tails; and reading them.
+
+`SegmentFolder` is the `audit.log.Disk` that production uses. Format: docs/log-format.md. Every name in the folder is private to
+the one process that holds the lock; readers need no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from audit import durable
+from audit.errors import LogIncident, LogInUse
+from audit.log import Mark
+
+_SEGMENT_NAME = re.compile(r"[0-9]{20}\.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment file; `first_index` is the index of its first record."""
+
+    first_index: int
+    path: Path
+
+
+def segment_name(first_index: int) -> str:
+    return f"{first_index:020d}.jsonl"
+
+
+def list_segments(folder: Path) -> list[Segment]:
+    """The segments in `folder`, in the order of their records. Raises OSError."""
+    names = sorted(name for name in os.listdir(folder) if _SEGMENT_NAME.fullmatch(name))
+    return [Segment(int(name[:20]), folder / name) for name in names]
+
+
+def read_mark(folder: Path) -> Mark | None:
+    """The mark of the log in `folder`; None where there is none or it is damaged."""
+    try:
+        return Mark.decode((folder / "mark").read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def create_log(folder: Path) -> None:
+    """Create the folder of a new, empty log; durable when this returns. Raises FileExistsError."""
+    durable.create_folder(folder)
+    durable.create_folder(folder / "torn")
+    durable.create(folder / "lock", b"")
+    durable.create(folder / "mark", Mark(0, 0, 0, 0).encode())
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a process holds the lock of the log in `folder`."""
+    with (folder / "lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenSegment:
+    path: Path
+    fd: int
+    identity: tuple[int, int]  # device and inode
+
+
+class SegmentFolder:
+    """The `Disk` of the log in `folder`; holds its lock until `release`. For one thread at a time.
+
+    Raises `LogIncident` where the folder is missing, `LogInUse` where another process writes it. `syncing=False` is for the
+    benchmark that tells what durability costs, and for nothing else.
+    """
+
+    def __init__(self, folder: Path, *, syncing: bool = True) -> None:
+        self._folder = folder
+        self._open: _OpenSegment | None = None
+        self._syncing = syncing
+        try:
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+            self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise LogIncident(folder.name, f"{error.filename} has vanished") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise LogInUse(folder.name) from error
+
+    def segments(self) -> list[int]:
+        return [segment.first_index for segment in list_segments(self._folder)]
+
+    def read(self, segment: int, offset: int = 0) -> bytes:
+        path = self._folder / segment_name(segment)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < offset:
+                raise LogIncident(self._folder.name, f"{path.name} is shorter than what is known to be in it")
+            file.seek(offset)
+            return file.read()
+
+    def create(self, segment: int) -> None:
+        path = self._folder / segment_name(segment)
+        self.close()
+        # An empty segment of that name may be left from a crash between this and the first sync.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        status = os.fstat(fd)
+        if status.st_size:
+            os.close(fd)
+            raise LogIncident(self._folder.name, f"{path.name} is there already, and not empty")
+        self._open = _OpenSegment(path, fd, (status.st_dev, status.st_ino))
+        durable.sync_folder(self._folder)
+
+    def append(self, data: bytes) -> None:
+        durable.write_all(self._current().fd, data)
+
+    def sync(self, size: int) -> None:
+        current = self._current()
+        if self._syncing:
+            os.fdatasync(current.fd)
+        # A file that was deleted, replaced or cut still takes writes and syncs: only its name tells.
+        try:
+            status = os.stat(current.path)
+        except FileNotFoundError as error:
+            raise LogIncident(self._folder.name, f"{current.path.name} has vanished") from error
+        if (status.st_dev, status.st_ino) != current.identity:
+            raise LogIncident(self._folder.name, f"{current.path.name} was replaced by another file")
+        if status.st_size != size:
+            raise LogIncident(self._folder.name, f"{current.path.name} has {status.st_size} bytes, {size} were written")
+
+    def rewrite(self, segment: int, offset: int, data: bytes) -> None:
+        fd = os.open(self._folder / segment_name(segment), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.lseek(fd, offset, os.SEEK_SET)
+            durable.write_all(fd, data)
+            os.ftruncate(fd, offset + len(data))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def set_aside(self, segment: int, offset: int, data: bytes) -> str:
+        for attempt in range(1_000):
+            name = f"torn/{segment_name(segment)}-{offset}.{attempt}"
+            try:
+                durable.create(self._folder / name, data)
+            except FileExistsError:
+                if (self._folder / name).read_bytes() == data:
+                    return name  # from a recovery that did not get further
+                continue
+            return name
+        raise LogIncident(self._folder.name, f"a thousand torn tails at {segment_name(segment)}, byte {offset}")
+
+    def read_mark(self) -> Mark | None:
+        return read_mark(self._folder)
+
+    def write_mark(self, mark: Mark) -> None:
+        os.pwrite(self._mark, mark.encode(), 0)
+
+    def close(self) -> None:
+        if self._open is not None:
+            os.close(self._open.fd)
+            self._open = None
+
+    def release(self) -> None:
+        """Close the segment and let go of the lock."""
+        self.close()
+        os.close(self._mark)
+        os.close(self._lock)
+
+    def _current(self) -> _OpenSegment:
+        if self._open is None:
+            raise LogIncident(self._folder.name, "no segment is open")
+        return self._open

@@ -1,0 +1,90 @@
+"""The words of the proxy: a request as bytes, who sent it, what it asks, and what came of it.
+
+Pure values, no I/O, no HTTP types. `KmsCall.parameters` and `Answer.members` use the API's own member names (`KeyId`), with
+blobs as `bytes`; they can hold key material, so neither shows them in its repr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.kms.operations import Operation
+
+#: Members of a request or response: JSON values, and `bytes` for blobs. Any, because the service model decides, not mypy.
+Members = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """One HTTP request as it was received. Header names are lower-case; values are as sent, without surrounding blanks.
+
+    `fault` says, in words for the client, what was wrong with the HTTP message itself; the other fields are then what could be
+    read of it. `received_us` is microseconds since the epoch.
+    """
+
+    method: bytes
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes = field(repr=False)
+    peer: str
+    received_us: int
+    fault: str | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of the header `name` (lower-case), or None."""
+        for candidate, value in self.headers:
+            if candidate == name:
+                return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    """What goes back: an HTTP status and a JSON body, which may hold key material."""
+
+    status: int
+    body: bytes = field(repr=False)
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller: `arn` such as ``arn:aws:iam::111122223333:user/alice``; `type` is IAMUser or AssumedRole."""
+
+    type: str
+    arn: str
+    account_id: str
+    access_key_id: str
+    principal_id: str
+    user_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KmsCall:
+    """A request that was authenticated and is well-formed by the service model."""
+
+    operation: Operation
+    region: str
+    principal: Principal
+    parameters: Members = field(repr=False)
+    received_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """A key that a call used or meant: its key ARN, owner, and the key material's id where one was used."""
+
+    arn: str
+    account_id: str
+    material_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful call: the response's members, and the keys used (for ReEncrypt the source, then the destination)."""
+
+    members: Members = field(repr=False)
+    keys: tuple[KeyUse, ...] = ()
+    aliases: tuple[str, ...] = ()  # alias ARNs that the call made, moved or deleted
