@@ -24,9 +24,9 @@ PARAMETER_NAMES = frozenset(
     """
     aliasName bypassPolicyLockoutSafetyCheck cloudHsmClusterId constraints customKeyStoreId customKeyStoreName customKeyStoreType
     customerMasterKeySpec deletionDate description destinationEncryptionAlgorithm destinationEncryptionContext destinationKeyId
-    dryRun encryptionAlgorithm encryptionContext expirationModel grantId grantTokens granteePrincipal importType
-    includeKeyMaterial keyAgreementAlgorithm keyId keyMaterialDescription keyMaterialId keyMetadata keyPairSpec keySpec keyState
-    keyUsage kemAlgorithm limit macAlgorithm marker messageType multiRegion name newCustomKeyStoreName numberOfBytes operations
+    dryRun encapsulationAlgorithm encryptionAlgorithm encryptionContext expirationModel grantId grantTokens granteePrincipal
+    importType includeKeyMaterial keyAgreementAlgorithm keyId keyMaterialDescription keyMaterialId keyMetadata keyPairSpec
+    keySpec keyState keyUsage limit macAlgorithm marker messageType multiRegion name newCustomKeyStoreName numberOfBytes operations
     origin pendingWindowInDays policy policyName primaryRegion replicaKeyMetadata replicaPolicy replicaRegion replicaTags
     retiringPrincipal rotationPeriodInDays signingAlgorithm sourceEncryptionAlgorithm sourceEncryptionContext sourceKeyId tagKeys
     tags targetKeyId validTo wrappingAlgorithm wrappingKeySpec xksKeyId

@@ -17,11 +17,20 @@ Members = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class HttpFault:
+    """What was wrong with an HTTP message itself, as the client will be told: status, error code, words."""
+
+    status: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RawRequest:
     """One HTTP request as it was received. Header names are lower-case; values are as sent, without surrounding blanks.
 
-    `fault` says, in words for the client, what was wrong with the HTTP message itself; the other fields are then what could be
-    read of it. `received_us` is microseconds since the epoch.
+    Where there is a `fault`, the other fields are what could be read before it. `peer` is the client's address;
+    `received_us` is microseconds since the epoch.
     """
 
     method: bytes
@@ -30,7 +39,7 @@ class RawRequest:
     body: bytes = field(repr=False)
     peer: str
     received_us: int
-    fault: str | None = None
+    fault: HttpFault | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of the header `name` (lower-case), or None."""

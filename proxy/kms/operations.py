@@ -87,8 +87,8 @@ _ROWS = (
     _reads("Sign", "KeyId", "MessageType", "SigningAlgorithm", "GrantTokens", "DryRun"),
     _reads("Verify", "KeyId", "MessageType", "SigningAlgorithm", "GrantTokens", "DryRun"),
     _reads("DeriveSharedSecret", "KeyId", "KeyAgreementAlgorithm", "GrantTokens", "DryRun"),
-    _reads("Encapsulate", "KeyId", "KemAlgorithm", "GrantTokens", "DryRun"),
-    _reads("Decapsulate", "KeyId", "KemAlgorithm", "GrantTokens", "DryRun"),
+    _reads("Encapsulate", "KeyId", "EncapsulationAlgorithm", "GrantTokens", "DryRun"),
+    _reads("Decapsulate", "KeyId", "EncapsulationAlgorithm", "GrantTokens", "DryRun"),
     # --- reads of metadata
     _reads("DescribeKey", "KeyId", "GrantTokens"),
     _reads("GetPublicKey", "KeyId", "GrantTokens"),

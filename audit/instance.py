@@ -1,0 +1,121 @@
+"""The data folder of one instance: where everything in it lies, and the facts in its `keytrail.json`.
+
+The list of logs there is what tells a log that was never made from one that has vanished. Format: docs/log-format.md.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import orjson
+
+from audit import durable
+from audit.errors import AuditError, LogIncident
+from audit.segments import create_log
+
+ADMIN_LOG = "admin"
+_FORMAT = 1
+
+
+class NoInstance(AuditError):
+    """The folder was never initialised, or its keytrail.json cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An initialised data folder. `id` is 16 hex digits; `created` is ISO 8601, UTC; `logs` are names."""
+
+    data: Path
+    id: str
+    account_id: str
+    region: str
+    created: str
+    logs: tuple[str, ...]
+
+    @property
+    def master_key(self) -> Path:
+        return self.data / "master.key"
+
+    @property
+    def keystore(self) -> Path:
+        return self.data / "keystore.db"
+
+    @property
+    def credentials(self) -> Path:
+        return self.data / "credentials"
+
+    @property
+    def sealer_key(self) -> Path:
+        return self.data / "sealer.key"
+
+    def log_folder(self, log: str) -> Path:
+        return self.data / "log" / log
+
+    def checkpoint_folder(self, log: str) -> Path:
+        return self.data / "checkpoints" / log
+
+    def origin(self, log: str) -> str:
+        """The log's name in checkpoints, and its verifier key's."""
+        return f"keytrail/{self.id}/{log}"
+
+    @classmethod
+    def create(cls, data: Path, account_id: str, region: str, created: str) -> Instance:
+        """Make the folders of a new instance in the folder `data`, with the log `admin`; its `keytrail.json` is written by `save`.
+
+        Raises FileExistsError where something of the kind is there already.
+        """
+        durable.create_folder(data / "log")
+        durable.create_folder(data / "checkpoints")
+        instance = cls(data, secrets.token_hex(8), account_id, region, created, ())
+        return instance._with_new_log(ADMIN_LOG)
+
+    @classmethod
+    def load(cls, data: Path) -> Instance:
+        """The instance in `data`. Raises `NoInstance`."""
+        try:
+            document = orjson.loads((data / "keytrail.json").read_bytes())
+            if document["format"] != _FORMAT:
+                raise NoInstance(f"{data}: its format is {document['format']}, this version reads {_FORMAT}")
+            facts = (document["instance"], document["account"], document["region"], document["created"])
+            return cls(data, *facts, logs=tuple(document["logs"]))
+        except FileNotFoundError as error:
+            raise NoInstance(f"{data} was never initialised: run `keytrail init --data {data}`") from error
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise NoInstance(f"{data / 'keytrail.json'} is damaged: {error}") from error
+
+    def save(self) -> None:
+        """Write `keytrail.json`; durable when this returns."""
+        document = {
+            "format": _FORMAT,
+            "instance": self.id,
+            "account": self.account_id,
+            "region": self.region,
+            "created": self.created,
+            "logs": self.logs,
+        }
+        durable.replace(self.data / "keytrail.json", orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+
+    def require_logs(self) -> None:
+        """Raise `LogIncident` where a log that was made is not there any more."""
+        for log in self.logs:
+            if not (self.log_folder(log) / "lock").exists():
+                raise LogIncident(log, f"{self.log_folder(log)} has vanished; it is not made anew, restore it or investigate")
+
+    def with_logs(self, names: list[str]) -> Instance:
+        """This instance with those of the logs `names` made that it never had; saved and durable when this returns."""
+        instance = self
+        for name in names:
+            if name not in instance.logs:
+                instance = instance._with_new_log(name)
+                instance.save()
+        return instance
+
+    def _with_new_log(self, name: str) -> Instance:
+        # A folder without its name in keytrail.json is left from a crash right here: nothing was ever written to it.
+        if not self.log_folder(name).exists():
+            create_log(self.log_folder(name))
+        if not self.checkpoint_folder(name).exists():
+            durable.create_folder(self.checkpoint_folder(name))
+        return replace(self, logs=(*self.logs, name))

@@ -1,0 +1,252 @@
+"""The commands `query`, `trace` and `tail`: options to values, answers to the terminal; no decision about records is made here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from audit.query import blob, render
+from audit.query.engine import search
+from audit.query.filters import DEFAULT_PHASES, Filter, KeyName, parse_pair
+from audit.query.lines import Damage
+from audit.query.tail import Follower, follow
+from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
+from audit.query.timeline import write_story
+from audit.query.times import parse_time
+from audit.query.trace import trace as trace_story
+from audit.record import Phase
+
+_POLL_S = 0.25
+
+app = typer.Typer()
+
+
+class Format(StrEnum):
+    """How records are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class PhaseName(StrEnum):
+    """The phases that `--phase` takes."""
+
+    INTENT = "intent"
+    OUTCOME = "outcome"
+    UNKNOWN = "unknown"
+
+
+_ASK = "Which records"
+Data = Annotated[Path, typer.Option("--data", envvar="KEYTRAIL_DATA", help="The data folder.", show_default=True)]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        help="From this time on: 7d, '2 days ago', 2026-01-31, 2026-01-31T08:30Z (UTC where no zone).",
+        rich_help_panel=_ASK,
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option(help="Before this time, exclusive; a date is its first moment.", rich_help_panel=_ASK)
+]
+Event = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Operation, such as Decrypt or 'GenerateDataKey*'; repeat for alternatives.", rich_help_panel=_ASK
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="Key ARN, key id, alias/NAME or alias ARN: as resolved, or as the caller wrote it.", rich_help_panel=_ASK
+    ),
+]
+Caller = Annotated[str | None, typer.Option(help="ARN or user name; * stands for any text.", rich_help_panel=_ASK)]
+AccessKey = Annotated[str | None, typer.Option(help="Access key id.", rich_help_panel=_ASK)]
+Context = Annotated[
+    list[str] | None,
+    typer.Option(help="KEY=VALUE of an encryption context; repeat: all must hold.", rich_help_panel=_ASK),
+]
+Fingerprint = Annotated[
+    list[str] | None,
+    typer.Option(help="SHA-256 (hex) of a CiphertextBlob; repeat for alternatives.", rich_help_panel=_ASK),
+]
+Error = Annotated[str | None, typer.Option(help="Error code, any, or none.", rich_help_panel=_ASK)]
+Source = Annotated[
+    str | None, typer.Option(help="Source address, or network such as 10.0.0.0/8.", rich_help_panel=_ASK)
+]
+Phases = Annotated[
+    list[PhaseName] | None,
+    typer.Option("--phase", help="Only this phase; repeatable. Default: outcome and unknown.", rich_help_panel=_ASK),
+]
+Intents = Annotated[bool, typer.Option("--intents", help="Intents of changes too.", rich_help_panel=_ASK)]
+Log = Annotated[str | None, typer.Option(help="This log only.", rich_help_panel=_ASK)]
+DEFAULT_DATA = Path("keytrail-data")
+
+
+@app.command()
+def query(
+    since: Since = None,
+    until: Until = None,
+    event: Event = None,
+    key: Key = None,
+    caller: Caller = None,
+    access_key: AccessKey = None,
+    context: Context = None,
+    fingerprint: Fingerprint = None,
+    error: Error = None,
+    source: Source = None,
+    phase: Phases = None,
+    intents: Intents = False,
+    log: Log = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The newest N only.")] = None,
+    format: Annotated[
+        Format, typer.Option("--format", help="table; json: the lines as they stand in the log; csv.")
+    ] = Format.TABLE,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Find records, in the order of time.
+
+    Exits 0 also where nothing matches; 1 where lines of the log were damaged, so that the answer may lack some.
+    """
+    with errors():
+        wanted = _filter(
+            since, until, event, key, caller, access_key, context, fingerprint, error, source, phase, intents
+        )
+        with progress_bar("searching") as progress, search(data, [wanted], log=log, progress=progress) as result:
+            progress.stop()
+            records = result.records(newest=limit)
+            match format:
+                case Format.TABLE:
+                    render.write_table(records, render.make_console(sys.stdout))
+                case Format.JSON:
+                    render.write_lines(records, sys.stdout.buffer)
+                case Format.CSV:
+                    render.write_csv(records, sys.stdout)
+            sys.stdout.flush()
+            if limit is not None and result.count > limit:
+                note(f"the newest {limit} of {result.count} records")
+            elif format is Format.TABLE:
+                note(f"{result.count} {'record' if result.count == 1 else 'records'}")
+            exit_with(warn_of(result.damaged))
+
+
+@app.command()
+def trace(
+    ciphertext: Annotated[str, typer.Argument(help=f"{blob.ACCEPTED[0].upper()}{blob.ACCEPTED[1:]}.")],
+    json: Annotated[bool, typer.Option("--json", help="The story as JSON.")] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Tell the story of one ciphertext: made, unwrapped, refused, re-encrypted, by whom and when.
+
+    Exits 1 where the logs do not know it, or are damaged.
+    """
+    with errors():
+        fingerprint = _fingerprint(ciphertext)
+        with progress_bar("searching") as progress:
+            story = trace_story(data, fingerprint, progress=progress)
+        if json:
+            sys.stdout.write(orjson.dumps(story.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
+        else:
+            write_story(story, render.make_console(sys.stdout))
+        sys.stdout.flush()
+        exit_with(max(warn_of(story.damaged), OK if story.is_found else FINDINGS))
+
+
+@app.command()
+def tail(
+    event: Event = None,
+    key: Key = None,
+    caller: Caller = None,
+    access_key: AccessKey = None,
+    context: Context = None,
+    fingerprint: Fingerprint = None,
+    error: Error = None,
+    source: Source = None,
+    phase: Phases = None,
+    intents: Intents = False,
+    log: Log = None,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="Begin with the last N that match in each log's newest segment.")
+    ] = 10,
+    json: Annotated[bool, typer.Option("--json", help="The lines as they stand in the log.")] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Follow all logs as they are written; end with Ctrl-C."""
+    with errors():
+        wanted = _filter(
+            None, None, event, key, caller, access_key, context, fingerprint, error, source, phase, intents
+        )
+        console = render.make_console(sys.stdout)
+        try:
+            for news in follow(Follower(data, wanted, log), lines, _wait):
+                if isinstance(news, Damage):
+                    note(f"damaged: {news}")
+                elif json:
+                    render.write_lines([news], sys.stdout.buffer)
+                    sys.stdout.flush()
+                else:
+                    console.print(render.record_line(news), soft_wrap=True)
+                    sys.stdout.flush()
+        except KeyboardInterrupt:
+            return
+
+
+def _wait() -> None:
+    time.sleep(_POLL_S)
+
+
+def _filter(
+    since: str | None,
+    until: str | None,
+    event: list[str] | None,
+    key: str | None,
+    caller: str | None,
+    access_key: str | None,
+    context: list[str] | None,
+    fingerprint: list[str] | None,
+    error: str | None,
+    source: str | None,
+    phase: list[PhaseName] | None,
+    intents: bool,
+) -> Filter:
+    now = datetime.now(UTC)
+    phases = frozenset(Phase(name.value) for name in phase) if phase else DEFAULT_PHASES
+    return Filter(
+        since=parse_time(since, now) if since is not None else None,
+        until=parse_time(until, now) if until is not None else None,
+        events=tuple(event or ()),
+        key=KeyName.parse(key) if key is not None else None,
+        caller=caller,
+        access_key=access_key,
+        context=tuple(map(parse_pair, context or ())),
+        fingerprints=tuple(text.lower() for text in fingerprint or ()),
+        error=error,
+        source=source,
+        phases=phases | {Phase.INTENT} if intents else phases,
+    )
+
+
+def _fingerprint(argument: str) -> str:
+    if argument == "-":
+        return blob.fingerprint_of_content(sys.stdin.buffer.read(2 * blob.MAX_BLOB_BYTES))
+    try:
+        with Path(argument).open("rb") as file:
+            return blob.fingerprint_of_content(file.read(2 * blob.MAX_BLOB_BYTES))
+    except (FileNotFoundError, ValueError):
+        return blob.fingerprint_of_text(argument)
+    except OSError as error:
+        if len(argument) < 256:  # else no file's name, but the blob itself
+            raise
+        raise_from = blob.fingerprint_of_text(argument)
+        del error
+        return raise_from
+
+

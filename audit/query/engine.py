@@ -1,0 +1,258 @@
+"""Searching the logs: every line is read as text, sifted and matched by DuckDB, and the answer comes in the order of
+time.
+
+Rules kept: no line is dropped silently (`Result.damaged`); memory is bounded, for the answer is kept as places in the
+log, in a DuckDB table that may spill to a temporary folder of the system, which never holds anything of a record but
+its time; DuckDB reads no file and loads no extension. A question that the sieve answers checks other lines for being
+JSON with our extension, not for every field of it. Segments out of a time range go by `scan.within`.
+
+Order: time of arrival (microseconds), then log, then place in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit.errors import DamagedLog
+from audit.query import scan
+from audit.query.filters import Filter
+from audit.query.lines import Damage, Found, Place, parse
+from audit.query.scan import Chunk, Coverage, Part
+from audit.query.sql import Question
+
+#: Told how many of how many bytes are scanned.
+Progress = Callable[[int, int], None]
+
+_THREADS = 2
+_MEMORY_LIMIT = "1GB"
+_FETCH_ROWS = 4_096
+_OPEN_FILES = 64
+_UNSOUND = (
+    """SELECT n FROM lines WHERE NOT (starts_with(line, '{') AND json_valid(line) AND contains(line, '"keytrail":{'))"""
+)
+_IN_ORDER = "SELECT time, part, line, start, size FROM hits ORDER BY time, part, line"
+_NEWEST_IN_ORDER = "FROM (FROM hits ORDER BY time DESC, part DESC, line DESC LIMIT ?) ORDER BY time, part, line"
+_NO_RECORD = "JSON, but not a record of a keytrail log"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sifted:
+    chunk: Chunk
+    hits: pa.Table | None  # n, stop, size, time, whole
+    damaged: list[Damage]
+
+
+@dataclass(slots=True)
+class Result:
+    """An answer: `count` records, what was damaged, what the logs cover. A context manager; `records` is gone after
+    it."""
+
+    count: int
+    damaged: list[Damage]
+    coverage: tuple[Coverage, ...]
+    scanned_bytes: int
+    _database: duckdb.DuckDBPyConnection
+    _parts: list[Part]
+    _spill: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    def records(self, newest: int | None = None) -> Iterator[Found]:
+        """The records found in the order of time, read from the log as they stand; only the `newest` of them where
+        given.
+
+        Raises OSError.
+        """
+        cursor = self._database.cursor()
+        if newest is None:
+            cursor.execute(_IN_ORDER)
+        else:
+            cursor.execute(_NEWEST_IN_ORDER, [newest])
+        files: dict[int, int] = {}
+        try:
+            while batch := cursor.fetchmany(_FETCH_ROWS):
+                for time, number, line, start, size in batch:
+                    part = self._parts[number]
+                    if number not in files:
+                        if len(files) >= _OPEN_FILES:
+                            os.close(files.pop(next(iter(files))))
+                        files[number] = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+                    yield Found(Place(part.log, part.path.name, line), time, os.pread(files[number], size, start))
+        finally:
+            for file in files.values():
+                os.close(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+        self._spill.cleanup()
+
+
+def search(
+    data: Path, filters: Sequence[Filter], *, log: str | None = None, progress: Progress | None = None
+) -> Result:
+    """The records of all logs in the data folder (or of `log`) that match any of `filters`. Safe while the logs are
+    written.
+
+    Raises `QueryError` where there is no such log, OSError. Can be interrupted (KeyboardInterrupt) while it scans.
+    """
+    logs, damaged = scan.find_logs(data, log)
+    parts: list[Part] = []
+    covered = []
+    for name in logs:
+        all_parts, missing = scan.find_parts(data, name)
+        damaged += missing
+        covered.append(scan.coverage(name, all_parts))
+        parts += scan.within(all_parts, *_interval(filters))
+    spill = tempfile.TemporaryDirectory(prefix="keytrail-query-")
+    database = _database(spill.name)
+    try:
+        scanned = _scan(database, parts, Question.of(filters), damaged, progress)
+        [(count,)] = database.execute("SELECT count(*) FROM hits").fetchall()
+    except BaseException:
+        database.close()
+        spill.cleanup()
+        raise
+    return Result(count, damaged, tuple(covered), scanned, database, parts, spill)
+
+
+def _interval(filters: Sequence[Filter]) -> tuple[datetime | None, datetime | None]:
+    """The shortest interval that holds those of all `filters`."""
+    since = [one.since for one in filters if one.since is not None]
+    until = [one.until for one in filters if one.until is not None]
+    return min(since) if len(since) == len(filters) else None, max(until) if len(until) == len(filters) else None
+
+
+def _database(spill: str) -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": "1",  # of DuckDB's own for one statement; we run `_THREADS` statements at a time
+            "memory_limit": _MEMORY_LIMIT,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        },
+    )
+    database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
+    database.execute("SET lock_configuration = true")
+    database.execute("CREATE TABLE hits (time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT)")
+    return database
+
+
+def _scan(
+    database: duckdb.DuckDBPyConnection,
+    parts: list[Part],
+    question: Question,
+    damaged: list[Damage],
+    progress: Progress | None,
+) -> int:
+    """Fill the table `hits` from `parts`; returns how many bytes were scanned."""
+    total, done = sum(part.size_bytes for part in parts), 0
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="query")
+    under_way: deque[tuple[int, Future[_Sifted]]] = deque()
+    try:
+        for number, chunk in _numbered_chunks(parts, damaged):
+            under_way.append((number, pool.submit(_sift, database, question, chunk)))
+            if len(under_way) > _THREADS + 1:
+                done += _keep(database, *under_way.popleft(), damaged)
+                if progress:
+                    progress(done, total)
+        while under_way:
+            done += _keep(database, *under_way.popleft(), damaged)
+            if progress:
+                progress(done, total)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    if progress:
+        progress(total, total)
+    return done
+
+
+def _numbered_chunks(parts: list[Part], damaged: list[Damage]) -> Iterator[tuple[int, Chunk]]:
+    """The chunks of all parts, each with its part's number; a part that lacks records is added to `damaged`."""
+    for number, part in enumerate(parts):
+        lines = 0
+        for chunk in scan.chunks(part, damaged):
+            lines = chunk.first_line + chunk.lines - 1
+            yield number, chunk
+        expected = lines if part.next_index is None else part.next_index - part.first_index
+        if lines != expected:
+            damaged.append(
+                Damage(part.log, part.path.name, 0, f"{lines} lines; by the name of the next segment it had {expected}")
+            )
+
+
+def _sift(database: duckdb.DuckDBPyConnection, question: Question, chunk: Chunk) -> _Sifted:
+    """The matching lines of `chunk`. Runs in a thread of the pool."""
+    buffers = [None, pa.py_buffer(chunk.bounds), pa.py_buffer(chunk.data)]
+    raw = pa.Array.from_buffers(pa.binary(), chunk.lines, buffers)
+    try:
+        text = raw.cast(pa.string())
+    except pa.ArrowInvalid:  # not UTF-8: such lines become empty, which is no JSON
+        text = pa.array([_text(line) for line in raw.to_pylist()], pa.string())
+    numbers = pa.array(range(chunk.lines), pa.int64())
+    bounds = pa.Array.from_buffers(pa.int32(), chunk.lines + 1, buffers[:2])
+    lines = pa.table({"n": numbers, "stop": bounds[1:], "size": pc.subtract(bounds[1:], bounds[:-1]), "line": text})
+    with database.cursor() as cursor:
+        cursor.register("lines", lines)
+        unsound = [number for (number,) in cursor.execute(_UNSOUND).fetchall()]
+        if unsound:
+            cursor.unregister("lines")
+            cursor.register("lines", lines.filter(pc.invert(pc.is_in(numbers, pa.array(unsound, pa.int64())))))
+        if not question.may_be_in(chunk.data):
+            unmatched = [_damage(chunk, number, raw[number].as_py()) for number in unsound]
+            return _Sifted(chunk, None, unmatched)
+        sources = cursor.execute(question.source_sql).fetchall() if question.source_sql else []
+        found = cursor.execute(question.matching, question.bound(source for (source,) in sources)).to_arrow_table()
+    whole = found["whole"]
+    unsound += found.filter(pc.invert(whole))["n"].to_pylist()
+    damaged = [_damage(chunk, number, raw[number].as_py()) for number in unsound]
+    return _Sifted(chunk, found.filter(whole), damaged)
+
+
+def _keep(database: duckdb.DuckDBPyConnection, number: int, future: Future[_Sifted], damaged: list[Damage]) -> int:
+    """Wait for a chunk and note what was found in it; returns its size."""
+    sifted = future.result()
+    chunk = sifted.chunk
+    damaged += sifted.damaged
+    if sifted.hits:
+        database.register("sifted", sifted.hits)
+        database.execute(
+            "INSERT INTO hits SELECT time, ?, n + ?, ? + stop - size, size - 1 FROM sifted",
+            [number, chunk.first_line, chunk.offset],
+        )
+        database.unregister("sifted")
+    return len(chunk.data)
+
+
+def _damage(chunk: Chunk, number: int, line: bytes) -> Damage:
+    place = Place(chunk.part.log, chunk.part.path.name, chunk.first_line + number)
+    try:
+        parse(line, place)
+        reason = _NO_RECORD
+    except DamagedLog as error:
+        reason = error.reason
+    return Damage(place.log, place.segment, place.line, reason)
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return ""

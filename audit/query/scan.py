@@ -1,0 +1,188 @@
+"""Which segments a question has to read, and their lines in whole chunks with bounded memory.
+
+A log's last segment may end in a line that is still being written: it is left out quietly. Anywhere else an unfinished
+line is damage. Segments that are missing between others, or shorter than the name of the next one says, are damage too.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from audit.errors import DamagedLog, QueryError
+from audit.instance import Instance, NoInstance
+from audit.query.lines import Damage, Place, parse
+from audit.segments import list_segments
+
+#: A record is committed at most this long after its call arrived; beyond it a segment is not searched for older or
+#: newer times.
+IN_FLIGHT = timedelta(minutes=15)
+CHUNK_BYTES = 8 << 20
+#: No line that this version writes comes near; what does is damage and is not held in memory.
+MAX_LINE_BYTES = 16 << 20
+_LOOK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A segment to read: its first `size_bytes` bytes."""
+
+    log: str
+    path: Path
+    first_index: int
+    size_bytes: int
+    next_index: int | None  # of the segment after it; None for the log's last one
+
+    @property
+    def is_last(self) -> bool:
+        return self.next_index is None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Whole lines of a segment, from byte `offset` and line `first_line` on; line i is ``data[bounds[i]:bounds[i +
+    1]]``."""
+
+    part: Part
+    data: bytes
+    offset: int
+    first_line: int
+    bounds: array[int]
+
+    @property
+    def lines(self) -> int:
+        return len(self.bounds) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the log `log` spans: times of its first and last record; None where it holds none that can be read."""
+
+    log: str
+    first: str | None
+    last: str | None
+
+
+def find_logs(data: Path, only: str | None = None) -> tuple[list[str], list[Damage]]:
+    """The names of the logs in the data folder, sorted, and the damage that one is missing. Raises `QueryError`,
+    OSError."""
+    folder = data / "log"
+    there = {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set[str]()
+    try:
+        known = set(Instance.load(data).logs)
+    except NoInstance as error:
+        if not there:
+            raise QueryError(f"no logs in {data}: {error}") from error
+        known = there
+    wanted = there | known if only is None else {only}
+    if not wanted <= there | known:
+        raise QueryError(f"no log {only!r} in {data}; there are: {', '.join(sorted(there | known))}")
+    missing = [
+        Damage(log, "", 0, "the log is listed in keytrail.json and is not there") for log in sorted(wanted - there)
+    ]
+    return sorted(wanted & there), missing
+
+
+def find_parts(data: Path, log: str) -> tuple[list[Part], list[Damage]]:
+    """The segments of `log` as they stand now, in order. Raises OSError."""
+    segments = list_segments(data / "log" / log)
+    followers = [segment.first_index for segment in segments[1:]]
+    parts = [
+        Part(log, segment.path, segment.first_index, segment.path.stat().st_size, follower)
+        for segment, follower in zip(segments, [*followers, None], strict=True)
+    ]
+    if parts and parts[0].first_index:
+        return parts, [Damage(log, "", 0, f"records 0 to {parts[0].first_index - 1} are not in this folder")]
+    return parts, []
+
+
+def within(parts: list[Part], since: datetime | None, until: datetime | None) -> list[Part]:
+    """Those of a log's `parts` that may hold a record in the interval, going by the first record of each; damage never
+    excludes."""
+    starts = [_first_time(part) if since or until else None for part in parts]
+    kept = []
+    for position, part in enumerate(parts):
+        start, end = starts[position], starts[position + 1] if position + 1 < len(parts) else None
+        if since and end and end + IN_FLIGHT < since:
+            continue
+        if until and start and start - IN_FLIGHT >= until:
+            continue
+        kept.append(part)
+    return kept
+
+
+def coverage(log: str, parts: list[Part]) -> Coverage:
+    """The times of the first and the last readable record of a log. Raises OSError."""
+    first = next((time for part in parts for time in _times(_head(part))), None)
+    last = next((time for part in reversed(parts) for time in reversed(_times(_tail(part)))), None)
+    return Coverage(log, first, last)
+
+
+def chunks(part: Part, damaged: list[Damage]) -> Iterator[Chunk]:
+    """The complete lines of `part`, at most about `CHUNK_BYTES` at a time; what is no line is added to `damaged`.
+    Raises OSError."""
+    offset, line, rest, skipping = 0, 1, b"", False
+    with part.path.open("rb", buffering=0) as file:
+        left = part.size_bytes
+        while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):
+            left -= len(block)
+            if skipping:
+                end = block.find(b"\n") + 1
+                offset += end or len(block)
+                if not end:
+                    continue
+                block, line, skipping = block[end:], line + 1, False
+            whole = rest + block
+            cut = whole.rfind(b"\n") + 1
+            rest = whole[cut:]
+            if cut:
+                bounds = _line_bounds(whole)
+                yield Chunk(part, whole[:cut], offset, line, bounds)
+                offset, line = offset + cut, line + len(bounds) - 1
+            if len(rest) > MAX_LINE_BYTES:
+                damaged.append(Damage(part.log, part.path.name, line, f"longer than {MAX_LINE_BYTES >> 20} MiB"))
+                offset, rest, skipping = offset + len(rest), b"", True
+    if rest and not part.is_last:
+        damaged.append(
+            Damage(part.log, part.path.name, line, "cut off: no end of line, in a segment that is not the last")
+        )
+
+
+def _line_bounds(data: bytes) -> array[int]:
+    bounds, position, find = array("i", [0]), 0, data.find
+    while position := find(b"\n", position) + 1:
+        bounds.append(position)
+    return bounds
+
+
+def _first_time(part: Part) -> datetime | None:
+    time = next(iter(_times(_head(part)[:1])), None)
+    try:
+        return None if time is None else datetime.fromisoformat(time).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def _head(part: Part) -> list[bytes]:
+    with part.path.open("rb") as file:
+        return file.read(min(_LOOK_BYTES, part.size_bytes)).split(b"\n")[:-1]
+
+
+def _tail(part: Part) -> list[bytes]:
+    with part.path.open("rb") as file:
+        file.seek(max(0, part.size_bytes - _LOOK_BYTES))
+        return file.read(_LOOK_BYTES).split(b"\n")[:-1]
+
+
+def _times(lines: list[bytes]) -> list[str]:
+    """The times of those of `lines` that are records."""
+    times = []
+    for line in lines:
+        try:
+            times.append(str(parse(line, Place("", "", 0))["additionalEventData"]["keytrail"]["time"]))
+        except DamagedLog:
+            continue
+    return times

@@ -1,0 +1,90 @@
+"""What the commands share: exit codes, notes and warnings on standard error, a progress bar, errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from audit.errors import AuditError, CheckpointInvalid, DamagedLog, LogIncident, QueryError
+from audit.query.lines import Damage
+from audit.query.render import clean
+
+OK, FINDINGS, USAGE, IO = 0, 1, 2, 3
+
+
+class Bar:
+    """A progress bar on standard error that appears when there is a terminal and more than a moment to wait."""
+
+    def __init__(self, what: str) -> None:
+        columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(what, total=None)
+        self._started = time.monotonic()
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._shown and sys.stderr.isatty() and time.monotonic() - self._started > 0.5:
+            self._shown = True
+            self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)
+
+    def stop(self) -> None:
+        if self._shown:
+            self._shown = False
+            self._progress.stop()
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Bar]:
+    bar = Bar(what)
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+def warn_of(damaged: Sequence[Damage]) -> int:
+    """Name what was damaged on standard error; returns the exit code that it means."""
+    if not damaged:
+        return OK
+    note(
+        f"WARNING: {len(damaged)} damaged {'place' if len(damaged) == 1 else 'places'} in the log; the answer may lack records:"
+    )
+    for one in damaged:
+        note(f"  {one}")
+    return FINDINGS
+
+
+def note(text: str) -> None:
+    sys.stderr.write("\n".join(map(clean, text.split("\n"))) + "\n")
+
+
+def exit_with(code: int) -> None:
+    if code != OK:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Translate errors into one line and an exit code."""
+    try:
+        yield
+    except QueryError as error:
+        note(f"error: {error}")
+        raise typer.Exit(USAGE) from error
+    except (DamagedLog, LogIncident, CheckpointInvalid) as error:
+        note(f"error: {error}")
+        raise typer.Exit(FINDINGS) from error
+    except BrokenPipeError as error:  # `keytrail query | head`
+        sys.stderr.close()
+        raise typer.Exit(OK) from error
+    except (AuditError, OSError) as error:
+        note(f"error: {error}")
+        raise typer.Exit(IO) from error

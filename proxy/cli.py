@@ -1,0 +1,192 @@
+"""The command `keytrail`: `init`, `serve`, `env`, `caller …`, and the commands of the evidence side. Wiring, and no decisions.
+
+Exit codes: 0 ok, 1 verification failed or findings, 2 usage, 3 I/O and set-up. An error is one line on standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import audit.cli
+from audit.errors import AuditError
+from audit.instance import Instance
+from proxy import host, settings, supervisor
+from proxy.errors import ProxyError
+
+app = typer.Typer(
+    name="keytrail",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="An audit-logging proxy for AWS KMS: every call is on record before it is answered.",
+)
+callers = typer.Typer(no_args_is_help=True, help="Who may call: access keys and the principals that they stand for.")
+app.add_typer(callers, name="caller")
+audit.cli.add_to(app)
+
+DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="The settings file [default: config/keytrail.toml].")]
+ProfileOption = Annotated[str | None, typer.Option(help="The profile in the file `credentials` [default: the name in the ARN].")]
+AccessKey = Annotated[str, typer.Argument(help="The access key id.")]
+
+#: What would win over the credentials file, and is therefore taken out of the environment.
+_CONTRADICTING = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.command()
+def init(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Make the data folder: keys, callers, an empty log; with a first key, alias/demo, and a first caller."""
+    with _errors():
+        chosen = _settings(config, data)
+        instance = host.initialise(chosen)
+        audit.cli.seal_now(instance)
+    typer.echo(f"Made {chosen.data} for account {instance.account_id}, region {instance.region}.")
+    typer.echo(f"The first caller's credentials are in {instance.credentials}. Next: keytrail serve")
+
+
+@app.command()
+def serve(data: DataOption = None, config: ConfigOption = None, without_syncing: Annotated[bool, typer.Option(hidden=True)] = False) -> None:
+    """Answer KMS calls, each one on record before it is answered. Runs until SIGTERM or Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if without_syncing:
+        logging.warning("WITHOUT SYNCING: records are not safe on disk. This is for the benchmark only.")
+    with _errors():
+        chosen = _settings(config, data)
+
+        async def run() -> None:
+            await supervisor.Supervisor(chosen, lambda url: _announce(url, chosen), syncing=not without_syncing).run()
+
+        asyncio.run(run())
+
+
+@app.command()
+def env(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Print what a shell needs so that aws, boto3 and other SDKs call this keytrail: eval "$(keytrail env)"."""
+    with _errors():
+        chosen = _settings(config, data)
+        instance = Instance.load(chosen.data)
+    variables = {
+        "AWS_ENDPOINT_URL_KMS": f"http://{chosen.listen}",
+        "AWS_SHARED_CREDENTIALS_FILE": str(instance.credentials.absolute()),
+        "AWS_REGION": instance.region,
+        "AWS_DEFAULT_REGION": instance.region,  # boto3 and version 1 of the aws CLI read this one only
+    }
+    for name in _CONTRADICTING:
+        if name in os.environ:
+            typer.echo(f"unset {name}")
+    for name, value in variables.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@callers.command("add")
+def add_caller(
+    arn: Annotated[str, typer.Argument(help="arn:aws:iam::ACCOUNT:user/NAME or arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION")],
+    profile: ProfileOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Give a principal an access key; its credentials go to a profile of the file `credentials`, never to the terminal."""
+    with _host(config, data) as opened:
+        made = opened.add_caller(arn, None, profile or arn.rpartition("/")[2])
+    _tell_saved(made.principal.access_key_id, profile or arn.rpartition("/")[2], config, data)
+
+
+@callers.command("list")
+def list_callers(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Show the access keys and their principals."""
+    table = Table("access key", "principal", "type", "state")
+    with _host(config, data) as opened:
+        for one in opened.callers.list():
+            state = "enabled" if one.enabled else "disabled"
+            table.add_row(one.principal.access_key_id, one.principal.arn, one.principal.type, state)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@callers.command("disable")
+def disable_caller(access_key_id: AccessKey, data: DataOption = None, config: ConfigOption = None) -> None:
+    """Refuse an access key from the next call on."""
+    with _host(config, data) as opened:
+        opened.disable_caller(access_key_id)
+    typer.echo(f"{access_key_id} is disabled.")
+
+
+@callers.command("enable")
+def enable_caller(access_key_id: AccessKey, data: DataOption = None, config: ConfigOption = None) -> None:
+    """Accept a disabled access key again."""
+    with _host(config, data) as opened:
+        opened.enable_caller(access_key_id)
+    typer.echo(f"{access_key_id} is enabled.")
+
+
+@callers.command("rotate")
+def rotate_caller(
+    access_key_id: AccessKey,
+    profile: ProfileOption = None,
+    keep_old: Annotated[bool, typer.Option("--keep-old", help="Leave the old access key enabled.")] = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Give the same principal a new access key, and disable the old one."""
+    with _host(config, data) as opened:
+        chosen = profile or host.profile_of(opened.instance.credentials, access_key_id)
+        made = opened.rotate_caller(access_key_id, chosen, keep_old=keep_old)
+    _tell_saved(made.principal.access_key_id, chosen, config, data)
+
+
+def _announce(url: str, chosen: settings.Settings) -> None:
+    data = "" if chosen.data == settings.Settings.model_fields["data"].default else f" --data {shlex.quote(str(chosen.data))}"
+    typer.echo(f"keytrail answers KMS calls at {url}; health at http://{chosen.admin_listen}/health/ready")
+    typer.echo("Next, in another shell:")
+    typer.echo(f'  eval "$(keytrail env{data})"')
+    typer.echo("  aws kms generate-data-key --key-id alias/demo --key-spec AES_256 --encryption-context tenant=acme")
+    typer.echo(f"  keytrail query{data} --since 1h")
+    sys.stdout.flush()
+
+
+def _tell_saved(access_key_id: str, profile: str, config: Path | None, data: Path | None) -> None:
+    path = Instance.load(_settings(config, data).data).credentials
+    typer.echo(f"{access_key_id}: its credentials are in {path}, profile {profile}.")
+
+
+def _settings(config: Path | None, data: Path | None) -> settings.Settings:
+    return settings.load(config, os.environ, data=data)
+
+
+@contextmanager
+def _host(config: Path | None, data: Path | None) -> Iterator[host.Host]:
+    with _errors():
+        chosen = _settings(config, data)
+        instance = Instance.load(chosen.data)
+        instance.require_logs()
+        with host.Host(instance, chosen) as opened:
+            yield opened
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what the libraries raise into one line and an exit code."""
+    try:
+        yield
+    except (ProxyError, AuditError, OSError) as error:
+        typer.echo(f"keytrail: {error}", err=True)
+        raise typer.Exit(3) from error
+
+
+if __name__ == "__main__":
+    main()

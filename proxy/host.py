@@ -1,0 +1,190 @@
+"""What is done on the host, by whoever may read the data folder: `init`, and the callers' life. None of it without a record.
+
+Each change commits its intent to the log `admin` first, and its outcome afterwards, as a call through the proxy does. A running
+`serve` sees the change at its next call, since the store's generation moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import configparser
+import getpass
+import io
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from audit import durable
+from audit.commit import commit_once
+from audit.instance import ADMIN_LOG, Instance
+from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
+from proxy.backends.local.backend import LocalBackend
+from proxy.callers import Caller, Callers
+from proxy.domain import Answer, KmsCall, Principal, RawRequest
+from proxy.errors import KmsError, ProxyError, SetupError
+from proxy.kms.operations import OPERATIONS, Operation
+from proxy.recording import Exchange, Recorder
+from proxy.sealed_store import SealedStore
+from proxy.settings import Settings
+from proxy.worker import log_place, new_id, read_master_key
+
+T = TypeVar("T")
+DEMO_ALIAS = "alias/demo"
+_FIRST_CALLER = "arn:aws:iam::{account}:user/demo"
+
+
+def initialise(settings: Settings) -> Instance:
+    """Make the data folder: master key, key store with `alias/demo`, log, first caller and its credentials.
+
+    Raises `SetupError` where the folder is there and not empty; nothing in it is touched then.
+    """
+    data = settings.data
+    try:
+        data.mkdir(0o700, parents=True)
+    except FileExistsError as error:
+        if (data / "keytrail.json").exists():
+            raise SetupError(f"{data} is initialised already; nothing was changed") from error
+        if not data.is_dir() or any(data.iterdir()):
+            raise SetupError(f"{data} is not an empty folder; nothing was changed") from error
+        data.chmod(0o700)
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    instance = Instance.create(data, settings.account_id, settings.region, created)
+    durable.create(instance.master_key, base64.b64encode(secrets.token_bytes(32)) + b"\n")
+    SealedStore.create(instance.keystore, read_master_key(instance), instance.id).close()
+    with Host(instance, settings) as host:
+        key_id = host.call("CreateKey", {"Description": "Made by keytrail init, for trying things out"}).members["KeyMetadata"]["KeyId"]
+        host.call("CreateAlias", {"AliasName": DEMO_ALIAS, "TargetKeyId": key_id})
+        host.add_caller(_FIRST_CALLER.format(account=instance.account_id), None, "default")
+    instance.save()  # last: until then the folder is not initialised, and nothing takes it for whole
+    return instance
+
+
+class Host:
+    """The data folder, open for commands of whoever is logged in on the host. A context manager; it blocks.
+
+    Every method that changes something raises `SetupError` or `KmsError` where it is refused (recorded too), and `AuditError` where
+    it cannot be recorded.
+    """
+
+    def __init__(self, instance: Instance, settings: Settings) -> None:
+        self.instance = instance
+        self._place = log_place(instance, settings, ADMIN_LOG)
+        self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+        self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, new_id)
+        self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", getpass.getuser())
+        self.callers = Callers(self._store, time.time, os.urandom)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+    def call(self, operation: str, parameters: Mapping[str, JsonValue]) -> Answer:
+        """Make a KMS call on the embedded backend, in the instance's region."""
+        row = OPERATIONS[operation]
+        exchange = self._exchange(row, parameters)
+        call = KmsCall(row, self.instance.region, self._operator, parameters, exchange.raw.received_us)
+
+        async def answer() -> Answer:
+            backend = LocalBackend(self._store, self.instance.account_id, time.time, os.urandom)
+            try:
+                return await backend.call(call)
+            finally:
+                backend.close()
+
+        return self._recorded(exchange, "kms.amazonaws.com", lambda: asyncio.run(answer()), lambda made: made)
+
+    def add_caller(self, arn: str, type: str | None, profile: str) -> Caller:
+        """A new caller; its credentials go to `profile` in the data folder's `credentials`."""
+        return self._changed_caller("AddCaller", {"principalArn": arn}, lambda: self._saved(self.callers.add(arn, type), profile))
+
+    def rotate_caller(self, access_key_id: str, profile: str, *, keep_old: bool) -> Caller:
+        """A new access key for the same principal; its credentials go to `profile`."""
+        return self._changed_caller(
+            "RotateCaller",
+            {"accessKeyId": access_key_id},
+            lambda: self._saved(self.callers.rotate(access_key_id, keep_old), profile),
+        )
+
+    def disable_caller(self, access_key_id: str) -> None:
+        """Refuse the access key from the next call on."""
+        self._changed_caller("DisableCaller", {"accessKeyId": access_key_id}, lambda: self.callers.disable(access_key_id))
+
+    def enable_caller(self, access_key_id: str) -> None:
+        """Accept the access key again."""
+        self._changed_caller("EnableCaller", {"accessKeyId": access_key_id}, lambda: self.callers.enable(access_key_id))
+
+    def _changed_caller(self, event: str, parameters: Mapping[str, str], change: Callable[[], T]) -> T:
+        operation = Operation(event, mutates=True, request=("principalArn", "accessKeyId"), response=("accessKeyId",))
+
+        def answer(made: T) -> Answer:
+            return Answer({"accessKeyId": made.principal.access_key_id} if isinstance(made, Caller) else {})
+
+        return self._recorded(self._exchange(operation, parameters), "keytrail", change, answer)
+
+    def _saved(self, caller: Caller, profile: str) -> Caller:
+        write_credentials(self.instance.credentials, profile, caller)
+        return caller
+
+    def _exchange(self, operation: Operation, parameters: Mapping[str, JsonValue]) -> Exchange:
+        raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", "localhost", _now_us())
+        return Exchange(raw, new_id(), operation, parameters, self._operator, region=self.instance.region)
+
+    def _recorded(
+        self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]
+    ) -> T:
+        """Intent, effect, outcome."""
+
+        def by_operator(record: AuditRecord) -> AuditRecord:
+            identity = UserIdentity("Unknown", self._operator.principal_id, user_name=self._operator.user_name)
+            return replace(record, identity=identity, identity_proof=IdentityProof.HOST, event_source=source, topology="host")
+
+        intent = by_operator(self._recorder.intent(exchange))
+        commit_once(self._place, [intent])
+        exchange.intent_id = intent.event_id
+        try:
+            made = effect()
+        except ProxyError as error:
+            refusal = error if isinstance(error, KmsError) else KmsError("InvalidRequest", str(error))
+            commit_once(self._place, [by_operator(self._recorder.outcome(exchange, refusal, _now_us()))])
+            raise
+        commit_once(self._place, [by_operator(self._recorder.outcome(exchange, answer(made), _now_us()))])
+        return made
+
+
+def write_credentials(path: Path, profile: str, caller: Caller) -> None:
+    """Put the caller's credentials into `profile` of the file at `path` (AWS's format, 0600); durable when this returns."""
+    file = configparser.RawConfigParser()
+    if path.exists():
+        file.read_string(path.read_text())
+    file[profile] = {
+        "aws_access_key_id": caller.principal.access_key_id,
+        "aws_secret_access_key": caller.secret_access_key,
+    }
+    if caller.session_token is not None:
+        file[profile]["aws_session_token"] = caller.session_token
+    text = io.StringIO()
+    file.write(text)
+    durable.replace(path, text.getvalue().encode(), mode=0o600)
+
+
+def profile_of(path: Path, access_key_id: str) -> str:
+    """The profile that holds `access_key_id` in the credentials file at `path`; `default` where none does."""
+    file = configparser.RawConfigParser()
+    if path.exists():
+        file.read_string(path.read_text())
+    for profile in file.sections():
+        if file.get(profile, "aws_access_key_id", fallback=None) == access_key_id:
+            return profile
+    return "default"
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

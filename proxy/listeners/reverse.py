@@ -1,0 +1,301 @@
+"""The endpoint that clients call: HTTP/1.1 in, `RawRequest` out, and the response back. It decides nothing about KMS.
+
+One `Connection` a client, on httptools (llhttp): routing, request objects and an application framework stay off the hot path
+(docs/adr/0001). Rules kept:
+
+- One call at a time and in order on each connection; what is pipelined behind it waits, and reading pauses meanwhile.
+- Whatever arrives ends in a response in AWS's form, or in a closed connection: a request that cannot be parsed, is too large
+  or too slow becomes a `RawRequest` with a fault, so that it is recorded like any other, and then the connection closes.
+- A client that goes away while its call is under way cancels nothing: the call is finished and recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import cast
+
+import httptools
+
+from proxy.domain import HttpFault, RawRequest, RawResponse
+
+_log = logging.getLogger(__name__)
+MAX_HEAD_BYTES = 32 << 10
+LINGER_S = 5.0
+_REASONS = {200: "OK", 400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large", 431: "Request Header Fields Too Large"}
+_REASONS |= {500: "Internal Server Error", 503: "Service Unavailable"}
+_HEAD = (
+    "HTTP/1.1 %d %s\r\nx-amzn-RequestId: %s\r\nDate: %s\r\nContent-Type: application/x-amz-json-1.1\r\n"
+    "Content-Length: %d\r\n%s\r\n"
+)
+_BROKEN = HttpFault(400, "SerializationException", "The HTTP request could not be parsed.")
+_SLOW = HttpFault(408, "RequestTimeoutException", "The request was not received in time.")
+_LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's head is over {MAX_HEAD_BYTES} bytes.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may ask of a connection; seconds and bytes."""
+
+    body_bytes: int
+    request_s: float  # from a request's first byte to its last
+    idle_s: float  # between requests
+
+
+class Listener:
+    """The connections of one listening socket; `walk` answers one call."""
+
+    def __init__(self, walk: Callable[[RawRequest], Awaitable[RawResponse]], limits: Limits) -> None:
+        self.walk = walk
+        self.limits = limits
+        self.too_large = HttpFault(413, "RequestEntityTooLargeException", f"The body is over {limits.body_bytes} bytes.")
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._second = -1
+        self._date = ""
+        self._sweeping = self.loop.call_later(1.0, self._sweep)
+
+    def __call__(self) -> Connection:
+        return Connection(self)
+
+    def date(self) -> str:
+        """The value of the Date header, true to the second."""
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._date = now, email.utils.formatdate(now, usegmt=True)
+        return self._date
+
+    async def drain(self, limit_s: float) -> bool:
+        """Let the calls under way finish, for `limit_s` at most, and close every connection; whether all finished."""
+        self.draining = True
+        self._sweeping.cancel()
+        for connection in tuple(self.connections):
+            connection.close_when_idle()
+        busy = [connection.task for connection in self.connections if connection.task is not None]
+        late = (await asyncio.wait(busy, timeout=limit_s))[1] if busy else set()
+        for connection in tuple(self.connections):
+            connection.abort()
+        return not late
+
+    def _sweep(self) -> None:
+        """Close what is too slow or idle. One timer for all: a timer for each request would cost more than the request."""
+        now = self.loop.time()
+        for connection in tuple(self.connections):
+            connection.expire(now)
+        self._sweeping = self.loop.call_later(1.0, self._sweep)
+
+
+class _Phase(Enum):
+    """What of a request the parser is in."""
+
+    BETWEEN = 0
+    HEAD = 1
+    BODY = 2
+
+
+class Connection(asyncio.Protocol):
+    """One client connection. Callbacks come from the event loop (upper half) and from the parser that it feeds (lower half)."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.task: asyncio.Task[RawResponse] | None = None  # the call under way
+        self._listener = listener
+        self._transport: asyncio.Transport
+        self._peer = ""
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[_Parsed] = deque()
+        self._answering: _Parsed
+        self._deaf = False  # nothing more is taken in: a fault, or the last request of the connection
+        self._writable = True
+        self._phase = _Phase.BETWEEN
+        self._deadline = listener.loop.time() + listener.limits.idle_s
+        self._reset()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else "unknown"
+        self._listener.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deaf = True
+        self._waiting.clear()
+        self._listener.connections.discard(self)
+
+    def eof_received(self) -> bool:
+        """A client may shut its sending side and still wait for its answer."""
+        self._deaf = True
+        return self.task is not None or bool(self._waiting)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._next()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._began = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # the request itself is answered as if it had not asked for another protocol
+        except httptools.HttpParserError:
+            self._fail(_BROKEN)
+        if self._phase is _Phase.HEAD and not self._began:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._fail(_LARGE_HEAD)
+        self._next()
+
+    def expire(self, now: float) -> None:
+        """Give up on a client that is idle or slow; `now` is the event loop's time."""
+        if self.task is not None or now < self._deadline:
+            return
+        if self._phase is _Phase.BETWEEN or self._deaf:
+            self._transport.close()
+        else:
+            self._fail(_SLOW)
+            self._next()
+
+    def close_when_idle(self) -> None:
+        self._deaf = True
+        if self.task is None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # --- one call after the other
+
+    def _next(self) -> None:
+        """Start the next call that waits, if none is under way; read on only while none waits."""
+        if self._waiting and self.task is None and self._writable:
+            self._answering = self._waiting.popleft()
+            self.task = self._listener.loop.create_task(self._listener.walk(self._answering.request))
+            self.task.add_done_callback(self._answered)
+        if not self._transport.is_closing():
+            if self._waiting and self._transport.is_reading():
+                self._transport.pause_reading()
+            elif not self._waiting and not self._transport.is_reading():
+                self._transport.resume_reading()
+
+    def _answered(self, task: asyncio.Task[RawResponse]) -> None:
+        self.task = None
+        if self._transport.is_closing():
+            return
+        if task.cancelled() or task.exception() is not None:
+            _log.error("a call ended without an answer", exc_info=None if task.cancelled() else task.exception())
+            self._transport.abort()
+            return
+        keep = bool(self._waiting) or not self._deaf
+        self._transport.write(self._encode(task.result(), keep))
+        now = self._listener.loop.time()
+        if keep:
+            self._deadline = now + (
+                self._listener.limits.idle_s if self._phase is _Phase.BETWEEN else self._listener.limits.request_s
+            )
+            self._next()
+        elif self._answering.request.fault is not None and not self._listener.draining:
+            # Closing with unread bytes would reset the connection, and the client would lose the answer.
+            self._transport.write_eof()
+            self._deadline = now + LINGER_S
+        else:
+            self._transport.close()
+
+    def _encode(self, response: RawResponse, keep: bool) -> bytes:
+        connection = "" if keep and not self._answering.is_http_1_0 else f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+        head = _HEAD % (
+            response.status,
+            _REASONS.get(response.status, "Error"),
+            response.request_id,
+            self._listener.date(),
+            len(response.body),
+            connection,
+        )
+        return head.encode() if self._answering.request.method == b"HEAD" else head.encode() + response.body
+
+    def _fail(self, fault: HttpFault) -> None:
+        """End the connection with an answer that says what was wrong."""
+        if not self._deaf:
+            self._enqueue(fault, keep=False)
+            self._deaf = True
+
+    # --- the parser's side (httptools' callbacks)
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self._began = True
+        self._phase = _Phase.HEAD
+        self._deadline = self._listener.loop.time() + self._listener.limits.request_s
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value)
+
+    def on_headers_complete(self) -> None:
+        self._phase = _Phase.BODY
+        if self._head_bytes + len(self._target) > MAX_HEAD_BYTES:
+            self._fail(_LARGE_HEAD)
+            return
+        for name, value in self._headers:
+            if name == b"content-length" and int(value) > self._listener.limits.body_bytes:
+                self._fail(self._listener.too_large)
+            elif name == b"expect" and value.lower() == b"100-continue" and self.task is None and not self._waiting:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        if self._deaf:
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._listener.limits.body_bytes:
+            self._fail(self._listener.too_large)
+
+    def on_message_complete(self) -> None:
+        self._phase = _Phase.BETWEEN
+        if not self._deaf:
+            keep = self._parser.should_keep_alive()
+            self._enqueue(None, keep=keep)
+            self._deaf = not keep
+
+    def _enqueue(self, fault: HttpFault | None, *, keep: bool) -> None:
+        in_head = self._phase is _Phase.HEAD
+        request = RawRequest(
+            method=b"" if in_head else self._parser.get_method(),
+            target=self._target,
+            headers=tuple(self._headers),
+            body=b"" if fault is not None else b"".join(self._body),
+            peer=self._peer,
+            received_us=time.time_ns() // 1_000,
+            fault=fault,
+        )
+        self._waiting.append(_Parsed(request, keep, not in_head and self._parser.get_http_version() == "1.0"))
+
+    def _reset(self) -> None:
+        self._began = False
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._head_bytes = 0
+        self._body_bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A request in its turn; `keep` says whether the connection may serve another one after it."""
+
+    request: RawRequest
+    keep: bool
+    is_http_1_0: bool

@@ -1,0 +1,145 @@
+"""The walk of a call, whole: `Pipeline.walk`.
+
+Commit before release: no answer leaves before its record is durable. Intent before effect: what changes something first commits
+what it is about to do. Refusals and faults are outcomes like any other. Only a failed commit skips recording, and it releases
+nothing but an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from audit.commit import Receipt
+from audit.errors import CommitFailed
+from audit.record import AuditRecord
+from proxy.backends.base import Backend
+from proxy.domain import Answer, KmsCall, Members, RawRequest, RawResponse
+from proxy.errors import KmsError
+from proxy.kms import wire
+from proxy.kms.model import ServiceModel
+from proxy.kms.operations import OPERATIONS, Operation
+from proxy.recording import Exchange, Recorder, operation_name, plausible
+from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verifier
+
+_log = logging.getLogger(__name__)
+_NOT_READY = KmsError("ServiceUnavailableException", "The audit log is not available; no call is answered.", status=503)
+_NOT_RECORDED = KmsError("KMSInternalException", "The call could not be recorded, so it is not answered.", status=500)
+_FAULT = KmsError("KMSInternalException", "The call failed because of an internal fault.", status=500)
+
+
+class Commits(Protocol):
+    """What the pipeline needs of `audit.commit.AuditLog`."""
+
+    @property
+    def fault(self) -> str | None: ...
+
+    def commit(self, record: AuditRecord) -> Awaitable[Receipt]: ...
+
+
+class Pipeline:
+    """Answers calls. One for each worker; `walk` runs as often at a time as there are calls. `now_us` is the clock, UTC."""
+
+    def __init__(
+        self,
+        *,
+        verifier: Verifier,
+        model: ServiceModel,
+        backend: Backend,
+        recorder: Recorder,
+        log: Commits,
+        now_us: Callable[[], int],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._verifier = verifier
+        self._model = model
+        self._backend = backend
+        self._recorder = recorder
+        self._log = log
+        self._now_us = now_us
+        self._new_id = new_id
+        self._seen = SeenSignatures(50_000)
+
+    async def walk(self, raw: RawRequest) -> RawResponse:
+        """The response to `raw`, its record durable. Raises nothing."""
+        exchange = Exchange(raw, self._new_id())
+        if self._log.fault is not None:
+            return _encode(exchange, _NOT_READY)
+        try:
+            outcome: Answer | KmsError
+            try:
+                self._authenticate(exchange)
+                call = self._parse(exchange)
+                if call.operation.mutates:
+                    exchange.intent_id = await self._commit_intent(exchange)
+                outcome = await self._backend.call(call)
+            except KmsError as error:
+                outcome = error
+            response = _encode(exchange, outcome)
+            await self._log.commit(self._recorder.outcome(exchange, outcome, self._now_us()))
+            return response
+        except CommitFailed as error:
+            _log.error("request %s: %s", exchange.request_id, error)
+            return _encode(exchange, _NOT_RECORDED)
+        except Exception:
+            _log.exception("request %s: internal fault in %s", exchange.request_id, exchange.operation.name)
+            return await self._record_fault(exchange)
+
+    def _authenticate(self, exchange: Exchange) -> None:
+        """Who is calling, and for which region. The operation is noted first, so that a refusal's record names it."""
+        raw = exchange.raw
+        claimed = wire.claimed_operation(raw.header(b"x-amz-target"))
+        exchange.operation = OPERATIONS.get(claimed) or Operation(operation_name(claimed))
+        if raw.fault is not None:
+            raise KmsError(raw.fault.code, raw.fault.message, status=raw.fault.status)
+        try:
+            verified = self._verifier.verify(raw, raw.received_us)
+        except AuthenticationFailed as error:
+            exchange.claimed_access_key_id = error.claimed_access_key_id
+            exchange.region = error.claimed_region
+            exchange.parameters = _attempted(raw)
+            raise
+        exchange.principal = verified.principal
+        exchange.region = verified.region
+        exchange.repeated_signature = self._seen.seen(verified.signature)
+
+    def _parse(self, exchange: Exchange) -> KmsCall:
+        """What is asked, by the service model."""
+        raw, principal, region = exchange.raw, exchange.principal, exchange.region
+        name = wire.parse_target(raw.header(b"x-amz-target"))
+        document = wire.parse_body(raw.body)
+        try:
+            exchange.parameters = self._model.validate(name, document)
+        except KmsError:
+            exchange.parameters = plausible(document)
+            raise
+        return KmsCall(exchange.operation, region, principal, exchange.parameters, raw.received_us)
+
+    async def _commit_intent(self, exchange: Exchange) -> str:
+        intent = self._recorder.intent(exchange)
+        await self._log.commit(intent)
+        return intent.event_id
+
+    async def _record_fault(self, exchange: Exchange) -> RawResponse:
+        """A fault of ours is an outcome too: recorded as far as that goes, and answered without a word of what it was."""
+        exchange.parameters = {}
+        try:
+            await self._log.commit(self._recorder.outcome(exchange, _FAULT, self._now_us()))
+        except CommitFailed as error:
+            _log.error("request %s: %s", exchange.request_id, error)
+        return _encode(exchange, _FAULT)
+
+
+def _attempted(raw: RawRequest) -> Members:
+    """What a request that was refused unread asked for, as far as it can be recorded."""
+    try:
+        return plausible(wire.parse_body(raw.body))
+    except KmsError:
+        return {}
+
+
+def _encode(exchange: Exchange, outcome: Answer | KmsError) -> RawResponse:
+    if isinstance(outcome, Answer):
+        return RawResponse(200, wire.encode_answer(outcome.members), exchange.request_id)
+    return RawResponse(outcome.status, wire.encode_error(outcome), exchange.request_id)

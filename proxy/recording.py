@@ -1,0 +1,200 @@
+"""What is written down of a call: from the exchange to the audit record. Pure.
+
+Only what `proxy.kms.operations` names for the operation goes into requestParameters and responseElements; the record type checks
+again. Ciphertexts become their SHA-256 fingerprint, which is what makes a data key traceable; everything else that is secret has
+no way in. Source: `audit.record`, and the operations table.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Literal
+
+from audit.record import AuditRecord, IdentityProof, Phase, Resource, UserIdentity
+from proxy.domain import Answer, KeyUse, Members, Principal, RawRequest
+from proxy.errors import KmsError
+from proxy.kms.operations import Operation
+
+#: CloudTrail's names for codes that it does not take from the wire.
+_CLOUDTRAIL_CODES = {"AccessDeniedException": "AccessDenied"}
+_OPERATION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,127}")
+#: Members whose keys are the user's own words, and stay as they are.
+_FREE_MAPS = ("EncryptionContext", "EncryptionContextSubset", "EncryptionContextEquals")
+GrantTokens = Literal["clear", "sha256"]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of a call so far; the pipeline fills it in as the call goes its way."""
+
+    raw: RawRequest
+    request_id: str
+    operation: Operation = field(default_factory=lambda: Operation("UnknownOperation"))
+    parameters: Members = field(default_factory=dict, repr=False)
+    principal: Principal | None = None
+    claimed_access_key_id: str | None = None
+    region: str | None = None
+    repeated_signature: bool = False
+    intent_id: str | None = None
+
+
+def operation_name(claimed: str) -> str:
+    """`claimed` where it can be a name, for the record of an operation that nobody knows."""
+    return claimed if _OPERATION_NAME.fullmatch(claimed) else "UnknownOperation"
+
+
+class Recorder:
+    """Builds the records of one instance. `home_region` stands where a call's region is not known."""
+
+    def __init__(
+        self, account_id: str, home_region: str, backend: str, grant_tokens: GrantTokens, new_id: Callable[[], str]
+    ) -> None:
+        self._account_id = account_id
+        self._home_region = home_region
+        self._backend = backend
+        self._hash_grant_tokens = grant_tokens == "sha256"
+        self._new_id = new_id
+
+    def intent(self, exchange: Exchange) -> AuditRecord:
+        """The record of a call that is about to change something."""
+        return self._record(exchange, Phase.INTENT, exchange.raw.received_us, None, None)
+
+    def outcome(self, exchange: Exchange, outcome: Answer | KmsError, now_us: int) -> AuditRecord:
+        """The record of what became of a call, at `now_us`."""
+        if isinstance(outcome, Answer):
+            return self._record(exchange, Phase.OUTCOME, now_us, outcome, None)
+        return self._record(exchange, Phase.OUTCOME, now_us, None, outcome)
+
+    def _record(
+        self, exchange: Exchange, phase: Phase, now_us: int, answer: Answer | None, error: KmsError | None
+    ) -> AuditRecord:
+        operation, raw = exchange.operation, exchange.raw
+        keys = answer.keys if answer is not None else error.keys if error is not None else ()
+        resources = tuple(Resource(key.arn, key.account_id) for key in keys)
+        if answer is not None and answer.aliases:
+            resources += tuple(Resource(arn, self._account_id, "AWS::KMS::Alias") for arn in answer.aliases)
+        user_agent = raw.header(b"user-agent")
+        principal = exchange.principal
+        return AuditRecord(
+            time_us=raw.received_us,
+            event_id=self._new_id(),
+            request_id=exchange.request_id,
+            event_name=operation.name,
+            identity=_identity(principal, exchange.claimed_access_key_id),
+            aws_region=exchange.region or self._home_region,
+            source_ip=raw.peer,
+            user_agent=None if user_agent is None else user_agent.decode("utf-8", "replace"),
+            request_parameters=self._request_parameters(operation, exchange.parameters),
+            response_elements=None if answer is None else _response_elements(operation, answer),
+            error_code=None if error is None else _CLOUDTRAIL_CODES.get(error.code, error.code),
+            error_message=None if error is None else error.message,
+            read_only=operation.read_only,
+            resources=resources,
+            recipient_account_id=self._account_id,
+            key_material_ids=None if answer is None else _material_ids(answer.keys),
+            phase=phase,
+            intent_id=exchange.intent_id if phase is Phase.OUTCOME else None,
+            fingerprints_in=fingerprints(exchange.parameters, operation.ciphertexts_in),
+            fingerprints_out=() if answer is None else fingerprints(answer.members, operation.ciphertexts_out),
+            identity_proof=IdentityProof.SIGNATURE if principal is not None else IdentityProof.NONE,
+            backend=self._backend,
+            wire_error=None if error is None else error.code,
+            latency_us=None if phase is Phase.INTENT else max(0, now_us - raw.received_us),
+            repeated_signature=exchange.repeated_signature,
+        )
+
+    def _request_parameters(self, operation: Operation, parameters: Members) -> dict[str, Any] | None:
+        recorded: dict[str, Any] = {}
+        for name in operation.request:
+            value = parameters.get(name)
+            if value is None:
+                continue
+            if name == "GrantTokens" and self._hash_grant_tokens and isinstance(value, list):
+                value = ["sha256:" + sha256(str(token).encode()).hexdigest() for token in value]
+            recorded[_lower_camel(name)] = _recordable(name, value)
+        for name, default in operation.defaults:
+            recorded.setdefault(_lower_camel(name), default)
+        return recorded or None
+
+
+def plausible(document: Members) -> Members:
+    """The members of a request that was not validated that can be recorded all the same: scalars, and flat lists and maps of text."""
+
+    def is_scalar(value: object) -> bool:
+        return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
+
+    def is_flat(value: object) -> bool:
+        if isinstance(value, dict):
+            value = list(value.values())
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+    return {name: value for name, value in document.items() if is_scalar(value) or is_flat(value)}
+
+
+def fingerprints(members: Members, names: tuple[str, ...]) -> tuple[str, ...]:
+    """SHA-256 (hex) of the blobs `names` in `members`: bytes, or base64 where the request was not validated."""
+    found = []
+    for name in names:
+        blob = members.get(name)
+        if isinstance(blob, str):
+            try:
+                blob = base64.b64decode(blob, validate=True)
+            except (binascii.Error, ValueError):
+                continue
+        if isinstance(blob, bytes) and blob:
+            found.append(sha256(blob).hexdigest())
+    return tuple(found)
+
+
+def _identity(principal: Principal | None, claimed_access_key_id: str | None) -> UserIdentity:
+    if principal is None:
+        return UserIdentity("Unknown", access_key_id=claimed_access_key_id)
+    return UserIdentity(
+        principal.type,
+        principal.principal_id,
+        principal.arn,
+        principal.account_id,
+        principal.access_key_id,
+        principal.user_name,
+    )
+
+
+def _material_ids(keys: tuple[KeyUse, ...]) -> dict[str, str] | None:
+    used = [key.material_id for key in keys if key.material_id is not None]
+    if len(used) == 2:
+        return {"sourceKeyMaterialId": used[0], "destinationKeyMaterialId": used[1]}
+    return {"keyMaterialId": used[0]} if used else None
+
+
+def _response_elements(operation: Operation, answer: Answer) -> dict[str, Any] | None:
+    elements = {
+        _lower_camel(name): _recordable(name, answer.members[name]) for name in operation.response if name in answer.members
+    }
+    if operation.logs_key_arn and answer.keys:
+        elements["keyId"] = answer.keys[0].arn
+    return elements or None
+
+
+def _lower_camel(name: str) -> str:
+    return name[:1].lower() + name[1:]
+
+
+def _recordable(name: str, value: Any) -> Any:  # Any: JSON of the caller's making, or of the service model's
+    """`value` as the record writes it: nested member names in lowerCamelCase, except the user's own keys; times as ISO 8601."""
+    if isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, float) and name.endswith("Date"):
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(value, dict):
+        if name.endswith(_FREE_MAPS):
+            return value
+        return {_lower_camel(key): _recordable(key, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recordable(name, item) for item in value]
+    return value

@@ -1,0 +1,182 @@
+"""`keytrail serve`: the supervisor of the workers and of the sealer.
+
+N workers, each with a log of its own, listen on one port (SO_REUSEPORT); the sealer signs what they write. Each child is a process
+with two pipes: it reports its status on standard output, a JSON line a change; and when its standard input ends, it finishes what
+it has under way and ends too, so that no child outlives a supervisor that was killed. What dies is started anew, after a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+import orjson
+from aiohttp import web
+
+from audit.errors import LogIncident
+from audit.instance import Instance
+from proxy.settings import Settings, host_and_port
+from proxy.worker import Status, WorkerPlan
+
+_log = logging.getLogger(__name__)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_GRACE_S = 5.0
+
+
+class Child:
+    """A process that is kept running until `stop`. `status` is what it last said of itself."""
+
+    def __init__(self, name: str, argv: Sequence[str], changed: Callable[[], None]) -> None:
+        self.name = name
+        self.status = Status(ready=False, reason="starting")
+        self._argv = argv
+        self._changed = changed
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Run the process, and again when it dies, until `stop`."""
+        pause_s = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            process = await asyncio.create_subprocess_exec(
+                *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+            )
+            self._process = process
+            if self._stopping.is_set():
+                self._end(process)
+            await self._follow(process)
+            code = await process.wait()
+            if self._stopping.is_set() or self.status.failed:
+                return
+            self._tell(Status(ready=False, reason=f"it ended with exit code {code}"))
+            _log.error("%s ended (exit code %s); it is started anew in %s s", self.name, code, pause_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    async def stop(self, running: asyncio.Task[None], limit_s: float) -> None:
+        """Let the process finish, for `limit_s` at most; `running` is the task of `keep`."""
+        self._stopping.set()
+        if self._process is not None:
+            self._end(self._process)
+            if not (await asyncio.wait([running], timeout=limit_s))[0]:
+                _log.error("%s did not end within %s s; it is killed", self.name, limit_s)
+                self._process.kill()
+        await running
+
+    async def _follow(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe, as asked for
+        async for line in process.stdout:
+            self._tell(Status(**orjson.loads(line)))
+
+    def _tell(self, status: Status) -> None:
+        self.status = status
+        self._changed()
+
+    @staticmethod
+    def _end(process: asyncio.subprocess.Process) -> None:
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+class Supervisor:
+    """Runs an instance. `announce` is told, once, when every worker is ready, at which URL.
+
+    Made inside a running event loop. `syncing=False` is for the benchmark that tells what durability costs.
+    """
+
+    def __init__(self, settings: Settings, announce: Callable[[str], None], *, syncing: bool = True) -> None:
+        self._settings = settings
+        self._announce = announce
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._reserved = _reserve(settings.listen)
+        host, port = self._reserved.getsockname()[:2]
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._workers = []
+        for number in range(settings.workers):
+            plan = WorkerPlan(settings, f"w{number}", port, syncing)
+            argv = (sys.executable, "-m", "proxy.worker", plan.encode())
+            self._workers.append(Child(plan.log, argv, self._changed.set))
+        self._sealer = Child(
+            "sealer", (sys.executable, "-m", "audit.sealer", str(settings.data)), self._changed.set
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, OSError where it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        instance = Instance.load(self._settings.data)
+        instance.require_logs()
+        instance.with_logs([child.name for child in self._workers])
+        admin = await self._start_admin()
+        sealing = asyncio.create_task(self._sealer.keep())
+        working = [(child, asyncio.create_task(child.keep())) for child in self._workers]
+        try:
+            await self._until(lambda: all(child.status.ready for child in self._workers))
+            if not self._stopping:
+                self._announce(self._url)
+            await self._until(lambda: False)
+        finally:
+            limit_s = self._settings.drain_timeout_s + _GRACE_S
+            await asyncio.gather(*(child.stop(task, limit_s) for child, task in working))
+            await self._sealer.stop(sealing, limit_s)  # after the workers, so that it signs their last record
+            await admin.cleanup()
+            self._reserved.close()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._changed.set()
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        """Wait until `reached`, or until it is time to stop. Raises `LogIncident` where a child gives up."""
+        while not self._stopping and not reached():
+            for child in (*self._workers, self._sealer):
+                if child.status.failed:
+                    raise LogIncident(child.name, child.status.reason or "it failed")
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def _start_admin(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/health/live", self._live)
+        app.router.add_get("/health/ready", self._ready)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        host, port = host_and_port(self._settings.admin_listen)
+        await web.TCPSite(runner, host, port).start()
+        return runner
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "live"})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        """Ready when every worker is: one that is not answers 503 to whoever reaches it."""
+        ready = not self._stopping and all(child.status.ready for child in self._workers)
+        children = {
+            child.name: {"ready": child.status.ready, "reason": child.status.reason}
+            for child in (*self._workers, self._sealer)
+        }
+        body = {"status": "ready" if ready else "not ready", "processes": children}
+        return web.json_response(body, status=200 if ready else 503)
+
+
+def _reserve(address: str) -> socket.socket:
+    """Bind `address` without listening, so that the port is known, and held, while workers come and go. Raises OSError."""
+    host, port = host_and_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((host, port))
+    except OSError:
+        reserved.close()
+        raise
+    return reserved

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from audit.query.engine import search
+from audit.query.filters import Filter
+from audit.query.lines import Found
+from audit.query.render import CSV_COLUMNS, clean, make_console, record_line, write_csv, write_lines, write_table
+from audit.query.timeline import write_story
+from audit.query.trace import trace
+from tests.audit.query.builder import KEY_A, LogBuilder, fingerprint
+
+HOSTILE = "\x1b[2J\x1b]0;x\x07[bold red]markup[/] :boom: \u202egnp.\u202c \x9b31m \u2028 \r\n end"
+
+
+def found_in(data: Path) -> list[Found]:
+    with search(data, [Filter()]) as result:
+        return list(result.records())
+
+
+def hostile_log(data: Path) -> LogBuilder:
+    log = LogBuilder(data)
+    log.add(1, "GenerateDataKey", user=HOSTILE, context={HOSTILE: HOSTILE}, blobs_out=["one"], userAgent=HOSTILE)
+    log.add(2, "Decrypt", user=HOSTILE, sourceIPAddress=HOSTILE, error=HOSTILE, blobs_in=["one"], key=KEY_A + HOSTILE)
+    return log
+
+
+def is_safe(text: str) -> bool:
+    return all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_control_and_direction_characters_become_visible() -> None:
+    assert clean("a\x1b[0m\x9b\u202eb\n\U000e0001") == "a\\x1b[0m\\x9b\\u202eb\\x0a\\U000e0001"
+    assert clean("Zürich 東京 [bold] :boom:") == "Zürich 東京 [bold] :boom:"
+
+
+def test_no_record_commands_the_terminal(tmp_path: Path) -> None:
+    hostile_log(tmp_path)
+    out = io.StringIO()
+    console = make_console(out, width=4_000)
+    write_table(found_in(tmp_path), console)
+    for one in found_in(tmp_path):
+        console.print(record_line(one))
+    write_story(trace(tmp_path, fingerprint("one")), console)
+    shown = out.getvalue()
+    assert is_safe(shown)
+    assert shown.count("[bold red]markup[/] :boom:") >= 6
+    assert "\\x1b[2J" in shown
+
+
+def test_a_table_is_100_columns_wide_when_piped(tmp_path: Path) -> None:
+    LogBuilder(tmp_path).add(1, context={"tenant": "a" * 300}, error="AccessDenied")
+    out = io.StringIO()
+    write_table(found_in(tmp_path), make_console(out))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "2026-01-02 00:00:01.000" in lines[1]
+    assert sum(line.count("a") for line in lines) > 300  # folded, not cut
+
+
+def test_json_lines_are_the_bytes_of_the_log(tmp_path: Path) -> None:
+    log = hostile_log(tmp_path)
+    out = io.BytesIO()
+    write_lines(found_in(tmp_path), out)
+    assert out.getvalue() == log.segment.read_bytes()
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_csv_cells_are_no_formulas(tmp_path: Path, start: str) -> None:
+    LogBuilder(tmp_path).add(1, userAgent=start, sourceIPAddress="10.0.0.1")
+    out = io.StringIO(newline="")
+    write_csv(found_in(tmp_path), out)
+    heading, row = csv.reader(io.StringIO(out.getvalue(), newline=""))
+    assert heading == list(CSV_COLUMNS)
+    cells = dict(zip(heading, row, strict=True))
+    assert cells["userAgent"] == "'" + clean(start)
+    assert cells["sourceIPAddress"] == "10.0.0.1"
+
+
+def test_csv_says_where_the_record_stands_and_what_it_says(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, user="bob", context={"a": 'q"x, y'}, blobs_in=["one", "two"], error="AccessDenied")
+    out = io.StringIO(newline="")
+    write_csv(found_in(tmp_path), out)
+    (cells,) = csv.DictReader(io.StringIO(out.getvalue(), newline=""))
+    expected = {
+        "time": "2026-01-02T00:00:01.000000Z",
+        "error": "AccessDenied",
+        "caller": "arn:aws:iam::111122223333:user/bob",
+        "keys": KEY_A,
+        "context": '{"encryptionContext":{"a":"q\\"x, y"}}',
+        "fingerprintsIn": f"{fingerprint('one')} {fingerprint('two')}",
+        "log": "w0",
+        "segment": log.segment.name,
+        "line": "1",
+    }
+    assert {name: cells[name] for name in expected} == expected
+
+
+def test_a_story_says_what_happened_and_what_it_does_not_tell(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, "GenerateDataKey", blobs_out=["one"], context={"tenant": "acme"})
+    log.add(2, "Decrypt", user="bob", blobs_in=["one"])
+    log.add(3, "DisableKey")
+    log.add(4, "Decrypt", user="eve", blobs_in=["one"], error="DisabledException")
+    log.raw(b"{\n")
+    out = io.StringIO()
+    write_story(trace(tmp_path, fingerprint("one")), make_console(out))
+    shown = out.getvalue()
+    for text in (
+        "made       2026-01-02 00:00:01Z by user/alice: GenerateDataKey under aaaaaaaa-1111-2222-3333-444455556666, context tenant=acme",
+        "unwrapped  1 time by 1 caller: first 2026-01-02 00:00:02Z",
+        "refused    1 time by 1 caller",
+        "unwrapped is not read",
+        "calls that bypass keytrail are not in these logs",
+        "log w0 covers 2026-01-02T00:00:01.000000Z to 2026-01-02T00:00:04.000000Z",
+        "DAMAGED, the story may lack it: log w0",
+        "00:00:03Z  key event     DisableKey by user/alice",
+        "refused       Decrypt by user/eve from 10.0.0.7: DisabledException",
+    ):
+        assert text in shown
+    assert "\x1b" not in shown
+
+
+def test_a_story_that_is_not_there_says_so_plainly(tmp_path: Path) -> None:
+    LogBuilder(tmp_path).add(1)
+    out = io.StringIO()
+    write_story(trace(tmp_path, fingerprint("nowhere")), make_console(out))
+    assert (
+        "NOT FOUND: no call with this ciphertext is in the logs between 2026-01-02T00:00:01.000000Z and"
+        in out.getvalue()
+    )

@@ -1,0 +1,77 @@
+"""A local backend for tests: a clock that is set by hand, calls built directly, answers awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proxy.backends.local.backend import LocalBackend
+from proxy.domain import Answer, KmsCall, Principal
+from proxy.errors import KmsError
+from proxy.kms.operations import OPERATIONS
+from proxy.sealed_store import SealedStore
+
+ACCOUNT = "111122223333"
+REGION = "us-east-1"
+MASTER_KEY = bytes(range(32))
+INSTANCE = "0123456789abcdef"
+ALICE = Principal(
+    "IAMUser", f"arn:aws:iam::{ACCOUNT}:user/alice", ACCOUNT, "AKIAIOSFODNN7EXAMPLE", "AIDAEXAMPLE", "alice"
+)
+START_S = 1_700_000_000.0
+
+
+class Clock:
+    """Seconds since the epoch, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = START_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def call(operation: str, region: str = REGION, **parameters: object) -> KmsCall:
+    return KmsCall(OPERATIONS[operation], region, ALICE, parameters, 0)
+
+
+class World:
+    """One worker: a store handle and a backend. Two of them on one path are two workers."""
+
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+        if not path.exists():
+            SealedStore.create(path, MASTER_KEY, INSTANCE).close()
+        self.store = SealedStore(path, MASTER_KEY)
+        self.clock = clock or Clock()
+        self.backend = LocalBackend(self.store, ACCOUNT, self.clock, os.urandom)
+
+    def close(self) -> None:
+        self.backend.close()
+        self.store.close()
+
+    def ask(self, operation: str, region: str = REGION, **parameters: object) -> Answer:
+        return asyncio.run(self.backend.call(call(operation, region, **parameters)))
+
+    def __call__(self, operation: str, region: str = REGION, **parameters: object) -> Mapping[str, Any]:
+        """The members of the answer."""
+        return self.ask(operation, region, **parameters).members
+
+    def refused(self, operation: str, region: str = REGION, **parameters: object) -> KmsError:
+        """The refusal; fails when the call is answered."""
+        try:
+            answer = self.ask(operation, region, **parameters)
+        except KmsError as refusal:
+            return refusal
+        raise AssertionError(f"{operation} was answered: {sorted(answer.members)}")
+
+    def new_key(self, region: str = REGION, **parameters: object) -> str:
+        """The id of a new key."""
+        key_id: str = self("CreateKey", region, **parameters)["KeyMetadata"]["KeyId"]
+        return key_id
+
+
+def arn_of(key_id: str, region: str = REGION) -> str:
+    return f"arn:aws:kms:{region}:{ACCOUNT}:key/{key_id}"
