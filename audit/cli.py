@@ -1,7 +1,7 @@
 """The commands of the evidence side: `query`, `trace`, `tail`, `verify`, `checkpoint`. They only read the data folder.
 
-`add_to` gives them to the top-level `keytrail` app. Exits: 0 ok (a query that finds nothing is ok), 1 verification failed or
-findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Errors are one line on standard error.
+`add_to` gives them to the top-level `keytrail` app. Exits: 0 ok (a query that finds nothing is ok), 1 verification
+failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Errors are one line on standard error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from audit.instance import Instance
 from audit.query import commands
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.terminal import errors
+from audit.sealer import load_key, verifier_keys
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
 app.registered_commands += commands.app.registered_commands
@@ -52,4 +53,9 @@ def _latest_checkpoints(instance: Instance) -> str:
 
 
 def _verifier_keys(instance: Instance) -> str:
-    return (instance.data / "sealer.pub").read_text("utf-8")
+    """One verifier key a log: those in ``sealer.pub``, else made from the public half of the sealer's key."""
+    try:
+        return (instance.data / "sealer.pub").read_text("utf-8")
+    except FileNotFoundError:
+        keys = verifier_keys(instance, load_key(instance.sealer_key))
+        return "".join(f"{key}\n" for key in keys.values())

@@ -21,9 +21,9 @@ from audit import canonical
 from audit.errors import AuditError, CommitFailed
 from audit.log import LogWriter, Recovered, open_log
 from audit.record import AuditRecord, JsonValue, Phase, UserIdentity
-from audit.segments import SegmentFolder, create_log, segment_name
+from audit.segments import SegmentFolder, segment_name
 
-__all__ = ["AuditLog", "LogPlace", "Receipt", "commit_once", "create_log"]
+__all__ = ["AuditLog", "BlockingLog", "LogPlace", "Receipt"]
 
 _MAX_BATCH = 4_096
 _KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
@@ -177,23 +177,35 @@ def _next_batch(queue: SimpleQueue[_Waiting | None]) -> list[_Waiting]:
     return batch
 
 
-def commit_once(place: LogPlace, records: list[AuditRecord]) -> None:
-    """Open the log at `place`, append `records`, and let go of it; they are durable when this returns. Blocks.
+class BlockingLog:
+    """A log for commands run on the host: each `commit` blocks until its record is durable. A context manager.
 
-    For commands run on the host, which have a log of their own. Raises `CommitFailed`, `LogIncident`, `LogInUse`, OSError.
+    Raises what opening an `AuditLog` raises.
     """
-    disk, writer = _open(place)
-    try:
-        first = writer.records
-        lines = [canonical.encode(record, place.name, first + offset) for offset, record in enumerate(records)]
-        writer.append(
-            lines,
-            _now_us(),
-            opened=[record.event_id for record in records if record.phase is Phase.INTENT],
-            closed=[record.intent_id for record in records if record.intent_id is not None],
-        )
-    finally:
-        disk.release()
+
+    def __init__(self, place: LogPlace) -> None:
+        self._name = place.name
+        self._disk, self._writer = _open(place)
+
+    def __enter__(self) -> BlockingLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._writer.close()
+        self._disk.release()
+
+    def commit(self, record: AuditRecord) -> Receipt:
+        """Append `record`; it is durable when this returns. Raises `CommitFailed`."""
+        receipt = Receipt(self._name, self._writer.records)
+        line = canonical.encode(record, receipt.log, receipt.sequence)
+        opened = [record.event_id] if record.phase is Phase.INTENT else []
+        closed = [record.intent_id] if record.intent_id is not None else []
+        self._writer.append([line], _now_us(), opened, closed)
+        return receipt
 
 
 def _open(place: LogPlace) -> tuple[SegmentFolder, LogWriter]:

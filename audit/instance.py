@@ -50,6 +50,10 @@ class Instance:
     def sealer_key(self) -> Path:
         return self.data / "sealer.key"
 
+    @property
+    def sealer_public_key(self) -> Path:
+        return self.data / "sealer.pub"
+
     def log_folder(self, log: str) -> Path:
         return self.data / "log" / log
 

@@ -119,7 +119,9 @@ class Recovered:
 class LogWriter:
     """Appends lines to a log. Made by `open_log`; used by one thread at a time."""
 
-    def __init__(self, name: str, disk: Disk, records: int, open_intents: dict[str, int], max_segment_bytes: int, max_age_us: int) -> None:
+    def __init__(
+        self, name: str, disk: Disk, records: int, open_intents: dict[str, int], max_segment_bytes: int, max_age_us: int
+    ) -> None:
         self.name = name
         self.records = records  # durable ones
         self.poison: str | None = None

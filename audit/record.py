@@ -21,18 +21,7 @@ JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict
 
 #: Top-level names that requestParameters and responseElements may have. Nothing else is ever written there.
 PARAMETER_NAMES = frozenset(
-    """
-    aliasName bypassPolicyLockoutSafetyCheck cloudHsmClusterId constraints customKeyStoreId customKeyStoreName customKeyStoreType
-    customerMasterKeySpec deletionDate description destinationEncryptionAlgorithm destinationEncryptionContext destinationKeyId
-    dryRun encapsulationAlgorithm encryptionAlgorithm encryptionContext expirationModel grantId grantTokens granteePrincipal
-    importType includeKeyMaterial keyAgreementAlgorithm keyId keyMaterialDescription keyMaterialId keyMetadata keyPairSpec
-    keySpec keyState keyUsage limit macAlgorithm marker messageType multiRegion name newCustomKeyStoreName numberOfBytes operations
-    origin pendingWindowInDays policy policyName primaryRegion replicaKeyMetadata replicaPolicy replicaRegion replicaTags
-    retiringPrincipal rotationPeriodInDays signingAlgorithm sourceEncryptionAlgorithm sourceEncryptionContext sourceKeyId tagKeys
-    tags targetKeyId validTo wrappingAlgorithm wrappingKeySpec xksKeyId
-    accessKeyId principalArn type userName
-    omitted originalSize reason
-    """.split()
+    ["aliasName", "bypassPolicyLockoutSafetyCheck", "cloudHsmClusterId", "constraints", "customKeyStoreId", "customKeyStoreName", "customKeyStoreType", "customerMasterKeySpec", "deletionDate", "description", "destinationEncryptionAlgorithm", "destinationEncryptionContext", "destinationKeyId", "dryRun", "encapsulationAlgorithm", "encryptionAlgorithm", "encryptionContext", "expirationModel", "grantId", "grantTokens", "granteePrincipal", "importType", "includeKeyMaterial", "keyAgreementAlgorithm", "keyId", "keyMaterialDescription", "keyMaterialId", "keyMetadata", "keyPairSpec", "keySpec", "keyState", "keyUsage", "limit", "macAlgorithm", "marker", "messageType", "multiRegion", "name", "newCustomKeyStoreName", "numberOfBytes", "operations", "origin", "pendingWindowInDays", "policy", "policyName", "primaryRegion", "replicaKeyMetadata", "replicaPolicy", "replicaRegion", "replicaTags", "retiringPrincipal", "rotationPeriodInDays", "signingAlgorithm", "sourceEncryptionAlgorithm", "sourceEncryptionContext", "sourceKeyId", "tagKeys", "tags", "targetKeyId", "validTo", "wrappingAlgorithm", "wrappingKeySpec", "xksKeyId", "accessKeyId", "principalArn", "type", "userName", "omitted", "originalSize", "reason"]
 )
 
 

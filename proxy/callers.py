@@ -100,9 +100,7 @@ class Callers:
             others = [_principal(entry) for entry in tx.all(_CALLER, _NO_REGION)]
             for other in others:
                 if other.arn == arn:
-                    raise SetupError(
-                        f"{arn} has the access key {other.access_key_id} already; rotate or enable that one"
-                    )
+                    raise SetupError(f"{arn} has the access key {other.access_key_id} already; rotate or enable that one")
             principal = Principal(
                 type=found,
                 arn=arn,

@@ -22,6 +22,7 @@ from rich.table import Table
 import audit.cli
 from audit.errors import AuditError
 from audit.instance import Instance
+from audit.sealer import seal_once
 from proxy import host, settings, supervisor
 from proxy.errors import ProxyError
 
@@ -55,13 +56,15 @@ def init(data: DataOption = None, config: ConfigOption = None) -> None:
     with _errors():
         chosen = _settings(config, data)
         instance = host.initialise(chosen)
-        audit.cli.seal_now(instance)
+        seal_once(instance)
     typer.echo(f"Made {chosen.data} for account {instance.account_id}, region {instance.region}.")
     typer.echo(f"The first caller's credentials are in {instance.credentials}. Next: keytrail serve")
 
 
 @app.command()
-def serve(data: DataOption = None, config: ConfigOption = None, without_syncing: Annotated[bool, typer.Option(hidden=True)] = False) -> None:
+def serve(
+    data: DataOption = None, config: ConfigOption = None, without_syncing: Annotated[bool, typer.Option(hidden=True)] = False
+) -> None:
     """Answer KMS calls, each one on record before it is answered. Runs until SIGTERM or Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if without_syncing:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.kms.operations import Operation
-
 #: Members of a request or response: JSON values, and `bytes` for blobs. Any, because the service model decides, not mypy.
 Members = Mapping[str, Any]
 
@@ -68,6 +66,25 @@ class Principal:
     access_key_id: str
     principal_id: str
     user_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What KMS can be asked for: a row of the table in `proxy.kms.operations`. `read_only` is CloudTrail's flag; `mutates` says that an intent is committed before the effect."""
+
+    name: str
+    mutates: bool = False
+    request: tuple[str, ...] = ()  # members recorded in requestParameters, where sent
+    response: tuple[str, ...] = ()  # members recorded in responseElements
+    ciphertexts_in: tuple[str, ...] = ()  # members fingerprinted
+    ciphertexts_out: tuple[str, ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()  # recorded also when not sent
+    key_members: tuple[str, ...] = ("KeyId",)  # members that name a key, in the order of `resources`
+    logs_key_arn: bool = False  # responseElements.keyId holds the key ARN, though the API returns none
+
+    @property
+    def read_only(self) -> bool:
+        return not self.mutates
 
 
 @dataclass(frozen=True, slots=True)

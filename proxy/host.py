@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from audit import durable
-from audit.commit import commit_once
+from audit.commit import BlockingLog
 from audit.instance import ADMIN_LOG, Instance
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
+from audit.sealer import create_key
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
-from proxy.domain import Answer, KmsCall, Principal, RawRequest
+from proxy.domain import Answer, KmsCall, Operation, Principal, RawRequest
 from proxy.errors import KmsError, ProxyError, SetupError
-from proxy.kms.operations import OPERATIONS, Operation
+from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
@@ -56,9 +57,12 @@ def initialise(settings: Settings) -> Instance:
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     instance = Instance.create(data, settings.account_id, settings.region, created)
     durable.create(instance.master_key, base64.b64encode(secrets.token_bytes(32)) + b"\n")
+    create_key(instance)
     SealedStore.create(instance.keystore, read_master_key(instance), instance.id).close()
     with Host(instance, settings) as host:
-        key_id = host.call("CreateKey", {"Description": "Made by keytrail init, for trying things out"}).members["KeyMetadata"]["KeyId"]
+        key_id = host.call("CreateKey", {"Description": "Made by keytrail init, for trying things out"}).members["KeyMetadata"][
+            "KeyId"
+        ]
         host.call("CreateAlias", {"AliasName": DEMO_ALIAS, "TargetKeyId": key_id})
         host.add_caller(_FIRST_CALLER.format(account=instance.account_id), None, "default")
     instance.save()  # last: until then the folder is not initialised, and nothing takes it for whole
@@ -74,7 +78,7 @@ class Host:
 
     def __init__(self, instance: Instance, settings: Settings) -> None:
         self.instance = instance
-        self._place = log_place(instance, settings, ADMIN_LOG)
+        self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG))
         self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
         self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, new_id)
         self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", getpass.getuser())
@@ -85,6 +89,7 @@ class Host:
 
     def __exit__(self, *_: object) -> None:
         self._store.close()
+        self._log.close()
 
     def call(self, operation: str, parameters: Mapping[str, JsonValue]) -> Answer:
         """Make a KMS call on the embedded backend, in the instance's region."""
@@ -137,9 +142,7 @@ class Host:
         raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", "localhost", _now_us())
         return Exchange(raw, new_id(), operation, parameters, self._operator, region=self.instance.region)
 
-    def _recorded(
-        self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]
-    ) -> T:
+    def _recorded(self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]) -> T:
         """Intent, effect, outcome."""
 
         def by_operator(record: AuditRecord) -> AuditRecord:
@@ -147,15 +150,15 @@ class Host:
             return replace(record, identity=identity, identity_proof=IdentityProof.HOST, event_source=source, topology="host")
 
         intent = by_operator(self._recorder.intent(exchange))
-        commit_once(self._place, [intent])
+        self._log.commit(intent)
         exchange.intent_id = intent.event_id
         try:
             made = effect()
         except ProxyError as error:
             refusal = error if isinstance(error, KmsError) else KmsError("InvalidRequest", str(error))
-            commit_once(self._place, [by_operator(self._recorder.outcome(exchange, refusal, _now_us()))])
+            self._log.commit(by_operator(self._recorder.outcome(exchange, refusal, _now_us())))
             raise
-        commit_once(self._place, [by_operator(self._recorder.outcome(exchange, answer(made), _now_us()))])
+        self._log.commit(by_operator(self._recorder.outcome(exchange, answer(made), _now_us())))
         return made
 
 

@@ -15,11 +15,11 @@ from audit.commit import Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord
 from proxy.backends.base import Backend
-from proxy.domain import Answer, KmsCall, Members, RawRequest, RawResponse
+from proxy.domain import Answer, KmsCall, Members, Operation, RawRequest, RawResponse
 from proxy.errors import KmsError
 from proxy.kms import wire
 from proxy.kms.model import ServiceModel
-from proxy.kms.operations import OPERATIONS, Operation
+from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder, operation_name, plausible
 from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verifier
 

@@ -17,9 +17,8 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from audit.record import AuditRecord, IdentityProof, Phase, Resource, UserIdentity
-from proxy.domain import Answer, KeyUse, Members, Principal, RawRequest
+from proxy.domain import Answer, KeyUse, Members, Operation, Principal, RawRequest
 from proxy.errors import KmsError
-from proxy.kms.operations import Operation
 
 #: CloudTrail's names for codes that it does not take from the wire.
 _CLOUDTRAIL_CODES = {"AccessDeniedException": "AccessDenied"}

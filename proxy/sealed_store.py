@@ -14,7 +14,8 @@ Rules kept here:
   publication; `announce` makes one.
 
 Threads: `change` may be called from any thread, one at a time (it waits); `changes_since` too, on a connection of its
-own. A store must not be carried over a fork: open it in the process that uses it.
+own. A store must not be carried over a fork: open it in the process that uses it. The mapped file must stay while any
+process runs; between runs it may be deleted.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ BUSY_TIMEOUT_S = 10.0
 MOST_TOMBSTONES = 4096
 
 _IV_BYTES = 12
-_COLUMNS = "kind, region, id, parent, generation, deleted, body, sealed"
+_SELECT = "SELECT kind, region, id, parent, generation, deleted, body, sealed FROM entries "
+_INSERT = (
+    "INSERT OR REPLACE INTO entries (kind, region, id, parent, generation, deleted, body, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 #: Script i brings schema version i to i + 1; making a store is running them all.
 _MIGRATIONS = (
@@ -255,7 +259,7 @@ class SealedStore:
                 else:  # left to itself, SQLite may choose the index of the primary key, and read every key
                     where = f"INDEXED BY entries_generation WHERE generation > ? AND kind IN ({marks})"
                     arguments = (generation, *kinds)
-                rows = self._reader.execute(f"SELECT {_COLUMNS} FROM entries {where}", arguments)
+                rows = self._reader.execute(_SELECT + where, arguments)
                 entries = tuple(map(self._entry, rows))
             finally:
                 self._reader.execute("ROLLBACK")
@@ -329,28 +333,24 @@ class Transaction:
 
     def get(self, kind: str, region: str, name: str) -> Entry | None:
         """The row, or None where there is none or only a tombstone."""
-        sql = f"SELECT {_COLUMNS} FROM entries WHERE kind = ? AND region = ? AND id = ? AND deleted = 0"
+        sql = _SELECT + "WHERE kind = ? AND region = ? AND id = ? AND deleted = 0"
         with _translated():
             row = self._connection.execute(sql, (kind, region, name)).fetchone()
         return None if row is None else self._entry(row)
 
     def all(self, kind: str, region: str) -> tuple[Entry, ...]:
         """Every row of a kind in a region."""
-        sql = f"SELECT {_COLUMNS} FROM entries WHERE kind = ? AND region = ? AND deleted = 0"
+        sql = _SELECT + "WHERE kind = ? AND region = ? AND deleted = 0"
         with _translated():
             return tuple(map(self._entry, self._connection.execute(sql, (kind, region))))
 
     def count_children(self, kind: str, region: str, parent: str) -> int:
         """How many rows of `kind` belong to `parent`."""
-        sql = (
-            "SELECT count(*) FROM entries WHERE kind = ? AND region = ? AND parent = ? AND parent != '' AND deleted = 0"
-        )
+        sql = "SELECT count(*) FROM entries WHERE kind = ? AND region = ? AND parent = ? AND parent != '' AND deleted = 0"
         with _translated():
             return int(self._connection.execute(sql, (kind, region, parent)).fetchone()[0])
 
-    def put(
-        self, kind: str, region: str, name: str, body: Body, secret: Secret | None = None, parent: str = ""
-    ) -> None:
+    def put(self, kind: str, region: str, name: str, body: Body, secret: Secret | None = None, parent: str = "") -> None:
         """Write a row whole, new or not: a secret that is to stay must be given again."""
         self._write(kind, region, name, parent, 0, orjson.dumps(body), b"" if secret is None else secret.reveal())
 
@@ -364,14 +364,12 @@ class Transaction:
         sealed = self._seal.close(kind, secret, _bound(region, name, parent, self.generation, deleted, body))
         row = (kind, region, name, parent, self.generation, deleted, body, sealed)
         with _translated():
-            self._connection.execute(f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row)
+            self._connection.execute(_INSERT, row)
         self.wrote = True
 
     def finish(self) -> None:
         """Stamp the store with this generation, and forget the older half of the tombstones when there are too many."""
-        self._connection.execute(
-            "UPDATE meta SET value = CAST(? AS BLOB) WHERE name = 'generation'", (self.generation,)
-        )
+        self._connection.execute("UPDATE meta SET value = CAST(? AS BLOB) WHERE name = 'generation'", (self.generation,))
         tombstones = self._connection.execute("SELECT count(*) FROM entries WHERE deleted = 1").fetchone()[0]
         if tombstones > MOST_TOMBSTONES:
             oldest = "SELECT generation FROM entries WHERE deleted = 1 ORDER BY generation LIMIT 1 OFFSET ?"

@@ -37,24 +37,17 @@ _MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and "
     "signing method. Consult the service documentation for details."
 )
-_PLAIN_PATH = re.compile(
-    rb"/[A-Za-z0-9\-_~]+(?:/[A-Za-z0-9\-_~]+)*/?"
-)  # no dot, so nothing to normalise or to quote
+_PLAIN_PATH = re.compile(rb"/[A-Za-z0-9\-_~]+(?:/[A-Za-z0-9\-_~]+)*/?")  # no dot, so nothing to normalise or to quote
 #: IAM: 16–128 of \w; emulators' users write "test". A secret that was put in its place (40 characters, mixed case) must not match:
 #: what matches is recorded as the claimed identity.
 _ACCESS_KEY_ID = re.compile(rb"\w{1,32}|[A-Z0-9_]{33,128}", re.ASCII)
 #: us-east-1, us-gov-west-1, cn-north-1, us-iso-east-1, eusc-de-east-1; RegionType of the service model, bounded.
 _REGION = re.compile(rb"(?=.{1,32}\Z)(?:[a-z]{2,}-){2,3}[0-9]{1,2}")
-_BASIC_TIME = re.compile(
-    rb"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z"
-)
+_BASIC_TIME = re.compile(rb"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _HTTP_TIME = re.compile(  # RFC 9110 §5.6.7; botocore writes -0000 for GMT
     rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) (?:GMT|[+-]0000)"
 )
-_MONTHS = {
-    m.encode(): n
-    for n, m in enumerate(re.findall("...", "JanFebMarAprMayJunJulAugSepOctNovDec"), 1)
-}
+_MONTHS = {m.encode(): n for n, m in enumerate(re.findall("...", "JanFebMarAprMayJunJulAugSepOctNovDec"), 1)}
 #: Headers that decide what is done, and for whom: said twice, they could mean one thing here and another elsewhere.
 _ONCE = frozenset(
     (b"authorization", b"content-type", b"date", b"host")
@@ -126,12 +119,7 @@ def canonical_query(query: bytes) -> bytes:
     for parameter in query.split(b"&"):
         name, _, value = parameter.partition(b"=")
         if name or value:
-            pairs.append(
-                tuple(
-                    quote_from_bytes(unquote_to_bytes(part), safe="~")
-                    for part in (name, value)
-                )
-            )
+            pairs.append(tuple(quote_from_bytes(unquote_to_bytes(part), safe="~") for part in (name, value)))
     return "&".join(f"{name}={value}" for name, value in sorted(pairs)).encode()
 
 
@@ -139,9 +127,7 @@ def gather_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     """Values by lower-case name; the values of a repeated header are joined with a comma, in the order in which they stand."""
     values: dict[bytes, bytes] = {}
     for name, value in headers:
-        values[name] = (
-            values[name].strip() + b"," + value.strip() if name in values else value
-        )
+        values[name] = values[name].strip() + b"," + value.strip() if name in values else value
     return values
 
 
@@ -162,9 +148,7 @@ def canonical_request(
 
 def string_to_sign(timestamp: bytes, scope: bytes, canonical: bytes) -> bytes:
     """`timestamp` is ISO 8601 basic format; `scope` is date/region/service/aws4_request."""
-    return b"\n".join(
-        (ALGORITHM, timestamp, scope, sha256(canonical).hexdigest().encode())
-    )
+    return b"\n".join((ALGORITHM, timestamp, scope, sha256(canonical).hexdigest().encode()))
 
 
 class SigningKeys:
@@ -215,13 +199,9 @@ def sign(
         region.encode(),
         service.encode(),
     )
-    canonical = canonical_request(
-        method, target, values, signed, sha256(body).hexdigest()
-    )
+    canonical = canonical_request(method, target, values, signed, sha256(body).hexdigest())
     key = (keys or SigningKeys()).get(secret_access_key, scope)
-    signature = hmac.digest(
-        key, string_to_sign(timestamp, scope, canonical), "sha256"
-    ).hex()
+    signature = hmac.digest(key, string_to_sign(timestamp, scope, canonical), "sha256").hex()
     return b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % (
         ALGORITHM,
         access_key_id.encode(),
@@ -266,9 +246,7 @@ class _Authorization:
 class Verifier:
     """Verifies requests to `service`. `find_caller` looks an access key id up, and must be cheap. Not for use by several threads."""
 
-    def __init__(
-        self, find_caller: Callable[[str], Caller | None], *, service: str = "kms"
-    ) -> None:
+    def __init__(self, find_caller: Callable[[str], Caller | None], *, service: str = "kms") -> None:
         self._find_caller = find_caller
         self._service = service.encode()
         self._keys = SigningKeys()
@@ -286,15 +264,9 @@ class Verifier:
         _check_signed(signed, values, date_header, claim)
         if authorization.algorithm != ALGORITHM:
             told = _echo(authorization.algorithm)
-            raise claim.incomplete(
-                f"Unsupported AWS 'algorithm': '{told}' (only AWS4-HMAC-SHA256 for now). "
-            )
+            raise claim.incomplete(f"Unsupported AWS 'algorithm': '{told}' (only AWS4-HMAC-SHA256 for now). ")
         self._check_scope(authorization.credential, timestamp, claim)  # 3 scope
-        caller = (
-            None
-            if claim.access_key_id is None
-            else self._find_caller(claim.access_key_id)
-        )  # 4 key
+        caller = None if claim.access_key_id is None else self._find_caller(claim.access_key_id)  # 4 key
         if caller is None or not caller.enabled or claim.region is None:
             raise claim.refuse(
                 "UnrecognizedClientException",
@@ -311,17 +283,13 @@ class Verifier:
             )
         except KeyError:  # a signed header that did not arrive
             raise claim.invalid() from None
-        expected = self._keys.sign(
-            caller.secret_access_key, scope, string_to_sign(timestamp, scope, canonical)
-        )
+        expected = self._keys.sign(caller.secret_access_key, scope, string_to_sign(timestamp, scope, canonical))
         if not hmac.compare_digest(expected.encode(), signature):  # 5 signature
             raise claim.invalid()
         _check_token(caller, values.get(b"x-amz-security-token"), now_us, claim)
         return Verified(caller.principal, claim.region, expected)
 
-    def _read_authorization(
-        self, values: Mapping[bytes, bytes], claim: _Claim
-    ) -> tuple[_Authorization, bytes]:
+    def _read_authorization(self, values: Mapping[bytes, bytes], claim: _Claim) -> tuple[_Authorization, bytes]:
         header = values.get(b"authorization", b"")
         if not header.startswith(b"AWS4-"):
             raise claim.refuse(
@@ -333,30 +301,16 @@ class Verifier:
         authorization = self._parse_authorization(before + separator + after)
         claim.access_key_id, claim.region = authorization.key_id, authorization.region
         missing = authorization.missing
-        if (
-            missing
-            or not signature
-            or (b"x-amz-date" not in values and b"date" not in values)
-        ):
-            names = [
-                n
-                for n in _PARAMETERS
-                if n in missing or (n == "Signature" and not signature)
-            ]
-            faults = "".join(
-                f"Authorization header requires '{name}' parameter. " for name in names
-            )
+        if missing or not signature or (b"x-amz-date" not in values and b"date" not in values):
+            names = [n for n in _PARAMETERS if n in missing or (n == "Signature" and not signature)]
+            faults = "".join(f"Authorization header requires '{name}' parameter. " for name in names)
             if b"x-amz-date" not in values and b"date" not in values:
                 faults += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
             digest = base64.b64encode(sha256(header).digest()).decode()
-            raise claim.incomplete(
-                f"{faults}(Hashed with SHA-256 and encoded with Base64) Authorization={digest}"
-            )
+            raise claim.incomplete(f"{faults}(Hashed with SHA-256 and encoded with Base64) Authorization={digest}")
         return authorization, signature.strip()
 
-    def _read_date(
-        self, values: Mapping[bytes, bytes], claim: _Claim
-    ) -> tuple[bytes, int, bytes]:
+    def _read_date(self, values: Mapping[bytes, bytes], claim: _Claim) -> tuple[bytes, int, bytes]:
         """The timestamp in basic format, the same as microseconds since the epoch, and the header that it came from."""
         name = b"x-amz-date" if b"x-amz-date" in values else b"date"
         text = values[name].strip()
@@ -368,14 +322,10 @@ class Verifier:
             )
         return *parsed, name
 
-    def _check_scope(
-        self, credential: list[bytes], timestamp: bytes, claim: _Claim
-    ) -> None:
+    def _check_scope(self, credential: list[bytes], timestamp: bytes, claim: _Claim) -> None:
         if len(credential) != 5:
             # AWS adds what it got; a secret put in the key id's place has slashes and would come back here, and be recorded.
-            raise claim.incomplete(
-                "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term"
-            )
+            raise claim.incomplete("Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term")
         _, date, region, service, terminator = credential
         faults = ""
         if claim.region is None:
@@ -398,17 +348,11 @@ def _read_headers(raw: RawRequest, claim: _Claim) -> dict[bytes, bytes]:
         names = [name for name, _ in raw.headers]
         for name in sorted(_ONCE):
             if names.count(name) > 1:
-                raise claim.incomplete(
-                    f"Header '{name.decode()}' must not be sent more than once."
-                )
+                raise claim.incomplete(f"Header '{name.decode()}' must not be sent more than once.")
     if b"?" in raw.target and b"x-amz-" in raw.target.partition(b"?")[2].lower():
         if b"authorization" in values:
-            raise claim.invalid(
-                "Found both 'X-Amz-Algorithm' as a query-string param and 'Authorization' as HTTP header."
-            )
-        raise claim.incomplete(
-            "Presigned URLs are not accepted. Send the signature in the Authorization header."
-        )
+            raise claim.invalid("Found both 'X-Amz-Algorithm' as a query-string param and 'Authorization' as HTTP header.")
+        raise claim.incomplete("Presigned URLs are not accepted. Send the signature in the Authorization header.")
     return values
 
 
@@ -422,17 +366,9 @@ def _parse_authorization(header: bytes) -> _Authorization:
     credential = found.get(b"Credential", b"").split(b"/")
     signed = found.get(b"SignedHeaders", b"")
     key_id = credential[0].decode() if _ACCESS_KEY_ID.fullmatch(credential[0]) else None
-    region = (
-        credential[2].decode()
-        if len(credential) > 2 and _REGION.fullmatch(credential[2])
-        else None
-    )
-    missing = tuple(
-        name for name in ("Credential", "SignedHeaders") if not found.get(name.encode())
-    )
-    return _Authorization(
-        algorithm, tuple(credential), tuple(signed.split(b";")), key_id, region, missing
-    )
+    region = credential[2].decode() if len(credential) > 2 and _REGION.fullmatch(credential[2]) else None
+    missing = tuple(name for name in ("Credential", "SignedHeaders") if not found.get(name.encode()))
+    return _Authorization(algorithm, tuple(credential), tuple(signed.split(b";")), key_id, region, missing)
 
 
 def _parse_time(text: bytes) -> tuple[bytes, int] | None:
@@ -445,9 +381,7 @@ def _parse_time(text: bytes) -> tuple[bytes, int] | None:
         numbers = [int(year), _MONTHS.get(month, 0), int(day), *map(int, clock)]
     try:
         year_number, month_number, day_number, hour, minute, second = numbers
-        moment = datetime(
-            year_number, month_number, day_number, hour, minute, second, tzinfo=UTC
-        )
+        moment = datetime(year_number, month_number, day_number, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
     moment_us = (moment - _EPOCH) // timedelta(microseconds=1)
@@ -460,13 +394,9 @@ def _check_skew(timestamp: bytes, sent_us: int, now_us: int, claim: _Claim) -> N
     sent, now = timestamp.decode(), _basic_time(now_us)
     if sent_us < now_us:
         edge = _basic_time(now_us - _SKEW_US)
-        raise claim.invalid(
-            f"Signature expired: {sent} is now earlier than {edge} ({now} - {MAX_SKEW_MIN} min.)"
-        )
+        raise claim.invalid(f"Signature expired: {sent} is now earlier than {edge} ({now} - {MAX_SKEW_MIN} min.)")
     edge = _basic_time(now_us + _SKEW_US)
-    raise claim.invalid(
-        f"Signature not yet current: {sent} is still later than {edge} ({now} + {MAX_SKEW_MIN} min.)"
-    )
+    raise claim.invalid(f"Signature not yet current: {sent} is still later than {edge} ({now} + {MAX_SKEW_MIN} min.)")
 
 
 def _check_signed(
@@ -476,18 +406,14 @@ def _check_signed(
     claim: _Claim,
 ) -> None:
     if b"host" not in signed:
-        raise claim.invalid(
-            "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization."
-        )
+        raise claim.invalid("'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.")
     required = [date_header, b"x-amz-target"]
     if b"x-amz-security-token" in values:
         required.append(b"x-amz-security-token")
     for name in required:
         if name not in signed:
             title = name.decode().title()
-            raise claim.invalid(
-                f"'{title}' must be a 'SignedHeader' in the AWS Authorization."
-            )
+            raise claim.invalid(f"'{title}' must be a 'SignedHeader' in the AWS Authorization.")
 
 
 def _hash_body(body: bytes, values: Mapping[bytes, bytes], claim: _Claim) -> str:
@@ -498,20 +424,14 @@ def _hash_body(body: bytes, values: Mapping[bytes, bytes], claim: _Claim) -> str
     return digest
 
 
-def _check_token(
-    caller: Caller, sent: bytes | None, now_us: int, claim: _Claim
-) -> None:
+def _check_token(caller: Caller, sent: bytes | None, now_us: int, claim: _Claim) -> None:
     token = caller.session_token
-    if (token is None) != (sent is None) or not hmac.compare_digest(
-        (token or "").encode(), sent or b""
-    ):
+    if (token is None) != (sent is None) or not hmac.compare_digest((token or "").encode(), sent or b""):
         raise claim.refuse(
             "UnrecognizedClientException",
             "The security token included in the request is invalid.",
         )
-    expires_us: int | None = getattr(
-        caller, "expires_us", None
-    )  # getattr: most callers' credentials have no end
+    expires_us: int | None = getattr(caller, "expires_us", None)  # getattr: most callers' credentials have no end
     if expires_us is not None and now_us >= expires_us:
         raise claim.refuse(
             "ExpiredTokenException",
@@ -526,9 +446,7 @@ def _basic_time(moment_us: int) -> str:
 def _echo(text: bytes) -> str:
     """What a client sent, fit to be told back: at most 64 characters, printable."""
     cut = text[:64].decode("latin-1")
-    return "".join(c if c.isprintable() else "?" for c in cut) + (
-        "…" if len(text) > 64 else ""
-    )
+    return "".join(c if c.isprintable() else "?" for c in cut) + ("…" if len(text) > 64 else "")
 
 
 class SeenSignatures:

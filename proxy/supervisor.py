@@ -103,9 +103,7 @@ class Supervisor:
             plan = WorkerPlan(settings, f"w{number}", port, syncing)
             argv = (sys.executable, "-m", "proxy.worker", plan.encode())
             self._workers.append(Child(plan.log, argv, self._changed.set))
-        self._sealer = Child(
-            "sealer", (sys.executable, "-m", "audit.sealer", str(settings.data)), self._changed.set
-        )
+        self._sealer = Child("sealer", (sys.executable, "-m", "audit.sealer", str(settings.data)), self._changed.set)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, OSError where it cannot start."""
@@ -160,8 +158,7 @@ class Supervisor:
         """Ready when every worker is: one that is not answers 503 to whoever reaches it."""
         ready = not self._stopping and all(child.status.ready for child in self._workers)
         children = {
-            child.name: {"ready": child.status.ready, "reason": child.status.reason}
-            for child in (*self._workers, self._sealer)
+            child.name: {"ready": child.status.ready, "reason": child.status.reason} for child in (*self._workers, self._sealer)
         }
         body = {"status": "ready" if ready else "not ready", "processes": children}
         return web.json_response(body, status=200 if ready else 503)

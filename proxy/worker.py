@@ -58,7 +58,12 @@ class WorkerPlan:
 
     def encode(self) -> str:
         """As an argument for the worker's process."""
-        document = {"settings": self.settings.model_dump(mode="json"), "log": self.log, "port": self.port, "syncing": self.syncing}
+        document = {
+            "settings": self.settings.model_dump(mode="json"),
+            "log": self.log,
+            "port": self.port,
+            "syncing": self.syncing,
+        }
         return orjson.dumps(document).decode()
 
     @classmethod
@@ -80,7 +85,7 @@ def main(encoded_plan: str) -> int:
 
 
 def _report(status: Status) -> None:
-    print(orjson.dumps(status).decode(), flush=True)  # noqa: T201 - standard output is the pipe to the supervisor
+    print(orjson.dumps(status).decode(), flush=True)
 
 
 def read_master_key(instance: Instance) -> bytes:

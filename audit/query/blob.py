@@ -12,7 +12,9 @@ from audit.errors import QueryError
 #: KMS returns at most 6,144 bytes for symmetric keys; a blob is refused beyond ten times that, it would be the data,
 #: not its key.
 MAX_BLOB_BYTES = 65_536
-ACCEPTED = "64 hex digits (a fingerprint), a CiphertextBlob in base64, a file with the blob (raw or base64), or - for standard input"
+ACCEPTED = (
+    "64 hex digits (a fingerprint), a CiphertextBlob in base64, a file with the blob (raw or base64), or - for standard input"
+)
 
 _FINGERPRINT = re.compile(rb"[0-9a-fA-F]{64}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{4,}={0,2}")
@@ -22,9 +24,7 @@ def fingerprint_of_text(text: str) -> str:
     """The fingerprint that the argument `text` means. Raises `QueryError`."""
     found = _from_text(text.encode())
     if found is None:
-        raise QueryError(
-            f"no file of that name, and neither a fingerprint nor base64: {text[:80]!r}; accepted: {ACCEPTED}"
-        )
+        raise QueryError(f"no file of that name, and neither a fingerprint nor base64: {text[:80]!r}; accepted: {ACCEPTED}")
     return found
 
 

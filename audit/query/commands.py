@@ -1,11 +1,12 @@
-"""The commands `query`, `trace` and `tail`: options to values, answers to the terminal; no decision about records is made here."""
+"""The commands `query`, `trace` and `tail`: options to values, answers to the terminal; no decision about records."""
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -53,20 +54,14 @@ Since = Annotated[
         rich_help_panel=_ASK,
     ),
 ]
-Until = Annotated[
-    str | None, typer.Option(help="Before this time, exclusive; a date is its first moment.", rich_help_panel=_ASK)
-]
+Until = Annotated[str | None, typer.Option(help="Before this time, exclusive; a date is its first moment.", rich_help_panel=_ASK)]
 Event = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Operation, such as Decrypt or 'GenerateDataKey*'; repeat for alternatives.", rich_help_panel=_ASK
-    ),
+    typer.Option(help="Operation, such as Decrypt or 'GenerateDataKey*'; repeat for alternatives.", rich_help_panel=_ASK),
 ]
 Key = Annotated[
     str | None,
-    typer.Option(
-        help="Key ARN, key id, alias/NAME or alias ARN: as resolved, or as the caller wrote it.", rich_help_panel=_ASK
-    ),
+    typer.Option(help="Key ARN, key id, alias/NAME or alias ARN: as resolved, or as the caller wrote it.", rich_help_panel=_ASK),
 ]
 Caller = Annotated[str | None, typer.Option(help="ARN or user name; * stands for any text.", rich_help_panel=_ASK)]
 AccessKey = Annotated[str | None, typer.Option(help="Access key id.", rich_help_panel=_ASK)]
@@ -79,9 +74,7 @@ Fingerprint = Annotated[
     typer.Option(help="SHA-256 (hex) of a CiphertextBlob; repeat for alternatives.", rich_help_panel=_ASK),
 ]
 Error = Annotated[str | None, typer.Option(help="Error code, any, or none.", rich_help_panel=_ASK)]
-Source = Annotated[
-    str | None, typer.Option(help="Source address, or network such as 10.0.0.0/8.", rich_help_panel=_ASK)
-]
+Source = Annotated[str | None, typer.Option(help="Source address, or network such as 10.0.0.0/8.", rich_help_panel=_ASK)]
 Phases = Annotated[
     list[PhaseName] | None,
     typer.Option("--phase", help="Only this phase; repeatable. Default: outcome and unknown.", rich_help_panel=_ASK),
@@ -117,9 +110,7 @@ def query(
     Exits 0 also where nothing matches; 1 where lines of the log were damaged, so that the answer may lack some.
     """
     with errors():
-        wanted = _filter(
-            since, until, event, key, caller, access_key, context, fingerprint, error, source, phase, intents
-        )
+        wanted = _filter(since, until, event, key, caller, access_key, context, fingerprint, error, source, phase, intents)
         with progress_bar("searching") as progress, search(data, [wanted], log=log, progress=progress) as result:
             progress.stop()
             records = result.records(newest=limit)
@@ -181,9 +172,7 @@ def tail(
 ) -> None:
     """Follow all logs as they are written; end with Ctrl-C."""
     with errors():
-        wanted = _filter(
-            None, None, event, key, caller, access_key, context, fingerprint, error, source, phase, intents
-        )
+        wanted = _filter(None, None, event, key, caller, access_key, context, fingerprint, error, source, phase, intents)
         console = render.make_console(sys.stdout)
         try:
             for news in follow(Follower(data, wanted, log), lines, _wait):
@@ -243,10 +232,6 @@ def _fingerprint(argument: str) -> str:
     except (FileNotFoundError, ValueError):
         return blob.fingerprint_of_text(argument)
     except OSError as error:
-        if len(argument) < 256:  # else no file's name, but the blob itself
+        if error.errno != errno.ENAMETOOLONG:
             raise
-        raise_from = blob.fingerprint_of_text(argument)
-        del error
-        return raise_from
-
-
+        return blob.fingerprint_of_text(argument)

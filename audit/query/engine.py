@@ -40,9 +40,7 @@ _THREADS = 2
 _MEMORY_LIMIT = "1GB"
 _FETCH_ROWS = 4_096
 _OPEN_FILES = 64
-_UNSOUND = (
-    """SELECT n FROM lines WHERE NOT (starts_with(line, '{') AND json_valid(line) AND contains(line, '"keytrail":{'))"""
-)
+_UNSOUND = """SELECT n FROM lines WHERE NOT (starts_with(line, '{') AND json_valid(line) AND contains(line, '"keytrail":{'))"""
 _IN_ORDER = "SELECT time, part, line, start, size FROM hits ORDER BY time, part, line"
 _NEWEST_IN_ORDER = "FROM (FROM hits ORDER BY time DESC, part DESC, line DESC LIMIT ?) ORDER BY time, part, line"
 _NO_RECORD = "JSON, but not a record of a keytrail log"
@@ -96,16 +94,12 @@ class Result:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._database.close()
         self._spill.cleanup()
 
 
-def search(
-    data: Path, filters: Sequence[Filter], *, log: str | None = None, progress: Progress | None = None
-) -> Result:
+def search(data: Path, filters: Sequence[Filter], *, log: str | None = None, progress: Progress | None = None) -> Result:
     """The records of all logs in the data folder (or of `log`) that match any of `filters`. Safe while the logs are
     written.
 

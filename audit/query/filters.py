@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from audit.errors import QueryError
@@ -102,15 +103,12 @@ class Filter:
             and extension(record).get("phase", Phase.OUTCOME.value) in {phase.value for phase in self.phases}
             and (not self.events or any(glob_matches(glob, record.get("eventName")) for glob in self.events))
             and (self.key is None or self.key.matches(record))
-            and (
-                self.caller is None
-                or any(glob_matches(self.caller, _identity(record, part)) for part in ("arn", "userName"))
-            )
+            and (self.caller is None or any(glob_matches(self.caller, _identity(record, part)) for part in ("arn", "userName")))
             and (self.access_key is None or _identity(record, "accessKeyId") == self.access_key)
             and all(_has_pair(record, key, value) for key, value in self.context)
             and (not self.fingerprints or not {*self.fingerprints}.isdisjoint(fingerprints(record)))
             and self._matches_error(record)
-            and (self.source is None or source_matches(self.source, record.get("sourceIPAddress")))
+            and (self.source is None or source_matches(self.source, _text(record, "sourceIPAddress")))
         )
 
     def _matches_error(self, record: Record) -> bool:
@@ -139,14 +137,13 @@ def network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
-        raise QueryError(
-            f"not a source: {text!r}; accepted: an address as recorded, or a network such as 10.0.0.0/8"
-        ) from error
+        raise QueryError(f"not a source: {text!r}; accepted: an address as recorded, or a network such as 10.0.0.0/8") from error
 
 
-def source_matches(wanted: str, source: object) -> bool:
+@lru_cache(maxsize=65_536)  # a scan asks again and again for the same few addresses
+def source_matches(wanted: str, source: str | None) -> bool:
     """Whether the recorded `source` is the address `wanted`, or lies in the network `wanted`."""
-    if "/" not in wanted or not isinstance(source, str):
+    if "/" not in wanted or source is None:
         return source == wanted
     try:
         address = ipaddress.ip_address(source)
@@ -169,9 +166,7 @@ def extension(record: Record) -> Record:
 
 def fingerprints(record: Record, *which: str) -> list[str]:
     """The fingerprints in `record`: of the request's blobs, then of the response's; or of `which` only."""
-    return [
-        text for name in which or ("fingerprintsIn", "fingerprintsOut") for text in extension(record).get(name) or ()
-    ]
+    return [text for name in which or ("fingerprintsIn", "fingerprintsOut") for text in extension(record).get(name) or ()]
 
 
 def resource_arns(record: Record) -> list[str]:
@@ -196,6 +191,11 @@ def contexts(record: Record) -> dict[str, dict[str, str]]:
 def _part(record: Record, name: str) -> Record:
     part = record.get(name)
     return part if isinstance(part, Mapping) else {}
+
+
+def _text(record: Record, name: str) -> str | None:
+    text = record.get(name)
+    return text if isinstance(text, str) else None
 
 
 def _identity(record: Record, name: str) -> object:

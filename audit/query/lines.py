@@ -37,11 +37,7 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        place = (
-            f"log {self.log}"
-            + (f", {self.segment}" if self.segment else "")
-            + (f", line {self.line}" if self.line else "")
-        )
+        place = f"log {self.log}" + (f", {self.segment}" if self.segment else "") + (f", line {self.line}" if self.line else "")
         return f"{place}: {self.reason}"
 
 

@@ -31,9 +31,7 @@ def clean(text: str) -> str:
     """`text` with what could command a terminal, or mislead its reader, as visible escapes."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        _escape(character) if unicodedata.category(character) in _UNPRINTABLE else character for character in text
-    )
+    return "".join(_escape(character) if unicodedata.category(character) in _UNPRINTABLE else character for character in text)
 
 
 def plain(text: str, style: str = "") -> Text:

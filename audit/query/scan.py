@@ -80,9 +80,7 @@ def find_logs(data: Path, only: str | None = None) -> tuple[list[str], list[Dama
     wanted = there | known if only is None else {only}
     if not wanted <= there | known:
         raise QueryError(f"no log {only!r} in {data}; there are: {', '.join(sorted(there | known))}")
-    missing = [
-        Damage(log, "", 0, "the log is listed in keytrail.json and is not there") for log in sorted(wanted - there)
-    ]
+    missing = [Damage(log, "", 0, "the log is listed in keytrail.json and is not there") for log in sorted(wanted - there)]
     return sorted(wanted & there), missing
 
 
@@ -146,9 +144,7 @@ def chunks(part: Part, damaged: list[Damage]) -> Iterator[Chunk]:
                 damaged.append(Damage(part.log, part.path.name, line, f"longer than {MAX_LINE_BYTES >> 20} MiB"))
                 offset, rest, skipping = offset + len(rest), b"", True
     if rest and not part.is_last:
-        damaged.append(
-            Damage(part.log, part.path.name, line, "cut off: no end of line, in a segment that is not the last")
-        )
+        damaged.append(Damage(part.log, part.path.name, line, "cut off: no end of line, in a segment that is not the last"))
 
 
 def _line_bounds(data: bytes) -> array[int]:

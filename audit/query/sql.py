@@ -36,6 +36,7 @@ class Question:
     _paths: list[str] = field(default_factory=list)
     _networks: list[tuple[str, str]] = field(default_factory=list)
     _texts: list[Texts] = field(default_factory=list)
+    _arns: str = "NULL"  # costs a second look at the JSON: only where a key is asked for
     _sieve: str = ""
     _condition: str = ""
 
@@ -52,19 +53,18 @@ class Question:
 
     @property
     def matching(self) -> str:
-        """SELECT n, stop, size, time, whole: the lines that match, and those (`whole` false) that are no records of a
-        log."""
+        """Selects n, stop, size, time, whole: the lines that match, and (`whole` false) those that are no records."""
         return f"""
             WITH candidate AS MATERIALIZED (FROM lines WHERE {self._sieve}),
             fields AS MATERIALIZED (
                 SELECT n, stop, size, json_extract_string(line, $paths::VARCHAR[]) AS x,
-                       json_extract_string(line, '$.resources[*].ARN') AS arns
+                       {self._arns} AS arns
                 FROM candidate),
             judged AS (
                 SELECT *, coalesce(regexp_full_match(x[1], '{TIME_FORMAT}') AND x[2] IS NOT NULL
                                    AND try_cast(x[3] AS BIGINT) IS NOT NULL, false) AS whole
                 FROM fields)
-            SELECT n, stop, size, x[1] AS time, whole FROM judged WHERE NOT whole OR ({self._condition})"""
+            SELECT n, stop, size, x[1] AS time, whole FROM judged WHERE NOT whole OR ({self._condition})"""  # noqa: S608  # built of constants and parameter names
 
     @property
     def source_sql(self) -> str | None:
@@ -103,9 +103,7 @@ class Question:
 
     def _condition_of(self, one: Filter) -> str:
         phases = self._bind(sorted(phase.value for phase in one.phases))
-        clauses = [
-            f"list_contains({phases}::VARCHAR[], coalesce({self._at(_EXTENSION + 'phase')}, '{Phase.OUTCOME.value}'))"
-        ]
+        clauses = [f"list_contains({phases}::VARCHAR[], coalesce({self._at(_EXTENSION + 'phase')}, '{Phase.OUTCOME.value}'))"]
         if one.since is not None:
             clauses.append(f"x[1] >= {self._bind(time_text(one.since))}")
         if one.until is not None:
@@ -134,6 +132,7 @@ class Question:
         return f"coalesce({self._at(pointer)} LIKE {self._bind(escaped)} ESCAPE '\\', false)"
 
     def _key(self, key: KeyName) -> str:
+        self._arns = "json_extract_string(line, '$.resources[*].ARN')"
         names = f"list_concat(arns, [{', '.join(self._at('/' + '/'.join(place)) for place in WRITTEN_KEYS)}])"
         ways = [f"list_contains({names}, {self._bind(key.text)})"]
         if key.suffix is not None:
@@ -147,9 +146,7 @@ class Question:
         # Each list comes as the text of a JSON array of hex digits, so that a quoted fingerprint stands in it or does
         # not.
         quoted = self._bind([f'"{fingerprint}"' for fingerprint in wanted])
-        lists = " || ".join(
-            f"coalesce({self._at(_EXTENSION + name)}, '')" for name in ("fingerprintsIn", "fingerprintsOut")
-        )
+        lists = " || ".join(f"coalesce({self._at(_EXTENSION + name)}, '')" for name in ("fingerprintsIn", "fingerprintsOut"))
         return f"len(list_filter({quoted}::VARCHAR[], text -> contains({lists}, text))) > 0"
 
     def _error(self, error: str) -> str:

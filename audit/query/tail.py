@@ -65,20 +65,14 @@ class Follower:
     def poll(self) -> list[News]:
         """What was added since the last call, in the order of time. Raises OSError."""
         news: list[News] = []
-        for name in (
-            [self._only]
-            if self._only
-            else sorted(path.name for path in (self._data / "log").iterdir() if path.is_dir())
-        ):
+        for name in [self._only] if self._only else sorted(path.name for path in (self._data / "log").iterdir() if path.is_dir()):
             position = self._positions.setdefault(name, _Position())
             segments = list_segments(self._data / "log" / name)
             while True:
                 if found := self._read(name, position):
                     news += found[1]
                     continue
-                later = [
-                    s for s in segments if position.segment is None or s.first_index > position.segment.first_index
-                ]
+                later = [s for s in segments if position.segment is None or s.first_index > position.segment.first_index]
                 if not later:
                     break
                 news += self._unfinished(name, position)
@@ -132,7 +126,5 @@ def follow(follower: Follower, lines: int, wait: Callable[[], None]) -> Iterator
 def _in_order(news: list[News]) -> list[News]:
     return sorted(
         news,
-        key=lambda one: (
-            (one.time, one.place) if isinstance(one, Found) else ("", Place(one.log, one.segment, one.line))
-        ),
+        key=lambda one: (one.time, one.place) if isinstance(one, Found) else ("", Place(one.log, one.segment, one.line)),
     )

@@ -54,9 +54,8 @@ def warn_of(damaged: Sequence[Damage]) -> int:
     """Name what was damaged on standard error; returns the exit code that it means."""
     if not damaged:
         return OK
-    note(
-        f"WARNING: {len(damaged)} damaged {'place' if len(damaged) == 1 else 'places'} in the log; the answer may lack records:"
-    )
+    places = "place" if len(damaged) == 1 else "places"
+    note(f"WARNING: {len(damaged)} damaged {places} in the log; the answer may lack records:")
     for one in damaged:
         note(f"  {one}")
     return FINDINGS
@@ -83,7 +82,7 @@ def errors() -> Iterator[None]:
         note(f"error: {error}")
         raise typer.Exit(FINDINGS) from error
     except BrokenPipeError as error:  # `keytrail query | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
         raise typer.Exit(OK) from error
     except (AuditError, OSError) as error:
         note(f"error: {error}")

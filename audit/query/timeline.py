@@ -37,16 +37,15 @@ def write_story(story: Story, console: Console) -> None:
 def _summary(story: Story) -> list[str]:
     made = [entry for entry in story.entries if entry.step is Step.MADE and story.fingerprint in entry.blobs_out]
     lines = [
-        f"made       {_moment(entry.time)} by {short_caller(entry.caller)}: {entry.event} under {_keys(entry)}{_under(entry)}"
+        f"made       {_moment(entry.time)} by {short_caller(entry.caller)}: {entry.event} under {_keys(entry)}"
+        + _context_of(entry)
         for entry in made
     ]
     if not made:
         lines.append("made       not by a GenerateDataKey or Encrypt call in these logs")
     related = len(story.blobs) - 1
     if related:
-        lines.append(
-            f"related    {related} more {_plural('blob', related)} with the same plaintext, by ReEncrypt; all are counted here"
-        )
+        lines.append(f"related    {related} more {_plural('blob', related)} with the same plaintext, by ReEncrypt; counted here")
     for step, label in (
         (Step.UNWRAPPED, "unwrapped"),
         (Step.REENCRYPTED, "re-encr."),
@@ -55,11 +54,9 @@ def _summary(story: Story) -> list[str]:
     ):
         count = story.count(step)
         if count.times:
-            callers = len(count.callers)
+            callers = f"{len(count.callers)} {_plural('caller', len(count.callers))}"
             span = f"first {_moment(count.first or '')}, last {_moment(count.last or '')}"
-            lines.append(
-                f"{label:10} {count.times} {_plural('time', count.times)} by {callers} {_plural('caller', callers)}: {span}"
-            )
+            lines.append(f"{label:10} {count.times} {_plural('time', count.times)} by {callers}: {span}")
         elif step in (Step.UNWRAPPED, Step.REFUSED):
             lines.append(f"{label:10} never in these logs")
     return lines
@@ -68,17 +65,13 @@ def _summary(story: Story) -> list[str]:
 def _not_found(story: Story) -> str:
     if story.interval is None:
         return "NOT FOUND: the logs hold no records."
-    return (
-        f"NOT FOUND: no call with this ciphertext is in the logs between {story.interval[0]} and {story.interval[1]}."
-    )
+    return f"NOT FOUND: no call with this ciphertext is in the logs between {story.interval[0]} and {story.interval[1]}."
 
 
 def _caveats(story: Story) -> list[str]:
     lines = []
     for log in story.coverage:
-        lines.append(
-            f"log {log.log} covers {log.first} to {log.last}" if log.first else f"log {log.log} holds no records"
-        )
+        lines.append(f"log {log.log} covers {log.first} to {log.last}" if log.first else f"log {log.log} holds no records")
     lines += [
         "unwrapped is not read: it says that the key was handed out, not what was done with it",
         "a caller that keeps an unwrapped key needs no further call; calls that bypass keytrail are not in these logs",
@@ -126,7 +119,7 @@ def _keys(entry: Entry) -> str:
     return " → ".join(dict.fromkeys(map(short_key, entry.keys))) or "an unknown key"
 
 
-def _under(entry: Entry) -> str:
+def _context_of(entry: Entry) -> str:
     return f", context {context_text(entry.context)}" if entry.context else ", without a context"
 
 

@@ -8,7 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 from audit.errors import QueryError
 
-ACCEPTED = "7d, 2h, 30m, 45s, 1w, '2 days ago', now, today, yesterday, 2026-01-31, 2026-01-31T08:30, 2026-01-31T08:30:00Z or +02:00"
+ACCEPTED = (
+    "7d, 2h, 30m, 45s, 1w, '2 days ago', now, today, yesterday, "
+    "2026-01-31, 2026-01-31T08:30, 2026-01-31T08:30:00Z, 2026-01-31T08:30:00+02:00"
+)
 
 _RELATIVE = re.compile(r"(\d{1,9})\s*([a-z]+?)(?:\s+ago)?", re.ASCII)
 _SECONDS = {

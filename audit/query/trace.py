@@ -218,11 +218,7 @@ def _timeline(collected: _Collected) -> tuple[Entry, ...]:
     """The uses in the order of time, with what happened to their keys from the first of them on."""
     uses = sorted(collected.entries.values(), key=lambda entry: (entry.time, entry.place))
     keys = {key for entry in uses for key in entry.keys}
-    about = [
-        entry
-        for entry in collected.key_entries
-        if uses and entry.time >= uses[0].time and not keys.isdisjoint(entry.keys)
-    ]
+    about = [entry for entry in collected.key_entries if uses and entry.time >= uses[0].time and not keys.isdisjoint(entry.keys)]
     return tuple(sorted([*uses, *about], key=lambda entry: (entry.time, entry.place)))
 
 

@@ -26,9 +26,7 @@ Check: TypeAlias = Callable[[Any, str, list[str]], Any]
 #: A shape or operation of the model; Any, because its description is JSON.
 Shape: TypeAlias = Mapping[str, Any]
 
-MAX_CONTEXT_BYTES = (
-    8192  # KMS developer guide, "Encryption context": keys and values together
-)
+MAX_CONTEXT_BYTES = 8192  # KMS developer guide, "Encryption context": keys and values together
 _ECHO_LIMIT = 256
 _MAX_TIME_S = 253_402_300_799  # the year 9999
 _UNLIMITED = 1 << 62
@@ -44,22 +42,14 @@ class ServiceModel:
         compiler = _Compiler(description["shapes"])
         self._checks: dict[str, Check] = {}
         for name, operation in description["operations"].items():
-            self._checks[name] = (
-                compiler.compile(operation["input"]["shape"])
-                if "input" in operation
-                else _no_members
-            )
+            self._checks[name] = compiler.compile(operation["input"]["shape"]) if "input" in operation else _no_members
 
     @classmethod
     def load(cls) -> ServiceModel:
         """The model that the installed botocore carries. Reads a file: once, at start."""
-        return cls(
-            botocore.loaders.create_loader().load_service_model("kms", "service-2")
-        )
+        return cls(botocore.loaders.create_loader().load_service_model("kms", "service-2"))
 
-    def validate(
-        self, operation_name: str, document: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def validate(self, operation_name: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """The members of a request that the model knows, blobs decoded to bytes.
 
         Raises SerializationException, ValidationException, or UnknownOperationException.
@@ -89,9 +79,7 @@ def _lower_camel(name: str) -> str:
 def _mismatch(value: Any, expected: str) -> KmsError:
     """AWS's words for a JSON value of the wrong kind; `expected` is what follows the kind, or the words for any scalar."""
     if type(value) is list:
-        return KmsError(
-            "SerializationException", "Start of list found where not expected"
-        )
+        return KmsError("SerializationException", "Start of list found where not expected")
     if isinstance(value, dict):
         return KmsError(
             "SerializationException",
@@ -100,9 +88,7 @@ def _mismatch(value: Any, expected: str) -> KmsError:
     if expected.startswith("Expected"):
         return KmsError("SerializationException", expected)
     kind = f"{value}_VALUE".upper() if type(value) is bool else _KINDS[type(value)]
-    return KmsError(
-        "SerializationException", f"{kind} can not be converted to {expected}"
-    )
+    return KmsError("SerializationException", f"{kind} can not be converted to {expected}")
 
 
 def _echo(value: Any, shown: bool) -> str:
@@ -110,17 +96,11 @@ def _echo(value: Any, shown: bool) -> str:
     if not shown:
         return "Value"
     text = f"[{', '.join(value)}]" if type(value) is list else str(value)
-    return (
-        f"Value '{text[:_ECHO_LIMIT]}…'"
-        if len(text) > _ECHO_LIMIT
-        else f"Value '{text}'"
-    )
+    return f"Value '{text[:_ECHO_LIMIT]}…'" if len(text) > _ECHO_LIMIT else f"Value '{text}'"
 
 
 def _fault(value: Any, shown: bool, path: str, constraint: str) -> str:
-    return (
-        f"{_echo(value, shown)} at '{path}' failed to satisfy constraint: {constraint}"
-    )
+    return f"{_echo(value, shown)} at '{path}' failed to satisfy constraint: {constraint}"
 
 
 def _at_most(what: str, limit: int) -> str:
@@ -148,16 +128,11 @@ class _Compiler:
     def _build(self, name: str, shape: Shape) -> Check:
         match shape["type"]:
             case "structure":
-                members = {
-                    m: (_lower_camel(m), self.compile(ref["shape"]))
-                    for m, ref in shape["members"].items()
-                }
+                members = {m: (_lower_camel(m), self.compile(ref["shape"])) for m, ref in shape["members"].items()}
                 return _structure(members, shape.get("required", ()))
             case "list":
                 element = shape["member"]["shape"]
-                return _list(
-                    shape, element, self._shapes[element], self.compile(element)
-                )
+                return _list(shape, element, self._shapes[element], self.compile(element))
             case "map" if name == _CONTEXT_SHAPE:
                 return _encryption_context()
             case "string":
@@ -171,18 +146,14 @@ class _Compiler:
             case "timestamp":
                 return _timestamp
             case other:
-                raise NotImplementedError(
-                    f"the service model's shape {name} is a {other}"
-                )
+                raise NotImplementedError(f"the service model's shape {name} is a {other}")
 
 
 def _is_shown(name: str, shape: Shape) -> bool:
     return not shape.get("sensitive", False) and name not in _SECRET_SHAPES
 
 
-def _structure(
-    members: Mapping[str, tuple[str, Check]], required: Sequence[str]
-) -> Check:
+def _structure(members: Mapping[str, tuple[str, Check]], required: Sequence[str]) -> Check:
     find = members.get
 
     def check(value: Any, path: str, faults: list[str]) -> dict[str, Any]:
@@ -192,15 +163,11 @@ def _structure(
         for name, item in value.items():
             member = find(name)
             if member is not None and item is not None:
-                result[name] = member[1](
-                    item, f"{path}.{member[0]}" if path else member[0], faults
-                )
+                result[name] = member[1](item, f"{path}.{member[0]}" if path else member[0], faults)
         for name in required:
             if name not in result:
                 missing = f"{path}.{members[name][0]}" if path else members[name][0]
-                faults.append(
-                    f"Value null at '{missing}' failed to satisfy constraint: Member must not be null"
-                )
+                faults.append(f"Value null at '{missing}' failed to satisfy constraint: Member must not be null")
         return result
 
     return check
@@ -210,24 +177,15 @@ def _list(shape: Shape, element: str, member_shape: Shape, member: Check) -> Che
     low, high = shape.get("min", 0), shape.get("max", _UNLIMITED)
     scalar = member_shape["type"] == "string"
     shown = scalar and _is_shown(element, member_shape)
-    element_rule = (
-        f"Member must satisfy constraint: [{', '.join(_string_rules(member_shape))}]"
-        if scalar
-        else ""
-    )
+    element_rule = f"Member must satisfy constraint: [{', '.join(_string_rules(member_shape))}]" if scalar else ""
 
     def check(value: Any, path: str, faults: list[str]) -> list[Any]:
         if type(value) is not list:
             raise _mismatch(value, "Expected list or null")
         items = [item for item in value if item is not None]
         inner: list[str] = [] if scalar else faults
-        result = [
-            member(item, f"{path}.{number}.member", inner)
-            for number, item in enumerate(items, 1)
-        ]
-        if (
-            scalar and inner
-        ):  # AWS reports a list of strings as a whole, a list of structures member by member
+        result = [member(item, f"{path}.{number}.member", inner) for number, item in enumerate(items, 1)]
+        if scalar and inner:  # AWS reports a list of strings as a whole, a list of structures member by member
             faults.append(_fault(items, shown, path, element_rule))
         if len(items) > high:
             faults.append(_fault(items, shown, path, _at_most("length", high)))
@@ -272,13 +230,9 @@ def _string_rules(shape: Shape) -> list[str]:
     if "min" in shape:
         rules.append(_at_least("length", shape["min"]))
     if "pattern" in shape:
-        rules.append(
-            f"Member must satisfy regular expression pattern: {shape['pattern']}"
-        )
+        rules.append(f"Member must satisfy regular expression pattern: {shape['pattern']}")
     if "enum" in shape:
-        rules.append(
-            f"Member must satisfy enum value set: [{', '.join(shape['enum'])}]"
-        )
+        rules.append(f"Member must satisfy enum value set: [{', '.join(shape['enum'])}]")
     return rules
 
 
@@ -286,9 +240,7 @@ def _string(shape: Shape, *, shown: bool) -> Check:
     low, high = shape.get("min", 0), shape.get("max", _UNLIMITED)
     values = frozenset(shape["enum"]) if "enum" in shape else None
     # Java's `matches`: the whole text, and \w, \d, \s are ASCII
-    matches = (
-        re.compile(shape["pattern"], re.ASCII).fullmatch if "pattern" in shape else None
-    )
+    matches = re.compile(shape["pattern"], re.ASCII).fullmatch if "pattern" in shape else None
     enum_rule = pattern_rule = ""
     for rule in _string_rules(shape):
         if "enum" in rule:
@@ -324,18 +276,10 @@ def _blob(shape: Shape) -> Check:
             raise _mismatch(value, "a Blob")
         try:
             content = binascii.a2b_base64(value, strict_mode=True)
-        except (
-            ValueError
-        ):  # binascii.Error, or not ASCII; AWS's words would echo the value
-            raise KmsError(
-                "SerializationException", "STRING_VALUE can not be converted to a Blob"
-            ) from None
+        except ValueError:  # binascii.Error, or not ASCII; AWS's words would echo the value
+            raise KmsError("SerializationException", "STRING_VALUE can not be converted to a Blob") from None
         if not low <= len(content) <= high:
-            rule = (
-                _at_most("length", high)
-                if len(content) > high
-                else _at_least("length", low)
-            )
+            rule = _at_most("length", high) if len(content) > high else _at_least("length", low)
             faults.append(_fault(None, False, path, rule))
         return content
 
@@ -366,8 +310,6 @@ def _boolean(value: Any, path: str, faults: list[str]) -> bool:
 
 def _timestamp(value: Any, path: str, faults: list[str]) -> float:
     """Seconds since the epoch."""
-    if (
-        type(value) is not int and type(value) is not float
-    ) or not 0 <= value <= _MAX_TIME_S:
+    if (type(value) is not int and type(value) is not float) or not 0 <= value <= _MAX_TIME_S:
         raise _mismatch(value, "a Timestamp")
     return float(value)

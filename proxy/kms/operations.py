@@ -9,26 +9,7 @@ Source: AWS KMS developer guide, "Logging AWS KMS API calls with CloudTrail"; th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A row of the table. `read_only` is CloudTrail's flag; `mutates` says that an intent is committed before the effect."""
-
-    name: str
-    mutates: bool = False
-    request: tuple[str, ...] = ()  # members recorded in requestParameters, where sent
-    response: tuple[str, ...] = ()  # members recorded in responseElements
-    ciphertexts_in: tuple[str, ...] = ()  # members fingerprinted
-    ciphertexts_out: tuple[str, ...] = ()
-    defaults: tuple[tuple[str, str], ...] = ()  # recorded also when not sent
-    key_members: tuple[str, ...] = ("KeyId",)  # members that name a key, in the order of `resources`
-    logs_key_arn: bool = False  # responseElements.keyId holds the key ARN, though the API returns none
-
-    @property
-    def read_only(self) -> bool:
-        return not self.mutates
+from proxy.domain import Operation
 
 
 def _reads(name: str, *request: str, key_members: tuple[str, ...] = ("KeyId",), out: tuple[str, ...] = ()) -> Operation:

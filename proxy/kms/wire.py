@@ -48,10 +48,7 @@ def check_content_type(value: bytes | None) -> None:
     AWS finds the protocol by this header, so a wrong one names no operation: HTTP 404 and an XML or JSON body, by service. Here it
     is 404 with the JSON body, which the SDKs read.
     """
-    if (
-        value is None
-        or value.partition(b";")[0].strip().lower() != CONTENT_TYPE.encode()
-    ):
+    if value is None or value.partition(b";")[0].strip().lower() != CONTENT_TYPE.encode():
         raise KmsError("UnknownOperationException", status=404)
 
 
@@ -60,27 +57,19 @@ def parse_body(body: bytes) -> dict[str, Any]:
     try:
         document = _DECODER.decode(body.decode())
         if b"\\u" in body:
-            orjson.loads(
-                body
-            )  # refuses lone surrogates, which no later step could encode
+            orjson.loads(body)  # refuses lone surrogates, which no later step could encode
     except (ValueError, RecursionError):
         raise KmsError("SerializationException") from None
     if type(document) is list:
-        raise KmsError(
-            "SerializationException", "Start of list found where not expected"
-        )
-    if type(document) is not dict or (
-        body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_too_deep(document)
-    ):
+        raise KmsError("SerializationException", "Start of list found where not expected")
+    if type(document) is not dict or (body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_too_deep(document)):
         raise KmsError("SerializationException")
     return document
 
 
 def encode_answer(members: Members) -> bytes:
     """The body of a successful answer: `bytes` become base64, times become epoch seconds."""
-    return orjson.dumps(
-        members, default=_encode_value, option=orjson.OPT_PASSTHROUGH_DATETIME
-    )
+    return orjson.dumps(members, default=_encode_value, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def encode_error(error: KmsError) -> bytes:

@@ -28,7 +28,13 @@ from proxy.domain import HttpFault, RawRequest, RawResponse
 _log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 32 << 10
 LINGER_S = 5.0
-_REASONS = {200: "OK", 400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large", 431: "Request Header Fields Too Large"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    431: "Request Header Fields Too Large",
+}
 _REASONS |= {500: "Internal Server Error", 503: "Service Unavailable"}
 _HEAD = (
     "HTTP/1.1 %d %s\r\nx-amzn-RequestId: %s\r\nDate: %s\r\nContent-Type: application/x-amz-json-1.1\r\n"

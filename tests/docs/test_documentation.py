@@ -19,9 +19,7 @@ from tests.docs.repository import ROOT, anchors, markdown_files, read_required, 
 
 # In pieces, so that this file does not hold what it forbids.
 REGISTRY_HOSTS = (".".join(("pypi", "org")), ".".join(("pythonhosted", "org")), ".".join(("registry", "npmjs", "org")))
-MACHINE_PATHS = tuple(
-    "/" + path for path in ("work/main", "work/shared", "work/.library", "opt/pypi", "opt/wheels", "root/")
-)
+MACHINE_PATHS = tuple("/" + path for path in ("work/main", "work/shared", "work/.library", "opt/pypi", "opt/wheels", "root/"))
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +70,7 @@ def _commands(command: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, 
 
 def test_the_changelog_has_this_version_and_its_date() -> None:
     version = tomllib.loads(read_required("pyproject.toml"))["project"]["version"]
-    heading = re.search(
-        rf"^## \[?{re.escape(version)}\]?\b.*?(\d{{4}}-\d\d-\d\d)", read_required("CHANGELOG.md"), re.MULTILINE
-    )
+    heading = re.search(rf"^## \[?{re.escape(version)}\]?\b.*?(\d{{4}}-\d\d-\d\d)", read_required("CHANGELOG.md"), re.MULTILINE)
     assert heading, f"CHANGELOG.md has no heading like `## [{version}] - YYYY-MM-DD`"
     date.fromisoformat(heading[1])
 
@@ -109,9 +105,7 @@ def _resolves(path: Path, target: str) -> bool:
 
 def test_every_guarantee_has_its_module_and_its_test() -> None:
     guarantees = re.findall(r"^(\d+)\. .+ — (\S+\.py) — (\S+\.py)$", audit.__doc__ or "", re.MULTILINE)
-    assert [int(number) for number, _, _ in guarantees] == [1, 2, 3, 4, 5], (
-        "audit/__init__.py: five lines `1. … — module — test`"
-    )
+    assert [int(number) for number, _, _ in guarantees] == [1, 2, 3, 4, 5], "audit/__init__.py: five lines `1. … — module — test`"
     for number, module, test in guarantees:
         assert module.startswith("audit/") and (ROOT / module).is_file(), f"guarantee {number}: {module} is missing"
         assert "def test_" in read_required(test), f"guarantee {number}: {test} has no test"

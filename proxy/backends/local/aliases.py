@@ -92,9 +92,7 @@ def _own_name(call: KmsCall) -> str:
             " https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html",
         )
     if name.startswith(RESERVED_ALIAS_PREFIX):
-        raise KmsError(
-            "InvalidAliasNameException", f"{name} begins with {RESERVED_ALIAS_PREFIX}, which is reserved for AWS"
-        )
+        raise KmsError("InvalidAliasNameException", f"{name} begins with {RESERVED_ALIAS_PREFIX}, which is reserved for AWS")
     if not is_alias_name(name):
         raise KmsError("InvalidAliasNameException", f"{name} contains invalid characters for an alias")
     return name

@@ -59,9 +59,7 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(
-        self, store: SealedStore, account_id: str, clock: Callable[[], float], random: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, store: SealedStore, account_id: str, clock: Callable[[], float], random: Callable[[int], bytes]) -> None:
         self._store = store
         self._around = Surroundings(account_id, clock, random)
         self._tables = KeyTables(store)

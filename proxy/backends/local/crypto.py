@@ -120,9 +120,7 @@ def parse(blob: bytes) -> Ciphertext | None:
     if blob[_BOUND_BYTES:iv_at] != before_iv or blob[iv_at + IV_BYTES : content_at] != after_iv:
         return None
     bound = blob[:_BOUND_BYTES]
-    return Ciphertext(
-        bound[_ID_AT:_MARK_AT], bound, bound[_NONCE_AT:], blob[iv_at : iv_at + IV_BYTES], blob[content_at:]
-    )
+    return Ciphertext(bound[_ID_AT:_MARK_AT], bound, bound[_NONCE_AT:], blob[iv_at : iv_at + IV_BYTES], blob[content_at:])
 
 
 def decrypt(material: Material, ciphertext: Ciphertext, context: bytes) -> bytes | None:

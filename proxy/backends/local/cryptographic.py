@@ -46,9 +46,7 @@ def _data_key(around: Surroundings, tables: KeyTables, call: KmsCall) -> tuple[K
     check_usable(key)
     random = around.random(size_bytes + SALT_BYTES)
     plaintext = random[SALT_BYTES:]
-    blob = encrypt(
-        key.current.material, plaintext, encode_context(parameters.get("EncryptionContext")), random[:SALT_BYTES]
-    )
+    blob = encrypt(key.current.material, plaintext, encode_context(parameters.get("EncryptionContext")), random[:SALT_BYTES])
     _stop_dry_run(call, key.meant)
     return key, plaintext, blob
 
@@ -113,9 +111,7 @@ def re_encrypt(around: Surroundings, tables: KeyTables, call: KmsCall) -> Answer
 def generate_random(around: Surroundings, tables: KeyTables, call: KmsCall) -> Answer:
     _refuse_recipient(call)
     if "CustomKeyStoreId" in call.parameters:
-        raise KmsError(
-            "CustomKeyStoreNotFoundException", f"There is no key store {call.parameters['CustomKeyStoreId']}."
-        )
+        raise KmsError("CustomKeyStoreNotFoundException", f"There is no key store {call.parameters['CustomKeyStoreId']}.")
     size = call.parameters.get("NumberOfBytes")
     if size is None:
         raise KmsError("ValidationException", "NumberOfBytes is required.")

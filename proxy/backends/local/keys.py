@@ -95,9 +95,7 @@ class KeyView(Protocol):
     def find_alias(self, region: str, name: str) -> Alias | None: ...
 
 
-def new_key_body(
-    material_id: str, created_s: float, account_id: str, description: str, tags: Mapping[str, str]
-) -> Body:
+def new_key_body(material_id: str, created_s: float, account_id: str, description: str, tags: Mapping[str, str]) -> Body:
     """The row of a new symmetric key; its secret is the material (of several versions: one after another)."""
     return {
         "account": account_id,

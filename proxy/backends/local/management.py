@@ -34,8 +34,7 @@ def create_key(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answe
     if "KeySpec" in parameters and "CustomerMasterKeySpec" in parameters:
         raise KmsError(
             "ValidationException",
-            "You cannot specify KeySpec and CustomerMasterKeySpec in the same request."
-            " CustomerMasterKeySpec is deprecated.",
+            "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.",
         )
     for member, only in _ONLY:
         if parameters.get(member, only) != only:

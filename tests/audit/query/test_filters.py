@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit.errors import QueryError
 from audit.query.engine import search
-from audit.query.filters import Filter, KeyName, parse_pair, source_matches
+from audit.query.filters import Filter, KeyName, contexts, parse_pair, source_matches
 from audit.record import Phase
 from tests.audit.query.builder import KEY_A, KEY_B, LogBuilder, at, fingerprint, placed, record
 
@@ -217,9 +217,23 @@ def _one_condition(draw: st.DrawFn) -> Filter:
     return Filter(phases=frozenset(Phase), **{name: getattr(whole, name) for name in names})
 
 
+@st.composite
+def _records_and_filters(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Filter]]:
+    """Records, and filters of which many are about something that stands in one of them."""
+    records = draw(st.lists(_records(), min_size=1, max_size=12))
+    pairs = [pair for one in records for context in contexts(one).values() for pair in context.items()]
+    filters = draw(st.lists(_FILTERS | _one_condition(), min_size=1, max_size=2))
+    is_about_a_context: bool = draw(st.booleans())
+    if pairs and is_about_a_context:
+        wanted: list[tuple[str, str]] = draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=2))
+        filters = [Filter(context=tuple(wanted), phases=frozenset(Phase))]
+    return records, filters
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_records(), min_size=1, max_size=12), st.lists(_FILTERS | _one_condition(), min_size=1, max_size=2))
-def test_the_engine_finds_what_the_predicate_says(records: list[dict[str, Any]], filters: list[Filter]) -> None:
+@given(_records_and_filters())
+def test_the_engine_finds_what_the_predicate_says(asked: tuple[list[dict[str, Any]], list[Filter]]) -> None:
+    records, filters = asked
     with tempfile.TemporaryDirectory() as folder:
         log = LogBuilder(Path(folder))
         for content in records:

@@ -117,9 +117,7 @@ def test_a_key_has_at_most_fifty_aliases(world: World) -> None:
 
 def test_tags_are_added_changed_listed_and_removed(world: World) -> None:
     key = world.new_key(Tags=[{"TagKey": "b", "TagValue": "1"}])
-    answer = world.ask(
-        "TagResource", KeyId=key, Tags=[{"TagKey": "a", "TagValue": ""}, {"TagKey": "b", "TagValue": "2"}]
-    )
+    answer = world.ask("TagResource", KeyId=key, Tags=[{"TagKey": "a", "TagValue": ""}, {"TagKey": "b", "TagValue": "2"}])
     assert (answer.members, answer.keys) == ({}, (KeyUse(arn_of(key), ACCOUNT),))
     first = world("ListResourceTags", KeyId=key, Limit=1)
     assert (first["Tags"], first["Truncated"]) == ([{"TagKey": "a", "TagValue": ""}], True)

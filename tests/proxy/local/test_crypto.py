@@ -30,9 +30,7 @@ def opened(material: Material, blob: bytes, context: dict[str, str]) -> bytes | 
 
 def test_the_content_key_is_kbkdf_of_the_nonce() -> None:
     nonce = os.urandom(16)
-    reference = KBKDFHMAC(
-        SHA256(), Mode.CounterMode, 32, 4, 4, CounterLocation.BeforeFixed, b"keytrail/data-key/1", nonce, None
-    )
+    reference = KBKDFHMAC(SHA256(), Mode.CounterMode, 32, 4, 4, CounterLocation.BeforeFixed, b"keytrail/data-key/1", nonce, None)
     assert MATERIAL.content_key(nonce) == reference.derive(SECRET)
 
 

@@ -86,9 +86,7 @@ def test_encrypt_takes_all_four_forms_and_answers_with_the_arn(world: World) -> 
         (arn_of(UNKNOWN, "eu-west-1"), "Invalid arn eu-west-1"),
     ],
 )
-@pytest.mark.parametrize(
-    "operation", ["Encrypt", "Decrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "DescribeKey"]
-)
+@pytest.mark.parametrize("operation", ["Encrypt", "Decrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "DescribeKey"])
 def test_keys_that_are_not_there(world: World, operation: str, key_id: str, message: str) -> None:
     blob = world("Encrypt", KeyId=world.new_key(), Plaintext=b"x")["CiphertextBlob"]
     parameters = {"Encrypt": {"Plaintext": b"x"}, "Decrypt": {"CiphertextBlob": blob}}.get(operation, {})
@@ -114,12 +112,8 @@ def test_a_key_of_one_region_is_none_of_another(world: World) -> None:
     assert world.refused("Decrypt", CiphertextBlob=made["CiphertextBlob"]).code == "AccessDeniedException"
 
 
-@pytest.mark.parametrize(
-    "context", [None, {}, {"tenant": "acme"}, {**CONTEXT, "x": ""}, {"tenant": "ACME", "purpose": "backup"}]
-)
-def test_a_wrong_context_is_refused_without_a_word_and_the_key_is_recorded(
-    world: World, context: dict[str, str] | None
-) -> None:
+@pytest.mark.parametrize("context", [None, {}, {"tenant": "acme"}, {**CONTEXT, "x": ""}, {"tenant": "ACME", "purpose": "backup"}])
+def test_a_wrong_context_is_refused_without_a_word_and_the_key_is_recorded(world: World, context: dict[str, str] | None) -> None:
     key = world.new_key()
     blob = world("Encrypt", KeyId=key, Plaintext=b"x", EncryptionContext=CONTEXT)["CiphertextBlob"]
     sent: dict[str, Any] = {} if context is None else {"EncryptionContext": context}
@@ -284,6 +278,4 @@ def test_random_bytes(world: World) -> None:
     assert answer.members["Plaintext"] != world("GenerateRandom", NumberOfBytes=1024)["Plaintext"]
     refusal = world.refused("GenerateRandom")
     assert (refusal.code, refusal.message) == ("ValidationException", "NumberOfBytes is required.")
-    assert world.refused("GenerateRandom", NumberOfBytes=1, CustomKeyStoreId="cks-1").code == (
-        "CustomKeyStoreNotFoundException"
-    )
+    assert world.refused("GenerateRandom", NumberOfBytes=1, CustomKeyStoreId="cks-1").code == ("CustomKeyStoreNotFoundException")

@@ -30,6 +30,22 @@ def test_a_change_of_one_worker_is_seen_by_the_next_call_on_the_other(pair: tupl
     assert other.refused("Decrypt", CiphertextBlob=blob).code == "KMSInvalidStateException"
 
 
+def test_lists_follow_every_change(pair: tuple[World, World]) -> None:
+    one, other = pair
+    keys: list[str] = []
+    names: list[str] = []
+    for number in (2, 1, 3):
+        keys.append(one.new_key())
+        names.append(f"alias/{number}")
+        one("CreateAlias", AliasName=names[-1], TargetKeyId=keys[0])
+        for world in pair:
+            assert [key["KeyId"] for key in world("ListKeys")["Keys"]] == sorted(keys)
+            assert [alias["AliasName"] for alias in world("ListAliases")["Aliases"]] == sorted(names)
+    other("DeleteAlias", AliasName=names.pop())
+    for world in pair:
+        assert [alias["AliasName"] for alias in world("ListAliases")["Aliases"]] == sorted(names)
+
+
 def test_changes_are_checked_against_the_database_not_against_what_a_worker_last_saw(
     pair: tuple[World, World], monkeypatch: pytest.MonkeyPatch
 ) -> None:

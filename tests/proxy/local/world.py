@@ -18,9 +18,7 @@ ACCOUNT = "111122223333"
 REGION = "us-east-1"
 MASTER_KEY = bytes(range(32))
 INSTANCE = "0123456789abcdef"
-ALICE = Principal(
-    "IAMUser", f"arn:aws:iam::{ACCOUNT}:user/alice", ACCOUNT, "AKIAIOSFODNN7EXAMPLE", "AIDAEXAMPLE", "alice"
-)
+ALICE = Principal("IAMUser", f"arn:aws:iam::{ACCOUNT}:user/alice", ACCOUNT, "AKIAIOSFODNN7EXAMPLE", "AIDAEXAMPLE", "alice")
 START_S = 1_700_000_000.0
 
 

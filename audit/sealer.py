@@ -1,0 +1,314 @@
+"""The sealer: follows the logs of an instance, and signs what their trees are. A process of its own, `python -m audit.sealer DATA`.
+
+It reads only what a log's mark says is durable, so it never signs for a record that a power cut could take back. For each log, a
+step goes: hash the new lines → `leaves` (synced) → refuse if this tree contradicts what was signed → `history` (synced) → `latest`.
+The last note in `history` is what was signed; everything else is derived from it and from the segments, so a crash between any
+two of these leaves nothing that the next start does not mend. `frontier` only saves time at start.
+
+It signs every two seconds while there is something new, at once when a segment has been closed, and when it ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import re
+import select
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from audit import durable
+from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, split_notes
+from audit.errors import AuditError, CheckpointInvalid, LogIncident
+from audit.instance import Instance
+from audit.merkle import HASH_BYTES, Frontier
+from audit.segments import list_segments, read_mark
+
+INTERVAL_S = 2.0
+_LOOK_S = 0.25  # how often it looks whether a segment was closed
+_CHUNK_BYTES = 1 << 20
+_HISTORY_TAIL_BYTES = 16 << 10
+_SIGNATURE_LINE = re.compile(rb"^\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
+
+
+def create_key(instance: Instance) -> None:
+    """Make the signing key of `instance` (0600, PEM) and its public part; durable when this returns. Raises FileExistsError."""
+    key = Ed25519PrivateKey.generate()
+    durable.create(instance.sealer_key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    durable.create(instance.sealer_public_key, base64.b64encode(key.public_key().public_bytes_raw()) + b"\n", mode=0o644)
+
+
+def verifier_keys(instance: Instance) -> dict[str, VerifierKey]:
+    """The verifier key of each log, from the public key in the data folder. Raises `CheckpointInvalid`, OSError."""
+    path = instance.sealer_public_key
+    try:
+        public_key = base64.b64decode(path.read_bytes().strip(), validate=True)
+    except binascii.Error as error:
+        raise CheckpointInvalid(f"{path} is not base64") from error
+    if len(public_key) != 32:
+        raise CheckpointInvalid(f"{path} does not hold an Ed25519 public key")
+    return {log: VerifierKey(instance.origin(log), public_key) for log in instance.logs}
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """The signing key at `path`. Raises `CheckpointInvalid`, OSError; nothing of the key is in the message."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except ValueError as error:
+        raise CheckpointInvalid(f"{path} is not a private key in PEM") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CheckpointInvalid(f"{path} is not an Ed25519 key")
+    return key
+
+
+class LogSealer:
+    """Seals one log. `seal` is one step; a step that raised may be tried again. For one process and thread at a time.
+
+    Raises `LogIncident` where the log contradicts what was signed for it, `CheckpointInvalid` where the history is not by this key.
+    """
+
+    def __init__(self, log_folder: Path, checkpoint_folder: Path, origin: str, key: Ed25519PrivateKey) -> None:
+        self.log = log_folder.name
+        self._log_folder = log_folder
+        self._folder = checkpoint_folder
+        self._key = key
+        self._origin = origin
+        self._verifier = VerifierKey.of(origin, key)
+        self._signed = self._last_signed()
+        self._tree = self._restore()
+        self._segment, self._offset = self._locate(self._tree.size)
+
+    @property
+    def signed_size(self) -> int:
+        """The tree size that was signed last; 0 where nothing was."""
+        return self._signed.size if self._signed is not None else 0
+
+    @property
+    def segment(self) -> int:
+        """The first index of the segment that the last sealed record is in."""
+        return self._segment
+
+    def seal(self) -> Checkpoint | None:
+        """Sign for everything durable; durable itself when this returns. None where there is nothing new."""
+        mark = read_mark(self._log_folder)
+        records = mark.records if mark is not None else self.signed_size
+        if records < self.signed_size:
+            raise LogIncident(self.log, f"it has {records} records, but {self.signed_size} were signed for")
+        if records == self.signed_size:
+            return None
+        tree, segment, offset = self._tree.copy(), self._segment, self._offset
+        leaves = os.open(self._folder / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.lseek(leaves, tree.size * HASH_BYTES, os.SEEK_SET)
+            segment, offset = self._hash_new(tree, segment, offset, records, leaves)
+            os.ftruncate(leaves, tree.size * HASH_BYTES)
+            os.fdatasync(leaves)
+        finally:
+            os.close(leaves)
+        checkpoint = Checkpoint(self._origin, tree.size, tree.root())
+        note = sign(checkpoint, self._key)
+        self._append_to_history(note)
+        self._signed, self._tree, self._segment, self._offset = checkpoint, tree, segment, offset
+        _replace_derived(self._folder / "latest", note.encode())
+        state = {"size": tree.size, "subtrees": [root.hex() for root in tree.subtrees]}
+        _replace_derived(self._folder / "frontier", orjson.dumps(state))
+        return checkpoint
+
+    def _hash_new(self, tree: Frontier, segment: int, offset: int, records: int, leaves: int) -> tuple[int, int]:
+        """Grow `tree` to `records` leaves from the segments, and write the leaf hashes; gives where it got to."""
+        while tree.size < records:
+            path = next((s.path for s in list_segments(self._log_folder) if s.first_index == segment), None)
+            if path is None:
+                raise LogIncident(self.log, f"segment {segment} is gone")
+            with path.open("rb") as file:
+                file.seek(offset)
+                rest = b""
+                while tree.size < records and (chunk := file.read(_CHUNK_BYTES)):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    lines = lines[: records - tree.size]
+                    hashes = [sha256(b"\x00" + line).digest() for line in lines]
+                    for leaf in hashes:
+                        tree.append(leaf)
+                    offset += sum(map(len, lines)) + len(lines)
+                    durable.write_all(leaves, b"".join(hashes))
+            if tree.size < records:
+                if rest or tree.size <= segment:
+                    raise LogIncident(self.log, f"{path.name} ends before record {records - 1}, which its mark says is there")
+                segment, offset = tree.size, 0
+        return segment, offset
+
+    def _append_to_history(self, note: str) -> None:
+        path = self._folder / "history"
+        new = not path.exists()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            durable.write_all(fd, (note if new or not os.fstat(fd).st_size else "\n" + note).encode())
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        if new:
+            durable.sync_folder(self._folder)
+
+    def _last_signed(self) -> Checkpoint | None:
+        """The last whole note in `history`. What is torn behind it was never published, and is cut off."""
+        path = self._folder / "history"
+        if not path.exists():
+            return None
+        with path.open("r+b") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _HISTORY_TAIL_BYTES)
+            file.seek(start)
+            tail = file.read()
+            whole = max((match.end() for match in _SIGNATURE_LINE.finditer(tail)), default=0)
+            if whole < len(tail):
+                if start and not whole:
+                    raise CheckpointInvalid(f"{path} does not end in signed notes")
+                file.truncate(start + whole)
+                os.fsync(file.fileno())
+        notes = split_notes(tail[:whole].decode("utf-8", "replace"))
+        return open_checkpoint(notes[-1], self._verifier) if notes else None
+
+    def _restore(self) -> Frontier:
+        """The tree that was signed last: from `frontier`, or from `leaves`, or from the segments themselves."""
+        if self._signed is None:
+            return Frontier()
+        for source in (self._from_frontier, self._from_leaves, self._from_segments):
+            tree = source(self._signed.size)
+            if tree is not None and tree.size == self._signed.size and tree.root() == self._signed.root:
+                return tree
+        raise LogIncident(self.log, f"its first {self._signed.size} records are not those that were signed for")
+
+    def _from_frontier(self, size: int) -> Frontier | None:
+        with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, ValueError, TypeError):
+            state = orjson.loads((self._folder / "frontier").read_bytes())
+            return Frontier(state["size"], [bytes.fromhex(root) for root in state["subtrees"]])
+        return None
+
+    def _from_leaves(self, size: int) -> Frontier | None:
+        tree = Frontier()
+        with contextlib.suppress(OSError), (self._folder / "leaves").open("rb") as file:
+            while tree.size < size and len(leaf := file.read(HASH_BYTES)) == HASH_BYTES:
+                tree.append(leaf)
+        return tree
+
+    def _from_segments(self, size: int) -> Frontier:
+        tree = Frontier()
+        leaves = os.open(self._folder / "leaves", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            self._hash_new(tree, 0, 0, size, leaves)
+        finally:
+            os.close(leaves)
+        return tree
+
+    def _locate(self, size: int) -> tuple[int, int]:
+        """The segment and the byte in it at which record `size` begins."""
+        before = [segment for segment in list_segments(self._log_folder) if segment.first_index <= size]
+        if not before:
+            return 0, 0
+        last = before[-1]
+        offset = 0
+        with last.path.open("rb") as file:
+            for _ in range(size - last.first_index):
+                offset += len(file.readline())
+        return last.first_index, offset
+
+
+def _replace_derived(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all; not synced, since it can be made again from what is."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(data)
+    temporary.rename(path)
+
+
+@dataclass(frozen=True, slots=True)
+class SealerStatus:
+    """What the sealer reports to the supervisor, a JSON line a change."""
+
+    ready: bool
+    reason: str | None = None
+
+
+class Sealer:
+    """Seals every log of the instance in `data`, those that are made later too. `report` is told what goes wrong, and when it is over."""
+
+    def __init__(self, data: Path, report: Callable[[SealerStatus], None]) -> None:
+        self._data = data
+        self._report = report
+        self._key = load_key(Instance.load(data).sealer_key)
+        self._logs: dict[str, LogSealer] = {}
+        self._faults: dict[str, str] = {}
+        self._told: SealerStatus | None = None
+
+    def seal_all(self) -> None:
+        """One step for every log. A log that cannot be sealed is reported, and does not keep the others from it."""
+        faults = {}
+        instance = Instance.load(self._data)
+        for log in instance.logs:
+            try:
+                if log not in self._logs:
+                    folders = (instance.log_folder(log), instance.checkpoint_folder(log))
+                    self._logs[log] = LogSealer(*folders, instance.origin(log), self._key)
+                self._logs[log].seal()
+            except (AuditError, OSError) as error:
+                self._logs.pop(log, None)  # start again from what is on disk
+                faults[log] = str(error)
+        status = SealerStatus(not faults, "; ".join(faults.values()) or None)
+        if status != self._told:
+            self._told = status
+            self._report(status)
+
+    def has_closed_segment(self) -> bool:
+        """Whether a segment was closed since the last step."""
+        for log in self._logs.values():
+            mark = read_mark(log._log_folder)
+            if mark is not None and mark.segment > log.segment:
+                return True
+        return False
+
+    def run(self, stop: int) -> None:
+        """Seal until the file descriptor `stop` becomes readable; then once more."""
+        since_s = INTERVAL_S
+        while not select.select([stop], [], [], _LOOK_S)[0]:
+            since_s += _LOOK_S
+            if since_s >= INTERVAL_S or self.has_closed_segment():
+                self.seal_all()
+                since_s = 0.0
+        self.seal_all()
+
+
+def seal_once(instance: Instance) -> None:
+    """One step for each log of `instance`, for a command that is not followed by a sealer. Raises `AuditError`, OSError."""
+    key = load_key(instance.sealer_key)
+    for log in instance.logs:
+        LogSealer(instance.log_folder(log), instance.checkpoint_folder(log), instance.origin(log), key).seal()
+
+
+def main(data: str) -> int:
+    """The sealer's process: standard input ends when it should."""
+
+    def report(status: SealerStatus) -> None:
+        print(orjson.dumps(asdict(status)).decode(), flush=True)
+
+    try:
+        Sealer(Path(data), report).run(0)
+    except (AuditError, OSError) as error:
+        report(SealerStatus(ready=False, reason=str(error)))
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

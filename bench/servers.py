@@ -1,0 +1,128 @@
+"""The servers that are compared, each started for real, pinned to one core, and stopped by its process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+SERVER_CORE, LOAD_CORE = "0", "1"
+REGION = "us-east-1"
+_START_LIMIT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: its base URL, the credentials that it takes, and its first process."""
+
+    name: str
+    port: int
+    access_key: str
+    secret_key: str
+    pid: int
+
+    def client(self) -> Any:  # boto3's clients have no type of their own
+        """A boto3 KMS client for it."""
+        return boto3.client(
+            "kms",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            region_name=REGION,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+
+    def cpu_seconds(self) -> float:
+        """User and system time of all its processes so far."""
+        return sum(_cpu_ticks(pid) for pid in _tree(self.pid)) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> dict[int, int]:
+        """Resident memory of each of its processes."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        return {pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in _tree(self.pid)}
+
+
+@contextmanager
+def echo(port: int, folder: Path) -> Iterator[Server]:
+    """The aiohttp echo."""
+    with _started([sys.executable, "-m", "bench.echo", str(port)], port, folder, {}) as pid:
+        yield Server("aiohttp echo", port, "AKIAECHO", "secret", pid)
+
+
+@contextmanager
+def moto(port: int, folder: Path) -> Iterator[Server]:
+    """moto_server, with the key alias/demo."""
+    argv = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    with _started(argv, port, folder, {}) as pid:
+        server = Server("moto_server", port, "AKIAMOTO", "secret", pid)
+        client = server.client()
+        key_id = client.create_key()["KeyMetadata"]["KeyId"]
+        client.create_alias(AliasName="alias/demo", TargetKeyId=key_id)
+        yield server
+
+
+@contextmanager
+def keytrail(port: int, folder: Path, *, syncing: bool = True) -> Iterator[Server]:
+    """keytrail with one worker; without syncing only to tell what durability costs."""
+    command = os.environ.get("KT", str(Path(sys.executable).with_name("keytrail")))
+    data = folder / f"data-{port}"
+    environment = {
+        "KEYTRAIL_DATA": str(data),
+        "KEYTRAIL_LISTEN": f"127.0.0.1:{port}",
+        "KEYTRAIL_ADMIN_LISTEN": f"127.0.0.1:{port + 1}",
+    }
+    subprocess.run([command, "init"], env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
+    lines = (data / "credentials").read_text().splitlines()
+    access_key, secret_key = (line.partition(" = ")[2] for line in lines[1:3])
+    argv = [command, "serve"] if syncing else [command, "serve", "--without-syncing"]
+    with _started(argv, port, folder, environment) as pid:
+        yield Server("keytrail, durable" if syncing else "keytrail, not syncing", port, access_key, secret_key, pid)
+
+
+@contextmanager
+def _started(argv: list[str], port: int, folder: Path, environment: dict[str, str]) -> Iterator[int]:
+    with (folder / f"server-{port}.log").open("wb") as output:
+        process = subprocess.Popen(
+            ["taskset", "-c", SERVER_CORE, *argv], stdout=output, stderr=output, env={**os.environ, **environment}
+        )
+    try:
+        _wait_for(port, process)
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with exit code {process.returncode}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
+
+
+def _tree(pid: int) -> list[int]:
+    """`pid` and all its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _tree(int(child))
+    return found
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

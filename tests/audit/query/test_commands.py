@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from audit import cli
+from audit.query import commands
+from tests.audit.query.builder import KEY_A, LogBuilder, fingerprint
+
+BLOB = bytes(range(200)) * 2
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> LogBuilder:
+    log = LogBuilder(tmp_path)
+    log.add(1, "GenerateDataKey", blobs_out=["one"], context={"tenant": "acme"})
+    log.add(2, "Decrypt", user="bob", blobs_in=["one"], sourceIPAddress="10.9.0.1")
+    log.add(3, "DisableKey", phase="intent")
+    log.add(4, "Decrypt", user="eve", blobs_in=["one"], error="AccessDenied")
+    return log
+
+
+def run(log: LogBuilder, *arguments: str, stdin: bytes | None = None) -> Result:
+    top = typer.Typer()
+    cli.add_to(top)
+    return CliRunner().invoke(top, list(arguments), input=stdin, env={"KEYTRAIL_DATA": str(log.data), "COLUMNS": "200"})
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ([], [0, 1, 3]),
+        (["--intents"], [0, 1, 2, 3]),
+        (["--phase", "intent"], [2]),
+        (["--since", "2026-01-02T00:00:02Z", "--until", "2026-01-02T00:00:04"], [1]),
+        (["--until", "1h"], [0, 1, 3]),
+        (["--event", "GenerateDataKey*", "--event", "Encrypt"], [0]),
+        (["--key", KEY_A.rpartition("/")[2]], [0, 1, 3]),
+        (["--caller", "bob"], [1]),
+        (["--access-key", "AKIAEVE"], [3]),
+        (["--context", "tenant=acme"], [0]),
+        (["--fingerprint", fingerprint("one").upper(), "--error", "any"], [3]),
+        (["--source", "10.9.0.0/16"], [1]),
+        (["--log", "w0", "--limit", "1"], [3]),
+        (["--caller", "nobody"], []),
+    ],
+)
+def test_query_options(log: LogBuilder, options: list[str], lines: list[int]) -> None:
+    result = run(log, "query", "--format", "json", *options)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout_bytes.splitlines() == [log.lines[line] for line in lines]
+
+
+def test_query_as_table_and_csv(log: LogBuilder) -> None:
+    table = run(log, "query", "--caller", "*/eve")
+    assert "AccessDenied" in table.stdout
+    assert "1 record\n" in table.stderr
+    sheet = run(log, "query", "--caller", "*/eve", "--format", "csv")
+    assert sheet.stdout_bytes.count(b"\r\n") == 2
+    assert b"user/eve" in sheet.stdout_bytes
+
+
+def test_query_prints_the_answer_and_then_names_the_damage(log: LogBuilder) -> None:
+    log.raw(b"{\n")
+    result = run(log, "query", "--format", "json", "--caller", "bob")
+    assert result.exit_code == 1
+    assert result.stdout_bytes.splitlines() == [log.lines[1]]
+    assert f"log w0, {log.segment.name}, line 5: not JSON" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--since", "whenever"],
+        ["--context", "tenant"],
+        ["--fingerprint", "12"],
+        ["--source", "10.0.0.0/99"],
+        ["--log", "w9"],
+        ["--nonsense"],
+    ],
+)
+def test_what_is_asked_wrongly_is_usage(log: LogBuilder, options: list[str]) -> None:
+    result = run(log, "query", *options)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    if options != ["--nonsense"]:
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_what_cannot_be_read_is_io(log: LogBuilder) -> None:
+    log.segment.unlink()
+    log.segment.mkdir()
+    result = run(log, "query")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: ")
+
+
+def test_trace_by_text_file_and_standard_input(log: LogBuilder, tmp_path: Path) -> None:
+    log.add(
+        5,
+        "Decrypt",
+        blobs_in=["x"],
+        additionalEventData={"keytrail": {"phase": "outcome", "fingerprintsIn": [hashlib.sha256(BLOB).hexdigest()]}},
+    )
+    raw, text = tmp_path / "blob", tmp_path / "blob.b64"
+    raw.write_bytes(BLOB)
+    text.write_bytes(base64.encodebytes(BLOB))
+    ways = (base64.b64encode(BLOB).decode(), str(raw), str(text), "-", hashlib.sha256(BLOB).hexdigest())
+    results = [run(log, "trace", way, stdin=BLOB) for way in ways]
+    assert [result.exit_code for result in results] == [0] * len(ways)
+    assert len({result.stdout for result in results}) == 1
+    assert "unwrapped  1 time by 1 caller" in results[0].stdout
+
+
+def test_trace_as_json(log: LogBuilder) -> None:
+    result = run(log, "trace", "--json", fingerprint("one"))
+    story = json.loads(result.stdout)
+    assert [entry["step"] for entry in story["entries"]] == ["made", "unwrapped", "refused"]
+    assert story["counts"]["refused"]["times"] == 1
+
+
+def test_trace_of_what_is_not_there(log: LogBuilder) -> None:
+    result = run(log, "trace", fingerprint("nowhere"))
+    assert result.exit_code == 1
+    assert "NOT FOUND" in result.stdout
+
+
+def test_trace_of_what_is_no_ciphertext(log: LogBuilder) -> None:
+    result = run(log, "trace", "no such file")
+    assert result.exit_code == 2
+    assert "accepted: 64 hex digits" in result.stderr
+
+
+def test_tail_prints_the_last_and_the_new_until_interrupted(log: LogBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter(range(2))
+
+    def wait() -> None:
+        if next(waits) == 1:
+            raise KeyboardInterrupt
+        log.add(5, "Decrypt", user="dora")
+        log.raw(b"{\n")
+
+    monkeypatch.setattr(commands, "_wait", wait)
+    result = run(log, "tail", "-n", "2", "--json")
+    assert result.exit_code == 0
+    assert result.stdout_bytes.splitlines() == [log.lines[1], log.lines[3], log.lines[4]]
+    assert "damaged: log w0" in result.stderr
+
+
+def test_tail_for_people(log: LogBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_wait", wait)
+    result = run(log, "tail", "--error", "any")
+    assert result.stdout.splitlines() == [
+        "2026-01-02T00:00:04.000Z  Decrypt  user/eve  AccessDenied  " + KEY_A.rpartition("/")[2]
+    ]
