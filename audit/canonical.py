@@ -10,6 +10,7 @@ Source: CloudTrail record contents (maxima), docs/log-format.md (the extension).
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -32,7 +33,12 @@ _IDENTITY_KEYS = (
 
 def timestamp(time_us: int) -> str:
     """`time_us` as ISO 8601 in UTC with microseconds: ``2026-01-02T03:04:05.000006Z``."""
-    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{_to_the_second(time_us // 1_000_000)}.{time_us % 1_000_000:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _to_the_second(time_s: int) -> str:
+    return (_EPOCH + timedelta(seconds=time_s)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def encode(record: AuditRecord, log: str, sequence: int) -> bytes:

@@ -16,7 +16,7 @@ from audit.instance import Instance
 from audit.query import commands
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.terminal import errors
-from audit.sealer import load_key, verifier_keys
+from audit.sealer import verifier_keys
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
 app.registered_commands += commands.app.registered_commands
@@ -53,9 +53,4 @@ def _latest_checkpoints(instance: Instance) -> str:
 
 
 def _verifier_keys(instance: Instance) -> str:
-    """One verifier key a log: those in ``sealer.pub``, else made from the public half of the sealer's key."""
-    try:
-        return (instance.data / "sealer.pub").read_text("utf-8")
-    except FileNotFoundError:
-        keys = verifier_keys(instance, load_key(instance.sealer_key))
-        return "".join(f"{key}\n" for key in keys.values())
+    return "".join(f"{key}\n" for key in verifier_keys(instance).values())

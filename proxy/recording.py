@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -28,13 +29,16 @@ _FREE_MAPS = ("EncryptionContext", "EncryptionContextSubset", "EncryptionContext
 GrantTokens = Literal["clear", "sha256"]
 
 
+UNKNOWN_OPERATION = Operation("UnknownOperation")
+
+
 @dataclass(slots=True)
 class Exchange:
     """What is known of a call so far; the pipeline fills it in as the call goes its way."""
 
     raw: RawRequest
     request_id: str
-    operation: Operation = field(default_factory=lambda: Operation("UnknownOperation"))
+    operation: Operation = UNKNOWN_OPERATION
     parameters: Members = field(default_factory=dict, repr=False)
     principal: Principal | None = None
     claimed_access_key_id: str | None = None
@@ -151,6 +155,7 @@ def fingerprints(members: Members, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1_024)
 def _identity(principal: Principal | None, claimed_access_key_id: str | None) -> UserIdentity:
     if principal is None:
         return UserIdentity("Unknown", access_key_id=claimed_access_key_id)
@@ -180,6 +185,7 @@ def _response_elements(operation: Operation, answer: Answer) -> dict[str, Any] |
     return elements or None
 
 
+@lru_cache(maxsize=1_024)
 def _lower_camel(name: str) -> str:
     return name[:1].lower() + name[1:]
 

@@ -11,6 +11,7 @@ import base64
 import binascii
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -175,9 +176,12 @@ async def _watch(log: AuditLog) -> None:
             _report(Status(ready=True))
 
 
+_random_bits = random.Random(os.urandom(32)).getrandbits
+
+
 def new_id() -> str:
-    """A random UUID (version 4), at half the price of the standard library's."""
-    digits = os.urandom(16).hex()
+    """A random UUID (version 4), at a third of the standard library's price. It has to be unique, and is no secret."""
+    digits = f"{_random_bits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
