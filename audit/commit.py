@@ -1,8 +1,8 @@
 """Commit before release: `AuditLog.commit` turns a record into a `Receipt` once the record is on disk.
 
-Group commit: the event loop's thread numbers and encodes records and queues them; one writer thread takes all that wait, writes
-them with one call and makes them durable with one fdatasync. There is no batching window: batches form by themselves while the
-disk is busy with the one before. Each waiter is woken alone, so that one that has gone away harms nobody.
+Group commit: the event loop's thread numbers and encodes records; at the end of each turn of the loop it hands all that wait to one
+writer thread, which writes them with one call and makes them durable with one fdatasync. There is no batching window: batches form
+by themselves while the disk is busy with the one before. Each waiter is woken alone, so that one that has gone away harms nobody.
 
 When the disk fails, every waiter gets `CommitFailed`, the log is poisoned, and `commit` refuses until `recover` has succeeded.
 """
@@ -15,7 +15,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from audit import canonical
 from audit.errors import AuditError, CommitFailed
@@ -25,7 +25,6 @@ from audit.segments import SegmentFolder, segment_name
 
 __all__ = ["AuditLog", "BlockingLog", "LogPlace", "Receipt"]
 
-_MAX_BATCH = 4_096
 _KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
 
 
@@ -72,6 +71,8 @@ class AuditLog:
     def __init__(self, place: LogPlace, loop: asyncio.AbstractEventLoop) -> None:
         self._place = place
         self._loop = loop
+        self._waiting: list[_Waiting] = []
+        self._closed = True
         self._start()
 
     @property
@@ -81,7 +82,7 @@ class AuditLog:
     @property
     def fault(self) -> str | None:
         """Why `commit` refuses; None while the log is healthy."""
-        return self._writer.poison
+        return self._writer.poison or ("the log is closed" if self._closed else None)
 
     def commit(self, record: AuditRecord) -> asyncio.Future[Receipt]:
         """Queue `record`; the future's result comes when it is durable. Records keep the order of these calls.
@@ -89,8 +90,8 @@ class AuditLog:
         Raises `CommitFailed`, at once or from the future: the record is then not known to be on disk, and what depends on it
         must not be released.
         """
-        if self._writer.poison is not None:
-            raise CommitFailed(self.name, self._writer.poison)
+        if (fault := self.fault) is not None:
+            raise CommitFailed(self.name, fault)
         line = canonical.encode(record, self.name, self._next)
         waiting = _Waiting(
             line,
@@ -100,38 +101,49 @@ class AuditLog:
             record.intent_id,
         )
         self._next += 1
-        self._queue.put(waiting)
+        if not self._waiting:
+            self._loop.call_soon(self._hand_over)
+        self._waiting.append(waiting)
         return waiting.future
 
     async def recover(self) -> None:
         """Open a poisoned log anew, with a new segment. Raises what opening raises; the log stays poisoned then."""
-        await asyncio.to_thread(self._stop)
+        await self.close()
         await asyncio.to_thread(self._start)
 
     async def close(self) -> None:
-        """Make durable what is queued, then let go of the log."""
-        await asyncio.to_thread(self._stop)
+        """Make durable what waits, then let go of the log; `commit` refuses from now on."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiting:
+            self._queue.put(self._waiting)
+            self._waiting = []
+        self._queue.put([])
+        await asyncio.to_thread(self._thread.join)
+        self._writer.close()
+        self._disk.release()
 
     def _start(self) -> None:
         self._disk, self._writer = _open(self._place)
         self._next = self._writer.records
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name=f"audit-{self.name}", daemon=True)
+        self._waiting = []
+        self._is_writing = False
+        self._queue: SimpleQueue[list[_Waiting]] = SimpleQueue()
+        self._thread: threading.Thread = threading.Thread(target=self._write, name=f"audit-{self.name}", daemon=True)
         self._thread.start()
-        self._stopped = False
+        self._closed = False
 
-    def _stop(self) -> None:
-        if self._stopped:
-            return
-        self._stopped = True
-        self._queue.put(None)
-        self._thread.join()
-        self._writer.close()
-        self._disk.release()
+    def _hand_over(self) -> None:
+        """Give the writer what waits, unless it has its hands full: then it is given the rest when it is done."""
+        if self._waiting and not self._is_writing:
+            self._is_writing = True
+            self._queue.put(self._waiting)
+            self._waiting = []
 
     def _write(self) -> None:
-        """The writer thread: take what waits, append it, let go of the waiters; until told to stop."""
-        while batch := _next_batch(self._queue):
+        """The writer thread: append each batch and let go of its waiters, until an empty one."""
+        while batch := self._queue.get():
             self._append(self._writer, batch)
 
     def _append(self, writer: LogWriter, batch: list[_Waiting]) -> None:
@@ -151,6 +163,8 @@ class AuditLog:
             return  # the loop is closed: nobody waits any more, and nothing was released
 
     def _release(self, batch: list[_Waiting], failure: str | None) -> None:
+        self._is_writing = False
+        self._hand_over()
         for entry in batch:
             if entry.future.done():
                 continue  # cancelled: its waiter has gone
@@ -158,23 +172,6 @@ class AuditLog:
                 entry.future.set_result(entry.receipt)
             else:
                 entry.future.set_exception(CommitFailed(self.name, failure))
-
-
-def _next_batch(queue: SimpleQueue[_Waiting | None]) -> list[_Waiting]:
-    """All that waits, in order; waits itself for the first. Empty when it is time to stop."""
-    batch: list[_Waiting] = []
-    entry = queue.get()
-    while entry is not None:
-        batch.append(entry)
-        if len(batch) == _MAX_BATCH:
-            return batch
-        try:
-            entry = queue.get_nowait()
-        except Empty:
-            return batch
-    if batch:
-        queue.put(None)  # stop, but not before this batch is written
-    return batch
 
 
 class BlockingLog:

@@ -1,7 +1,8 @@
-"""The sealer: follows the logs of an instance, and signs what their trees are. A process of its own, `python -m audit.sealer DATA`.
+"""The sealer: follows an instance's logs, and signs what their trees are. A process of its own, `python -m audit.sealer DATA`.
 
-It reads only what a log's mark says is durable, so it never signs for a record that a power cut could take back. For each log, a
-step goes: hash the new lines → `leaves` (synced) → refuse if this tree contradicts what was signed → `history` (synced) → `latest`.
+It reads only what a log's mark says is durable, so it never signs for a record that a power cut could take back. For each log,
+a step goes: hash the new lines → `leaves` (synced) → refuse if this tree contradicts what was signed → `history` (synced) →
+`latest`.
 The last note in `history` is what was signed; everything else is derived from it and from the segments, so a crash between any
 two of these leaves nothing that the next start does not mend. `frontier` only saves time at start.
 
@@ -36,7 +37,7 @@ from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, spl
 from audit.errors import AuditError, CheckpointInvalid, LogIncident
 from audit.instance import Instance
 from audit.merkle import HASH_BYTES, Frontier
-from audit.segments import list_segments, read_mark
+from audit.segments import list_segments, read_mark, segment_name
 
 INTERVAL_S = 2.0
 _LOOK_S = 0.25  # how often it looks whether a segment was closed
@@ -106,9 +107,11 @@ class LogSealer:
         """Sign for everything durable; durable itself when this returns. None where there is nothing new."""
         mark = read_mark(self._log_folder)
         records = mark.records if mark is not None else self.signed_size
+        if mark is None and not self._log_folder.is_dir():
+            raise LogIncident(self.log, f"{self._log_folder} has vanished")
         if records < self.signed_size:
-            raise LogIncident(self.log, f"it has {records} records, but {self.signed_size} were signed for")
-        if records == self.signed_size:
+            self._require_signed(records)
+        if records <= self.signed_size:
             return None
         tree, segment, offset = self._tree.copy(), self._segment, self._offset
         leaves = os.open(self._folder / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -127,6 +130,16 @@ class LogSealer:
         state = {"size": tree.size, "subtrees": [root.hex() for root in tree.subtrees]}
         _replace_derived(self._folder / "frontier", orjson.dumps(state))
         return checkpoint
+
+    def _require_signed(self, marked: int) -> None:
+        """The mark need not survive a power cut, so that it may be older than what was signed. Lines may not be missing."""
+        segment, offset = self._locate(self.signed_size - 1)
+        path = self._log_folder / segment_name(segment)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(offset)
+            if file.readline().endswith(b"\n"):
+                return
+        raise LogIncident(self.log, f"it has {marked} records by its mark, but {self.signed_size} were signed for")
 
     def _hash_new(self, tree: Frontier, segment: int, offset: int, records: int, leaves: int) -> tuple[int, int]:
         """Grow `tree` to `records` leaves from the segments, and write the leaf hashes; gives where it got to."""
@@ -167,19 +180,35 @@ class LogSealer:
         """The last whole note in `history`. What is torn behind it was never published, and is cut off."""
         path = self._folder / "history"
         if not path.exists():
+            self._mend_latest(None, "")
             return None
         with path.open("r+b") as file:
             start = max(0, file.seek(0, os.SEEK_END) - _HISTORY_TAIL_BYTES)
             file.seek(start)
             tail = file.read()
             whole = max((match.end() for match in _SIGNATURE_LINE.finditer(tail)), default=0)
+            if start and not whole:
+                raise CheckpointInvalid(f"{path} does not end in signed notes")
+            notes = split_notes(tail[:whole].decode("utf-8", "replace"))
+            signed = open_checkpoint(notes[-1], self._verifier) if notes else None
+            self._mend_latest(signed, notes[-1] if notes else "")
             if whole < len(tail):
-                if start and not whole:
-                    raise CheckpointInvalid(f"{path} does not end in signed notes")
                 file.truncate(start + whole)
                 os.fsync(file.fileno())
-        notes = split_notes(tail[:whole].decode("utf-8", "replace"))
-        return open_checkpoint(notes[-1], self._verifier) if notes else None
+        return signed
+
+    def _mend_latest(self, signed: Checkpoint | None, note: str) -> None:
+        """Make `latest` the last note of the history, which a crash may have kept from it. It is never ahead of the history."""
+        path = self._folder / "latest"
+        with contextlib.suppress(FileNotFoundError, CheckpointInvalid):  # torn by a power cut: it is not synced
+            latest = path.read_bytes().decode("utf-8", "replace")
+            if latest == note:
+                return
+            published = open_checkpoint(latest, self._verifier)
+            if signed is None or published.size > signed.size:
+                raise LogIncident(self.log, f"{published.size} records were signed for, but the history does not say so")
+        if signed is not None:
+            _replace_derived(path, note.encode())
 
     def _restore(self) -> Frontier:
         """The tree that was signed last: from `frontier`, or from `leaves`, or from the segments themselves."""
@@ -193,6 +222,8 @@ class LogSealer:
 
     def _from_frontier(self, size: int) -> Frontier | None:
         with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, ValueError, TypeError):
+            if (self._folder / "leaves").stat().st_size < size * HASH_BYTES:
+                return None
             state = orjson.loads((self._folder / "frontier").read_bytes())
             return Frontier(state["size"], [bytes.fromhex(root) for root in state["subtrees"]])
         return None
@@ -205,12 +236,19 @@ class LogSealer:
         return tree
 
     def _from_segments(self, size: int) -> Frontier:
+        """Makes `leaves` anew too; where the segments are not what was signed, the old one stays, to tell what differs."""
         tree = Frontier()
-        leaves = os.open(self._folder / "leaves", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        temporary = self._folder / "leaves.new"
+        leaves = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             self._hash_new(tree, 0, 0, size, leaves)
+            os.fsync(leaves)
         finally:
             os.close(leaves)
+        if self._signed is not None and tree.root() == self._signed.root:
+            temporary.rename(self._folder / "leaves")
+        else:
+            temporary.unlink()
         return tree
 
     def _locate(self, size: int) -> tuple[int, int]:

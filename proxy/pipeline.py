@@ -21,7 +21,7 @@ from proxy.kms import wire
 from proxy.kms.model import ServiceModel
 from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder, operation_name, plausible
-from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verifier
+from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verified, Verifier
 
 _log = logging.getLogger(__name__)
 _NOT_READY = KmsError("ServiceUnavailableException", "The audit log is not available; no call is answered.", status=503)
@@ -69,8 +69,8 @@ class Pipeline:
         try:
             outcome: Answer | KmsError
             try:
-                self._authenticate(exchange)
-                call = self._parse(exchange)
+                caller = self._authenticate(exchange)
+                call = self._parse(exchange, caller)
                 if call.operation.mutates:
                     exchange.intent_id = await self._commit_intent(exchange)
                 outcome = await self._backend.call(call)
@@ -86,7 +86,7 @@ class Pipeline:
             _log.exception("request %s: internal fault in %s", exchange.request_id, exchange.operation.name)
             return await self._record_fault(exchange)
 
-    def _authenticate(self, exchange: Exchange) -> None:
+    def _authenticate(self, exchange: Exchange) -> Verified:
         """Who is calling, and for which region. The operation is noted first, so that a refusal's record names it."""
         raw = exchange.raw
         claimed = wire.claimed_operation(raw.header(b"x-amz-target"))
@@ -103,10 +103,12 @@ class Pipeline:
         exchange.principal = verified.principal
         exchange.region = verified.region
         exchange.repeated_signature = self._seen.seen(verified.signature)
+        return verified
 
-    def _parse(self, exchange: Exchange) -> KmsCall:
+    def _parse(self, exchange: Exchange, caller: Verified) -> KmsCall:
         """What is asked, by the service model."""
-        raw, principal, region = exchange.raw, exchange.principal, exchange.region
+        raw = exchange.raw
+        wire.check_content_type(raw.header(b"content-type"))
         name = wire.parse_target(raw.header(b"x-amz-target"))
         document = wire.parse_body(raw.body)
         try:
@@ -114,7 +116,7 @@ class Pipeline:
         except KmsError:
             exchange.parameters = plausible(document)
             raise
-        return KmsCall(exchange.operation, region, principal, exchange.parameters, raw.received_us)
+        return KmsCall(exchange.operation, caller.region, caller.principal, exchange.parameters, raw.received_us)
 
     async def _commit_intent(self, exchange: Exchange) -> str:
         intent = self._recorder.intent(exchange)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -25,7 +24,6 @@ import httptools
 
 from proxy.domain import HttpFault, RawRequest, RawResponse
 
-_log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 32 << 10
 LINGER_S = 5.0
 _REASONS = {
@@ -110,7 +108,7 @@ class Connection(asyncio.Protocol):
     """One client connection. Callbacks come from the event loop (upper half) and from the parser that it feeds (lower half)."""
 
     def __init__(self, listener: Listener) -> None:
-        self.task: asyncio.Task[RawResponse] | None = None  # the call under way
+        self.task: asyncio.Task[None] | None = None  # the call under way
         self._listener = listener
         self._transport: asyncio.Transport
         self._peer = ""
@@ -186,24 +184,27 @@ class Connection(asyncio.Protocol):
         """Start the next call that waits, if none is under way; read on only while none waits."""
         if self._waiting and self.task is None and self._writable:
             self._answering = self._waiting.popleft()
-            self.task = self._listener.loop.create_task(self._listener.walk(self._answering.request))
-            self.task.add_done_callback(self._answered)
+            self.task = self._listener.loop.create_task(self._answer(self._answering.request))
         if not self._transport.is_closing():
             if self._waiting and self._transport.is_reading():
                 self._transport.pause_reading()
             elif not self._waiting and not self._transport.is_reading():
                 self._transport.resume_reading()
 
-    def _answered(self, task: asyncio.Task[RawResponse]) -> None:
-        self.task = None
-        if self._transport.is_closing():
-            return
-        if task.cancelled() or task.exception() is not None:
-            _log.error("a call ended without an answer", exc_info=None if task.cancelled() else task.exception())
-            self._transport.abort()
-            return
+    async def _answer(self, request: RawRequest) -> None:
+        try:
+            response = await self._listener.walk(request)
+        except BaseException:
+            self._transport.abort()  # no answer is better than a wrong one; `walk` itself raises nothing
+            raise
+        finally:
+            self.task = None
+        if not self._transport.is_closing():
+            self._send(response)
+
+    def _send(self, response: RawResponse) -> None:
         keep = bool(self._waiting) or not self._deaf
-        self._transport.write(self._encode(task.result(), keep))
+        self._transport.write(self._encode(response, keep))
         now = self._listener.loop.time()
         if keep:
             self._deadline = now + (

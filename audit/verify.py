@@ -1,0 +1,611 @@
+"""`keytrail verify`: what can be proved of an instance's logs, as a numbered checklist. The numbers are those of docs/verify.md.
+
+It only reads, while the proxy serves too: the checkpoints are taken first and the lines after them, so whatever was signed by
+then must be there, and what is being written meanwhile is no fault. Memory is bounded at any size: lines, history and leaf hashes
+are streamed.
+
+A step passes only where something was checked. A tree that does not come to its signed root is compared with `leaves`, which is
+believed only where it comes to that root itself: then the lines that differ are known one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from heapq import merge
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
+from audit.errors import CheckpointInvalid
+from audit.instance import Instance
+from audit.log import Mark
+from audit.merkle import HASH_BYTES, Frontier, leaf_hash
+from audit.sealer import verifier_keys
+from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
+
+Progress = Callable[[int, int], None]  # bytes read, bytes to read
+
+TITLES = {
+    1: "the log is there",
+    2: "its segments follow each other without a gap",
+    3: "every line is a record of this log, numbered densely",
+    4: "every checkpoint in the history is signed by the log's key, and each is larger than the one before",
+    5: "the tree over the lines has the root of every checkpoint in the history",
+    6: "`latest` is the last checkpoint of the history",
+    7: "every saved checkpoint is of this tree",
+    8: "every call that changes state has its outcome",
+    9: "the mark agrees with the lines",
+}
+_CHUNK_BYTES = 1 << 20
+_MAX_LINE_BYTES = 16 << 20
+_MAX_NOTE_BYTES = 1_000_000
+_MAX_FAULTS = 50  # of one step of one log; the rest is counted
+_MAX_OPEN_INTENTS = 100_000
+_MAX_GAP = 1_000_000  # records that a line's number may jump where nothing signed tells
+_SIGNATURE_PREFIX = "\u2014 ".encode()
+
+
+class Verdict(Enum):
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_CHECKED = "not-checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and where: file name of the segment and line in it from 1; "" and 0 where it is the log as a whole."""
+
+    step: int
+    log: str
+    segment: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        place = (f", {self.segment}" if self.segment else "") + (f", line {self.line}" if self.line else "")
+        return f"log {self.log}{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One numbered step, for one log. `passed` is never true of what was not checked."""
+
+    number: int
+    title: str
+    verdict: Verdict
+    detail: str
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is Verdict.PASSED
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """The steps of one log. Of its `records`, the first `sealed` are under a checkpoint of the history that agrees with them."""
+
+    log: str
+    steps: tuple[Step, ...]
+    faults: tuple[Fault, ...]
+    records: int
+    sealed: int
+
+    @property
+    def unsealed(self) -> int:
+        return self.records - self.sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    logs: tuple[LogReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed. What was not checked is in the steps."""
+        return all(step.verdict is not Verdict.FAILED for log in self.logs for step in log.steps)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return tuple(fault for log in self.logs for fault in log.faults)
+
+    def to_json(self) -> bytes:
+        logs = [
+            {**asdict(log), "unsealed": log.unsealed, "steps": [{**asdict(step), "passed": step.passed} for step in log.steps]}
+            for log in self.logs
+        ]
+        return orjson.dumps({"passed": self.passed, "logs": logs}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def verify(data: Path, keys: Iterable[VerifierKey] = (), saved: Iterable[str] = (), progress: Progress | None = None) -> Report:
+    """Verify every log of the instance in `data`.
+
+    `keys` are trusted instead of the public key in the data folder; `saved` are the texts of checkpoint files kept elsewhere, with
+    one or several notes each, of any of the logs. Raises `CheckpointInvalid` where one of those holds no checkpoint, `NoInstance`,
+    OSError.
+    """
+    trusted = {key.name: key for key in keys}
+    notes: dict[str, list[str]] = {}
+    for text in saved:
+        if not text.strip():
+            raise CheckpointInvalid("a saved file holds no checkpoint")
+        for note in split_notes(text):
+            notes.setdefault(claimed_checkpoint(note).origin, []).append(note)
+    found = {path.parent.name for pattern in ("log/*/*.jsonl", "checkpoints/*/history") for path in data.glob(pattern)}
+    instance = Instance.load(data)  # after the folders were listed: a log is listed there before anything is in it
+    origins = dict.fromkeys((*map(instance.origin, (*instance.logs, *sorted(found))), *trusted, *notes))
+    meter = _Meter(progress, sum(path.stat().st_size for path in data.glob("log/*/*.jsonl")))
+    return Report(tuple(_verify_log(instance, origin, trusted.get(origin), notes.get(origin, []), meter) for origin in origins))
+
+
+def _verify_log(instance: Instance, origin: str, key: VerifierKey | None, saved: list[str], meter: _Meter) -> LogReport:
+    check = _LogCheck(instance, origin, key, saved)
+    check.run(meter)
+    if check.never_sealed() and check.history_bytes():  # its first checkpoint came while the lines were read
+        check = _LogCheck(instance, origin, key, saved)
+        check.run(meter)
+    return check.report()
+
+
+class _Meter:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def add(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A genuine checkpoint that the tree over the lines has to come to."""
+
+    checkpoint: Checkpoint
+    step: int  # 5: from the history; 7: saved
+    name: str
+
+
+class _LogCheck:
+    """The steps of one log in one pass over its lines."""
+
+    def __init__(self, instance: Instance, origin: str, key: VerifierKey | None, saved: list[str]) -> None:
+        name = origin.removeprefix(instance.origin(""))
+        self._is_foreign = name == origin or "/" in name or name in {"", ".", ".."}  # no folder here can be meant
+        self._log = origin if self._is_foreign else name
+        self._listed = name in instance.logs and not self._is_foreign
+        self._folder = instance.log_folder(name)
+        self._checkpoints = instance.checkpoint_folder(name)
+        self._saved, self._key_given = saved, key is not None
+        self._verifier = key or _key_in_data_folder(instance, origin)
+        self._faults: dict[int, list[Fault]] = {number: [] for number in TITLES}
+        self._fault_count = dict.fromkeys(TITLES, 0)
+        self._compared = {5: 0, 7: 0}
+        self._notes = self._settled_notes = 0
+        self._latest: str | None = None
+        self._latest_at: int | None = None
+        self._segments: list[Segment] = []
+        self._segment, self._line = "", 0  # where the reading is
+        self._records = self._lines = self._sealed = 0
+        self._read_bytes = self._tail_bytes = self._intents = 0
+        self._tree: Frontier | None = Frontier()
+        self._base = Frontier()  # the tree at the last target that agreed
+        self._leaves: BinaryIO | None = None
+        self._differing: list[tuple[int, str, int]] = []  # lines that are not as in `leaves`, since then
+        self._altered: tuple[int, str, int] | None = None  # the first place from which on nothing can agree any more
+        self._missing: list[tuple[int, int]] = []
+        self._open_intents: dict[str, tuple[str, int]] = {}
+        self._mark: Mark | None = None
+        self._mark_seen = False
+        self._being_written = False
+
+    def never_sealed(self) -> bool:
+        return self._records > 0 and not self._notes
+
+    def history_bytes(self) -> int:
+        history = self._checkpoints / "history"
+        return history.stat().st_size if not self._is_foreign and history.exists() else 0
+
+    def _fault(self, step: int, reason: str, segment: str = "", line: int = 0) -> None:
+        self._fault_count[step] += 1
+        if len(self._faults[step]) < _MAX_FAULTS:
+            self._faults[step].append(Fault(step, self._log, segment, line, reason))
+
+    def _fault_here(self, step: int, reason: str) -> None:
+        self._fault(step, reason, self._segment, self._line)
+
+    # --- the walk
+
+    def run(self, meter: _Meter) -> None:
+        """Checkpoints first, then lines. `latest` follows the history, so it is read between two looks at how far that goes."""
+        settled = self.history_bytes()
+        self._latest = _read_if_there(self._checkpoints / "latest") if settled else None
+        history = self._read_history(settled, self.history_bytes())
+        self._targets = iter(merge(history, self._read_saved(), key=lambda target: target.checkpoint.size))
+        self._target = next(self._targets, None)
+        self._look_at_folder()
+        leaves = self._checkpoints / "leaves"
+        self._leaves = leaves.open("rb") if settled and leaves.exists() else None
+        try:
+            self._compare_reached()
+            for segment in self._segments:
+                if not self._read_segment(segment, meter):
+                    break
+        finally:
+            if self._leaves is not None:
+                self._leaves.close()
+        self._require_the_rest()
+        self._look_at_latest()
+        self._look_at_intents()
+
+    def _look_at_folder(self) -> None:
+        if self._is_foreign or not (self._folder.is_dir() or self._checkpoints.is_dir()):
+            self._fault(1, "its folders have vanished" if self._listed else "this instance has no such log")
+            return
+        if not self._listed:
+            self._fault(1, "keytrail.json does not list it")
+        if not self._folder.is_dir():
+            self._fault(1, f"{self._folder} has vanished")
+            return
+        if (self._folder / "lock").exists():
+            self._being_written = is_being_written(self._folder)
+        else:
+            self._fault(1, f"{self._folder / 'lock'} has vanished")
+        self._mark = read_mark(self._folder)
+        self._segments = list_segments(self._folder)
+
+    def _read_segment(self, segment: Segment, meter: _Meter) -> bool:
+        """False where the lines end before the file does: what follows was never confirmed."""
+        self._segment, self._line = segment.path.name, 0
+        if segment.first_index > self._records:
+            self._fault_here(2, f"{_missing(self._records, segment.first_index)} before this segment")
+            self._skip_to(segment.first_index)
+        elif segment.first_index < self._records:
+            self._fault_here(2, f"its name says that it begins with record {segment.first_index}, but {self._records} comes next")
+        is_last = segment == self._segments[-1]
+        self._read_bytes, offset, rest = 0, 0, b""
+        with segment.path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                meter.add(len(chunk))
+                self._read_bytes += len(chunk)
+                *lines, rest = (rest + chunk).split(b"\n")
+                for text in lines:
+                    self._line += 1
+                    if not self._take(text, is_last):
+                        self._tail_bytes = segment.path.stat().st_size - offset
+                        return False
+                    offset += len(text) + 1
+                    if self._mark is not None and offset == self._mark.offset and segment.first_index == self._mark.segment:
+                        self._meet_mark(self._mark)
+                if len(rest) > _MAX_LINE_BYTES:
+                    break
+        if rest and is_last:
+            self._tail_bytes = len(rest)
+        elif rest:
+            self._line += 1
+            self._fault_here(3, "the line is not ended, and this is not the last segment")
+            self._alter()
+        return True
+
+    def _take(self, text: bytes, is_last: bool) -> bool:
+        """One line. False where it cannot be a line of this log and need not be: recovery will set it aside."""
+        leaf = leaf_hash(text)
+        log, sequence, event, extension = _read_place(text)
+        if log != self._log or sequence != self._records:
+            confirmed = self._mark.records if self._mark is not None else 0
+            if is_last and self._target is None and self._records >= confirmed and not self._altered:
+                return False
+            if not self._place(leaf, log, sequence):
+                return True
+        self._lines += 1
+        self._grow(leaf)
+        if extension.get("phase") == "intent":
+            self._intents += 1
+            if len(self._open_intents) < _MAX_OPEN_INTENTS:
+                self._open_intents[str(event)] = (self._segment, self._line)
+        elif "intent" in extension:
+            self._open_intents.pop(str(extension["intent"]), None)
+        return True
+
+    def _place(self, leaf: bytes, log: str | None, sequence: int) -> bool:
+        """Say what is wrong with the place of a line; whether it goes into the tree where the reading is."""
+        expected = self._records
+        if log != self._log:
+            what = "it is not a record of keytrail" if log is None else f"it is a record of the log {log!r:.60}"
+            self._fault_here(3, f"record {expected} should stand here: {what}")
+        elif sequence < expected:
+            if any(start <= sequence < end for start, end in self._missing):
+                self._fault_here(3, f"record {sequence} stands behind record {expected - 1}: out of order")
+            else:
+                self._fault_here(3, f"record {sequence} stands here a second time; record {expected} should")
+            self._alter()
+            return False
+        elif self._leaf_at(sequence) == leaf or (self._leaf_at(expected) is None and sequence - expected <= _MAX_GAP):
+            self._fault_here(3, f"{_missing(expected, sequence)}: here stands record {sequence}")
+            self._skip_to(sequence)
+        else:
+            self._fault_here(3, f"record {expected} should stand here: the line says that it is record {sequence}")
+        return True
+
+    def _alter(self) -> None:
+        """Here the sequence of lines departs from what was signed: no larger tree can be the one that was signed."""
+        self._altered = self._altered or (self._records, self._segment, self._line)
+
+    def _skip_to(self, index: int) -> None:
+        """Go on at record `index`. What is missing is in the tree by the leaves kept for it, so that the rest can be checked."""
+        self._alter()
+        self._missing = [*self._missing[-1_000:], (self._records, index)]
+        while self._records < index:
+            leaf = self._leaf_at(self._records)
+            if leaf is None:
+                self._tree = None
+                self._records = index
+                self._compare_reached()
+            else:
+                self._grow(leaf)
+
+    def _grow(self, leaf: bytes) -> None:
+        if self._tree is not None:
+            self._tree.append(leaf)
+        kept = self._leaf_at(self._records)
+        if kept is not None and kept != leaf and len(self._differing) < _MAX_FAULTS:
+            self._differing.append((self._records, self._segment, self._line))
+        self._records += 1
+        if self._target is not None and self._target.checkpoint.size <= self._records:
+            self._compare_reached()
+
+    def _leaf_at(self, index: int) -> bytes | None:
+        """What `leaves` has for the record `index`; None where it has nothing."""
+        if self._leaves is None:
+            return None
+        if self._leaves.tell() != index * HASH_BYTES:
+            self._leaves.seek(index * HASH_BYTES)
+        leaf = self._leaves.read(HASH_BYTES)
+        return leaf if len(leaf) == HASH_BYTES else None
+
+    # --- the checkpoints
+
+    def _compare_reached(self) -> None:
+        while self._target is not None and self._target.checkpoint.size <= self._records:
+            self._compare(self._target)
+            self._target = next(self._targets, None)
+
+    def _compare(self, target: _Target) -> None:
+        size, root = target.checkpoint.size, target.checkpoint.root
+        self._compared[target.step] += 1
+        agrees = self._tree is not None and self._tree.size == size and self._tree.root() == root
+        if agrees and self._tree is not None:
+            self._base = self._tree.copy()
+            self._differing.clear()
+        elif (kept := self._kept_tree(size)) is not None and kept.root() == root:
+            for index, segment, line in self._differing:
+                self._fault(target.step, f"record {index} is not the one that {target.name} was signed for", segment, line)
+                self._altered = min(self._altered or (index, segment, line), (index, segment, line))
+            self._differing.clear()
+            self._tree, self._base, agrees = kept, kept.copy(), True
+        if self._altered is not None and size > self._altered[0]:
+            if target.step == 7 or not self._faults[5]:
+                index, segment, line = self._altered
+                self._fault(
+                    target.step,
+                    f"from record {index} on the lines are not those that {target.name} was signed for",
+                    segment,
+                    line,
+                )
+        elif not agrees:
+            if target.step == 7 or not self._faults[5]:
+                place = f"between records {self._base.size} and {size - 1}"
+                self._fault_here(target.step, f"the lines do not have the root of {target.name}: they differ {place}, up to here")
+        elif target.step == 5:
+            self._sealed = size
+
+    def _kept_tree(self, size: int) -> Frontier | None:
+        """The tree of `size` leaves by `leaves`, on top of the last that agreed."""
+        tree = self._base.copy()
+        while tree.size < size:
+            leaf = self._leaf_at(tree.size)
+            if leaf is None:
+                return None
+            tree.append(leaf)
+        return tree if tree.size == size else None
+
+    def _require_the_rest(self) -> None:
+        """What was signed for more records than there are lines."""
+        newest: _Target | None = None
+        while self._target is not None:
+            self._compared[self._target.step] += 1
+            if self._target.step == 7:
+                self._cut(self._target)
+            else:
+                newest = self._target
+            self._target = next(self._targets, None)
+        if newest is not None:
+            self._cut(newest)
+
+    def _cut(self, target: _Target) -> None:
+        end = f"ends with record {self._records - 1}" if self._records else "is empty"
+        self._fault_here(
+            target.step, f"the log {end}, but {target.name} was signed for records up to {target.checkpoint.size - 1}"
+        )
+
+    def _read_history(self, settled: int, end: int) -> Iterator[_Target]:
+        """The genuine checkpoints of the history, in order; those within `settled` were there before `latest` was read."""
+        if self._verifier is None and end:
+            self._fault(4, "there is no key to check the checkpoints with: sealer.pub cannot be read, and none was given")
+        previous = -1
+        for position, note, is_whole in _notes(self._checkpoints / "history", end):
+            if not is_whole:
+                return  # torn by a crash, or being written: it was never published
+            name = f"checkpoint {self._notes} of the history"
+            if note == self._latest:
+                self._latest_at = self._notes
+            self._notes += 1
+            self._settled_notes += position <= settled
+            if self._verifier is None:
+                continue
+            try:
+                checkpoint = _open_own(note, self._verifier)
+            except CheckpointInvalid as error:
+                self._fault(4, f"{name}: {error}")
+                continue
+            if checkpoint.size <= previous:
+                self._fault(4, f"{name}: it is for {checkpoint.size} records, the one before it for {previous}")
+                continue
+            previous = checkpoint.size
+            yield _Target(checkpoint, 5, f"{name} ({checkpoint.size} records)")
+
+    def _read_saved(self) -> Iterator[_Target]:
+        targets = []
+        for note in self._saved:
+            claimed = claimed_checkpoint(note)
+            name = f"the saved checkpoint of {claimed.size} records"
+            try:
+                if self._verifier is None:
+                    raise CheckpointInvalid("there is no key to check it with")
+                targets.append(_Target(_open_own(note, self._verifier), 7, name))
+            except CheckpointInvalid as error:
+                self._fault(7, f"{name}: {error}")
+        return iter(sorted(targets, key=lambda target: target.checkpoint.size))
+
+    # --- the rest
+
+    def _meet_mark(self, mark: Mark) -> None:
+        self._mark_seen = True
+        if self._records != mark.records:
+            self._fault_here(9, f"the mark says that record {mark.records - 1} ends here, but record {self._records - 1} does")
+
+    def _look_at_intents(self) -> None:
+        if self._segments and not self._being_written and (self._folder / "lock").exists():
+            # A writer that came while the lines were read, and perhaps left, has the outcomes behind what was read.
+            grew = self._segments[-1].path.stat().st_size > self._read_bytes or list_segments(self._folder) != self._segments
+            self._being_written = grew or is_being_written(self._folder)
+        if len(self._open_intents) >= _MAX_OPEN_INTENTS:
+            self._fault(8, f"{_MAX_OPEN_INTENTS} calls at once have no outcome; no more were followed")
+        elif not self._being_written:
+            for event, (segment, line) in self._open_intents.items():
+                self._fault(8, f"the call that this record announces (event {event:.40}) has no outcome", segment, line)
+
+    def _look_at_latest(self) -> None:
+        """The sealer replaces `latest` when the history has grown: in between, and after a crash there, it is one behind."""
+        if self._latest is None:
+            if self._settled_notes > 1:
+                self._fault(6, "`latest` is missing")
+        elif self._latest_at is None:
+            self._fault(6, "`latest` is not in the history")
+        elif self._latest_at < self._settled_notes - 2:
+            self._fault(6, f"`latest` is checkpoint {self._latest_at} of the history, which goes on to {self._settled_notes - 1}")
+
+    def report(self) -> LogReport:
+        """The verdicts, once `run` is through."""
+        if self._records and not self._notes:
+            self._fault(4, f"no checkpoint was ever signed for its {self._records} records: does the sealer run?")
+        if self._mark is not None and self._mark.records and not self._mark_seen:
+            mark = f"byte {self._mark.offset} of {segment_name(self._mark.segment)}"
+            self._fault_here(9, f"the mark says that record {self._mark.records - 1} ends at {mark}, where no line does")
+        checked = self._what_was_checked()
+        steps = []
+        for number, title in TITLES.items():
+            if count := self._fault_count[number]:
+                steps.append(Step(number, title, Verdict.FAILED, f"{count} fault{'s' if count > 1 else ''}"))
+            else:
+                is_checked, detail = checked[number]
+                steps.append(Step(number, title, Verdict.PASSED if is_checked else Verdict.NOT_CHECKED, detail))
+        faults = tuple(fault for number in TITLES for fault in self._faults[number])
+        return LogReport(self._log, tuple(steps), faults, self._records, self._sealed)
+
+    def _what_was_checked(self) -> dict[int, tuple[bool, str]]:
+        """For each step that found no fault: whether there was anything to check, and what."""
+        some = self._records > 0
+        tail = f"; {self._tail_bytes} bytes behind them are torn or being written" if self._tail_bytes else ""
+        source = (
+            "the key that was given"
+            if self._key_given
+            else "the key in the data folder, which whoever changes the log can change too"
+        )
+        behind = (
+            "one behind: it is replaced next" if self._latest_at != self._settled_notes - 1 else f"checkpoint {self._latest_at}"
+        )
+        in_flight = f"; {len(self._open_intents)} of them under way" if self._open_intents else ""
+        covered = f"{self._compared[5]} checkpoints; the newest covers {self._sealed} of {self._records} records"
+        return {
+            1: (True, "listed in keytrail.json, with its lock" if some else "listed in keytrail.json; it is empty"),
+            2: (bool(self._segments), f"{len(self._segments)} segments"),
+            3: (some, f"{self._lines} records{tail}" if some else f"the log is empty{tail}"),
+            4: (
+                self._notes > 0,
+                f"{self._notes} checkpoints, by {source}" if self._notes else "none was signed: the log is empty",
+            ),
+            5: (self._compared[5] > 0, covered if self._compared[5] else "there is no genuine checkpoint to compare with"),
+            6: (self._latest is not None, behind if self._latest is not None else "it is not there yet"),
+            7: (self._compared[7] > 0, f"{self._compared[7]} saved checkpoints" if self._saved else "none was given"),
+            8: (self._intents > 0, f"{self._intents} calls{in_flight}" if self._intents else "there is no such call"),
+            9: (
+                self._mark_seen,
+                "it is no evidence, and agrees" if self._mark_seen else "it is missing, damaged, or of an empty log",
+            ),
+        }
+
+
+def _key_in_data_folder(instance: Instance, origin: str) -> VerifierKey | None:
+    try:
+        keys = verifier_keys(instance)
+    except (CheckpointInvalid, OSError):
+        return None
+    return next((VerifierKey(origin, key.public_key) for key in keys.values()), None)
+
+
+def _read_if_there(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+
+
+def _missing(start: int, end: int) -> str:
+    return f"record {start} is missing" if end == start + 1 else f"records {start}–{end - 1} are missing"
+
+
+def _open_own(note: str, verifier: VerifierKey) -> Checkpoint:
+    """The checkpoint in `note`, of the log that `verifier` is for."""
+    checkpoint = open_checkpoint(note, verifier)
+    if checkpoint.origin != verifier.name:
+        raise CheckpointInvalid(f"it is for {checkpoint.origin}, not for {verifier.name}")
+    return checkpoint
+
+
+def _read_place(text: bytes) -> tuple[str | None, int, Any, dict[str, Any]]:
+    """Log, number, event id and extension of a line; no log where it is not a record. Any: JSON that nobody has looked at yet."""
+    try:
+        record = orjson.loads(text)
+        extension = record["additionalEventData"]["keytrail"]
+        log, sequence = extension["log"], extension["sequence"]
+        if isinstance(log, str) and type(sequence) is int and sequence >= 0:
+            return log, sequence, record["eventID"], extension
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        pass
+    return None, -1, None, {}
+
+
+def _notes(path: Path, end: int) -> Iterator[tuple[int, str, bool]]:
+    """The notes in the first `end` bytes of a history: where each ends, its text, whether it is whole (only the last may not be)."""
+    if not end:
+        return
+    note: list[bytes] = []
+    position = start = 0
+    is_signed = False
+    with path.open("rb") as file:
+        while position < end and (line := file.readline(min(end - position, _MAX_NOTE_BYTES))):
+            if note and ((is_signed and not line.startswith(_SIGNATURE_PREFIX)) or position - start > _MAX_NOTE_BYTES):
+                yield position, b"".join(note).decode("utf-8", "replace"), True
+                note, start, is_signed = [], position, False
+                if line == b"\n":
+                    position += 1
+                    continue
+            note.append(line)
+            position += len(line)
+            is_signed = line.startswith(_SIGNATURE_PREFIX) and line.endswith(b"\n")
+    if note:
+        yield position, b"".join(note).decode("utf-8", "replace"), is_signed

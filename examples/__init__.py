@@ -1,0 +1,1 @@
+"""What keytrail does, to look at and to run: `make demo`."""
