@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from audit.errors import RecordRejected
 from audit.record import AuditRecord, IdentityProof, JsonValue, Phase, Resource, UserIdentity
 
 EVENT_VERSION = "1.11"
@@ -42,7 +43,10 @@ def _to_the_second(time_s: int) -> str:
 
 
 def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
-    """The line of `record` at place `sequence` of `log`, with its newline."""
+    """The line of `record` at place `sequence` of `log`, with its newline.
+
+    Raises `RecordRejected` where something in it is no JSON: bytes, above all.
+    """
     time = timestamp(record.time_us)
     document: dict[str, Any] = {
         "eventVersion": EVENT_VERSION,
@@ -74,11 +78,14 @@ def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
     document["eventCategory"] = "Management"
     if record.service_event_details is not None:
         document["serviceEventDetails"] = record.service_event_details
-    line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-    if len(line) > MAX_PARAMETERS_BYTES:
-        for key in ("requestParameters", "responseElements"):
-            document[key] = _within_limit(document[key])
+    try:
         line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line) > MAX_PARAMETERS_BYTES:
+            for key in ("requestParameters", "responseElements"):
+                document[key] = _within_limit(document[key])
+            line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError as error:
+        raise RecordRejected(f"{record.event_name}: {error}") from error  # orjson tells the type, and never the value
     return line
 
 
@@ -122,24 +129,25 @@ def decode(line: bytes) -> AuditRecord:
     )
 
 
-def _encode_identity(identity: UserIdentity) -> dict[str, str]:
+@lru_cache(maxsize=1_024)
+def _encode_identity(identity: UserIdentity) -> orjson.Fragment:
     encoded = {"type": identity.type}
     for key, name in _IDENTITY_KEYS:
         value = getattr(identity, name)
         if value is not None:
             encoded[key] = value
-    return encoded
+    return orjson.Fragment(orjson.dumps(encoded))
 
 
 def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[str, Any]:
-    extension: dict[str, Any] = {"log": log, "sequence": sequence, "time": time, "phase": record.phase.value}
+    extension: dict[str, Any] = {"log": log, "sequence": sequence, "time": time, "phase": record.phase._value_}
     if record.intent_id is not None:
         extension["intent"] = record.intent_id
     if record.fingerprints_in:
         extension["fingerprintsIn"] = record.fingerprints_in
     if record.fingerprints_out:
         extension["fingerprintsOut"] = record.fingerprints_out
-    extension["identityProof"] = record.identity_proof.value
+    extension["identityProof"] = record.identity_proof._value_
     extension["backend"] = record.backend
     extension["topology"] = record.topology
     if record.wire_error is not None:

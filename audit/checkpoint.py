@@ -1,8 +1,8 @@
 """Signed checkpoints: what a log's tree was, under an Ed25519 signature. Pure.
 
-A checkpoint is a C2SP signed note whose text is a tlog-checkpoint: origin, tree size, root hash, perhaps extension lines; then an empty
-line, and a signature line for each signer. Reading is strict: what is not exactly of this form is refused, signatures of other
-keys are passed over, as the specification says.
+A checkpoint is a C2SP signed note whose text is a tlog-checkpoint: origin, tree size, root hash, perhaps extension lines; then
+an empty line, and a signature line for each signer. Reading is strict: what is not exactly of this form is refused, signatures of
+other keys are passed over, as the specification says.
 
 Source: C2SP signed-note and tlog-checkpoint; the `note` package of Go's x/mod/sumdb.
 """

@@ -1,8 +1,8 @@
 """Commit before release: `AuditLog.commit` turns a record into a `Receipt` once the record is on disk.
 
-Group commit: the event loop's thread numbers and encodes records; at the end of each turn of the loop it hands all that wait to one
-writer thread, which writes them with one call and makes them durable with one fdatasync. There is no batching window: batches form
-by themselves while the disk is busy with the one before. Each waiter is woken alone, so that one that has gone away harms nobody.
+Group commit: the event loop's thread numbers and encodes records; at the end of each turn of the loop it hands all that wait to
+one writer thread, which writes them with one call and makes them durable with one fdatasync. There is no batching window: batches
+form by themselves while the disk is busy with the one before. Each waiter is woken alone, so that one that has gone harms nobody.
 
 When the disk fails, every waiter gets `CommitFailed`, the log is poisoned, and `commit` refuses until `recover` has succeeded.
 """
@@ -10,6 +10,8 @@ When the disk fails, every waiter gets `CommitFailed`, the log is poisoned, and 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import threading
 import time
 import uuid
@@ -17,14 +19,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 
+import orjson
+
 from audit import canonical
-from audit.errors import AuditError, CommitFailed
+from audit.errors import AuditError, CommitFailed, LogIncident
 from audit.log import LogWriter, Recovered, open_log
 from audit.record import AuditRecord, JsonValue, Phase, UserIdentity
 from audit.segments import SegmentFolder, segment_name
 
 __all__ = ["AuditLog", "BlockingLog", "LogPlace", "Receipt"]
 
+_LONGEST_LINE_BYTES = 1 << 20  # CloudTrail's limits keep a line far below
+_HISTORY_TAIL_BYTES = 16 << 10
+_NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
 _KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
 
 
@@ -109,7 +116,7 @@ class AuditLog:
     async def recover(self) -> None:
         """Open a poisoned log anew, with a new segment. Raises what opening raises; the log stays poisoned then."""
         await self.close()
-        await asyncio.to_thread(self._start)
+        await asyncio.to_thread(self._start, self._writer.records)
 
     async def close(self) -> None:
         """Make durable what waits, then let go of the log; `commit` refuses from now on."""
@@ -124,8 +131,8 @@ class AuditLog:
         self._writer.close()
         self._disk.release()
 
-    def _start(self) -> None:
-        self._disk, self._writer = _open(self._place)
+    def _start(self, at_least: int = 0) -> None:
+        self._disk, self._writer = _open(self._place, at_least)
         self._next = self._writer.records
         self._waiting = []
         self._is_writing = False
@@ -157,6 +164,8 @@ class AuditLog:
             )
         except CommitFailed as error:
             failure = error.reason
+        except Exception as error:  # a fault of ours: without this, the thread would end, and every waiter wait for good
+            failure = writer.poison = f"{type(error).__name__}: {error}"
         try:
             self._loop.call_soon_threadsafe(self._release, batch, failure)
         except RuntimeError:
@@ -205,14 +214,15 @@ class BlockingLog:
         return receipt
 
 
-def _open(place: LogPlace) -> tuple[SegmentFolder, LogWriter]:
-    """Recover the log at `place` and record what recovery found."""
+def _open(place: LogPlace, at_least: int = 0) -> tuple[SegmentFolder, LogWriter]:
+    """Recover the log at `place`, known to have `at_least` records, and record what recovery found."""
     disk = SegmentFolder(place.folder, syncing=place.syncing)
     try:
+        _require_marked_record(place.name, disk)
         writer, recovered = open_log(
             place.name,
             disk,
-            at_least=_signed_size(place.checkpoints),
+            at_least=max(at_least, _signed_size(place.checkpoints)),
             max_segment_bytes=place.max_segment_bytes,
             max_age_us=place.max_segment_age_s * 1_000_000,
         )
@@ -223,15 +233,44 @@ def _open(place: LogPlace) -> tuple[SegmentFolder, LogWriter]:
     except (AuditError, OSError):
         disk.release()
         raise
+    except (KeyError, TypeError, ValueError) as error:
+        disk.release()
+        raise LogIncident(place.name, f"a record in it cannot be read: {type(error).__name__}: {error}") from error
     return disk, writer
 
 
-def _signed_size(checkpoints: Path) -> int:
-    """The tree size of the newest checkpoint; 0 where none was signed yet. Whether it is genuine, `verify` tells."""
+def _require_marked_record(name: str, disk: SegmentFolder) -> None:
+    """Raise `LogIncident` unless the last line that the mark counts is the record of that number.
+
+    A segment that was cut, and written to afterwards, has the right size again; its numbers are not right.
+    """
+    mark = disk.read_mark()
+    if mark is None or not mark.records or mark.segment not in disk.segments():
+        return  # nothing to hold against it; what is missing, `open_log` tells
+    start = max(0, mark.offset - _LONGEST_LINE_BYTES)
+    line = disk.read(mark.segment, start)[: mark.offset - start].removesuffix(b"\n").rpartition(b"\n")[2]
     try:
-        return int((checkpoints / "latest").read_text().split("\n")[1])
+        extension = orjson.loads(line)["additionalEventData"]["keytrail"]
+        found = extension["log"], extension["sequence"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        found = None
+    if found != (name, mark.records - 1):
+        where = f"byte {mark.offset} of {segment_name(mark.segment)}"
+        raise LogIncident(name, f"record {mark.records - 1} is not before {where}, where it was committed")
+
+
+def _signed_size(checkpoints: Path) -> int:
+    """The tree size of the newest checkpoint; 0 where none was signed yet. Whether it is genuine, `verify` tells.
+
+    From `history`: `latest` is derived from it, and a power cut may leave it empty. A note that is torn was never published.
+    """
+    try:
+        with (checkpoints / "history").open("rb") as history:
+            history.seek(max(0, history.seek(0, os.SEEK_END) - _HISTORY_TAIL_BYTES))
+            notes = _NOTE.findall(history.read())
     except FileNotFoundError:
         return 0
+    return int(notes[-1]) if notes else 0
 
 
 def _recovery_records(place: LogPlace, recovered: Recovered) -> list[AuditRecord]:

@@ -41,7 +41,7 @@ from audit.segments import list_segments, read_mark, segment_name
 
 INTERVAL_S = 2.0
 _LOOK_S = 0.25  # how often it looks whether a segment was closed
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _HISTORY_TAIL_BYTES = 16 << 10
 _SIGNATURE_LINE = re.compile(rb"^\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
 
@@ -79,7 +79,8 @@ def load_key(path: Path) -> Ed25519PrivateKey:
 class LogSealer:
     """Seals one log. `seal` is one step; a step that raised may be tried again. For one process and thread at a time.
 
-    Raises `LogIncident` where the log contradicts what was signed for it, `CheckpointInvalid` where the history is not by this key.
+    Raises `LogIncident` where the log contradicts what was signed for it, `CheckpointInvalid` where the history is not by this
+    key.
     """
 
     def __init__(self, log_folder: Path, checkpoint_folder: Path, origin: str, key: Ed25519PrivateKey) -> None:
@@ -154,8 +155,7 @@ class LogSealer:
                     *lines, rest = (rest + chunk).split(b"\n")
                     lines = lines[: records - tree.size]
                     hashes = [sha256(b"\x00" + line).digest() for line in lines]
-                    for leaf in hashes:
-                        tree.append(leaf)
+                    tree.extend(hashes)
                     offset += sum(map(len, lines)) + len(lines)
                     durable.write_all(leaves, b"".join(hashes))
             if tree.size < records:
@@ -231,8 +231,8 @@ class LogSealer:
     def _from_leaves(self, size: int) -> Frontier | None:
         tree = Frontier()
         with contextlib.suppress(OSError), (self._folder / "leaves").open("rb") as file:
-            while tree.size < size and len(leaf := file.read(HASH_BYTES)) == HASH_BYTES:
-                tree.append(leaf)
+            while chunk := file.read(min(_CHUNK_BYTES, (size - tree.size) * HASH_BYTES)):
+                tree.extend(chunk[start : start + HASH_BYTES] for start in range(0, len(chunk) - HASH_BYTES + 1, HASH_BYTES))
         return tree
 
     def _from_segments(self, size: int) -> Frontier:
@@ -280,7 +280,7 @@ class SealerStatus:
 
 
 class Sealer:
-    """Seals every log of the instance in `data`, those that are made later too. `report` is told what goes wrong, and when it is over."""
+    """Seals every log of the instance in `data`, those made later too. `report` is told what goes wrong, and when it is over."""
 
     def __init__(self, data: Path, report: Callable[[SealerStatus], None]) -> None:
         self._data = data

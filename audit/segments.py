@@ -6,6 +6,7 @@ the one process that holds the lock; readers need no lock.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -83,14 +84,17 @@ class SegmentFolder:
         self._syncing = syncing
         try:
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-            self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise LogIncident(folder.name, f"{error.filename} has vanished") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # it can be made again
         except BlockingIOError as error:
-            self.release()
+            os.close(self._lock)
             raise LogInUse(folder.name) from error
+        except OSError:
+            os.close(self._lock)
+            raise
 
     def segments(self) -> list[int]:
         return [segment.first_index for segment in list_segments(self._folder)]
@@ -151,6 +155,10 @@ class SegmentFolder:
                 if (self._folder / name).read_bytes() == data:
                     return name  # from a recovery that did not get further
                 continue
+            except OSError:
+                with contextlib.suppress(OSError):  # a part of it, on a disk that is full: the next try would leave another
+                    (self._folder / name).unlink()
+                raise
             return name
         raise LogIncident(self._folder.name, f"a thousand torn tails at {segment_name(segment)}, byte {offset}")
 

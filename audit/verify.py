@@ -123,9 +123,9 @@ class Report:
 def verify(data: Path, keys: Iterable[VerifierKey] = (), saved: Iterable[str] = (), progress: Progress | None = None) -> Report:
     """Verify every log of the instance in `data`.
 
-    `keys` are trusted instead of the public key in the data folder; `saved` are the texts of checkpoint files kept elsewhere, with
-    one or several notes each, of any of the logs. Raises `CheckpointInvalid` where one of those holds no checkpoint, `NoInstance`,
-    OSError.
+    `keys` are trusted instead of the public key in the data folder; `saved` are the texts of checkpoint files kept elsewhere,
+    with one or several notes each, of any of the logs. Raises `CheckpointInvalid` where one of those holds no checkpoint,
+    `NoInstance`, OSError.
     """
     trusted = {key.name: key for key in keys}
     notes: dict[str, list[str]] = {}
@@ -526,7 +526,7 @@ class _LogCheck:
             else "the key in the data folder, which whoever changes the log can change too"
         )
         behind = (
-            "one behind: it is replaced next" if self._latest_at != self._settled_notes - 1 else f"checkpoint {self._latest_at}"
+            "one behind: it is replaced next" if self._latest_at == self._settled_notes - 2 else f"checkpoint {self._latest_at}"
         )
         in_flight = f"; {len(self._open_intents)} of them under way" if self._open_intents else ""
         covered = f"{self._compared[5]} checkpoints; the newest covers {self._sealed} of {self._records} records"
@@ -590,7 +590,7 @@ def _read_place(text: bytes) -> tuple[str | None, int, Any, dict[str, Any]]:
 
 
 def _notes(path: Path, end: int) -> Iterator[tuple[int, str, bool]]:
-    """The notes in the first `end` bytes of a history: where each ends, its text, whether it is whole (only the last may not be)."""
+    """The notes in the first `end` bytes of a history: where each ends, its text, whether it is whole (the last may not be)."""
     if not end:
         return
     note: list[bytes] = []

@@ -7,6 +7,7 @@ Only the ratios within a run mean anything: absolute figures are those of the ma
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import platform
@@ -46,26 +47,25 @@ class Figures:
     cpu_us: float
 
 
-def prepare(server: Server, operation: str, folder: Path) -> Path:
-    """A file of signed requests for wrk (see load.lua). Signatures hold for five minutes."""
+def prepare(server: Server, operation: str, folder: Path, count: int = SIGNED_REQUESTS) -> Path:
+    """A file of `count` signed requests for wrk (see load.lua). Their signatures differ, and hold for five minutes."""
     parameters: dict[str, object] = {"KeyId": "alias/demo", "KeySpec": "AES_256", "EncryptionContext": _CONTEXT}
     if operation == "Decrypt":
         blob = "AQID"
         if server.name != "aiohttp echo":
             made = server.client().generate_data_key(**parameters)["CiphertextBlob"]
-            import base64
-
             blob = base64.b64encode(made).decode()
         parameters = {"CiphertextBlob": blob, "EncryptionContext": _CONTEXT}
     body = json.dumps(parameters)
     target = f"TrentService.{operation}"
     lines = [target, body]
     signer = SigV4Auth(Credentials(server.access_key, server.secret_key), "kms", REGION)
-    for number in range(SIGNED_REQUESTS):
-        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target}
+    for number in range(count):
+        # A signed header of its own makes each signature its own.
+        headers = {"Content-Type": f"application/x-amz-json-1.1; n={number}", "X-Amz-Target": target}
         request = AWSRequest("POST", f"http://127.0.0.1:{server.port}/", headers, body)
         signer.add_auth(request)
-        lines.append(f"{request.headers['X-Amz-Date']}\t{request.headers['Authorization']}")
+        lines.append("\t".join(request.headers[name] for name in ("Content-Type", "X-Amz-Date", "Authorization")))
     path = folder / f"{server.port}-{operation}.txt"
     path.write_text("\n".join(lines) + "\n")
     return path

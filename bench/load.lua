@@ -1,5 +1,6 @@
 -- wrk's side: plays the signed requests of a file in turn, and prints what it saw as JSON.
--- The file (first argument) has a body on its first line, and then a request a line: X-Amz-Date, a tab, Authorization.
+-- The file (first argument) has the target and the body on its first two lines, and then a request a line: its Content-Type,
+-- X-Amz-Date and Authorization, with tabs between them.
 
 local prepared = {}
 local turn = 0
@@ -8,9 +9,9 @@ function init(args)
   local lines = io.lines(args[1])
   local target, body = lines(), lines()
   for line in lines do
-    local date, authorization = line:match("^(.-)\t(.*)$")
+    local content_type, date, authorization = line:match("^(.-)\t(.-)\t(.*)$")
     prepared[#prepared + 1] = wrk.format("POST", "/", {
-      ["Content-Type"] = "application/x-amz-json-1.1",
+      ["Content-Type"] = content_type,
       ["X-Amz-Target"] = target,
       ["X-Amz-Date"] = date,
       ["Authorization"] = authorization,

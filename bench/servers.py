@@ -73,7 +73,7 @@ def moto(port: int, folder: Path) -> Iterator[Server]:
 @contextmanager
 def keytrail(port: int, folder: Path, *, syncing: bool = True) -> Iterator[Server]:
     """keytrail with one worker; without syncing only to tell what durability costs."""
-    command = os.environ.get("KT", str(Path(sys.executable).with_name("keytrail")))
+    command = str(Path(sys.executable).with_name("keytrail"))
     data = folder / f"data-{port}"
     environment = {
         "KEYTRAIL_DATA": str(data),

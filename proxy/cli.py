@@ -73,7 +73,9 @@ def serve(
         chosen = _settings(config, data)
 
         async def run() -> None:
-            await supervisor.Supervisor(chosen, lambda url: _announce(url, chosen), syncing=not without_syncing).run()
+            await supervisor.Supervisor(
+                chosen, lambda url, admin_url: _announce(url, admin_url, chosen), syncing=not without_syncing
+            ).run()
 
         asyncio.run(run())
 
@@ -152,9 +154,9 @@ def rotate_caller(
     _tell_saved(made.principal.access_key_id, chosen, config, data)
 
 
-def _announce(url: str, chosen: settings.Settings) -> None:
+def _announce(url: str, admin_url: str, chosen: settings.Settings) -> None:
     data = "" if chosen.data == settings.Settings.model_fields["data"].default else f" --data {shlex.quote(str(chosen.data))}"
-    typer.echo(f"keytrail answers KMS calls at {url}; health at http://{chosen.admin_listen}/health/ready")
+    typer.echo(f"keytrail answers KMS calls at {url}; health at {admin_url}/health/ready")
     typer.echo("Next, in another shell:")
     typer.echo(f'  eval "$(keytrail env{data})"')
     typer.echo("  aws kms generate-data-key --key-id alias/demo --key-spec AES_256 --encryption-context tenant=acme")

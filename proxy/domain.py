@@ -1,6 +1,7 @@
 """The words of the proxy: a request as bytes, who sent it, what it asks, and what came of it.
 
-Pure values, no I/O, no HTTP types. `KmsCall.parameters` and `Answer.members` use the API's own member names (`KeyId`), with
+Pure values, no I/O, no HTTP types. Nobody changes one; those that are made anew for each call are not frozen, because that would
+triple their price. `KmsCall.parameters` and `Answer.members` use the API's own member names (`KeyId`), with
 blobs as `bytes`; they can hold key material, so neither shows them in its repr.
 """
 
@@ -23,7 +24,7 @@ class HttpFault:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawRequest:
     """One HTTP request as it was received. Header names are lower-case; values are as sent, without surrounding blanks.
 
@@ -41,10 +42,7 @@ class RawRequest:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of the header `name` (lower-case), or None."""
-        for candidate, value in self.headers:
-            if candidate == name:
-                return value
-        return None
+        return next((value for candidate, value in self.headers if candidate == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Operation:
         return not self.mutates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KmsCall:
     """A request that was authenticated and is well-formed by the service model."""
 

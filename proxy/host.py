@@ -33,7 +33,7 @@ from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
-from proxy.worker import log_place, new_id, read_master_key
+from proxy.worker import log_place, make_ids, read_master_key
 
 T = TypeVar("T")
 DEMO_ALIAS = "alias/demo"
@@ -80,7 +80,8 @@ class Host:
         self.instance = instance
         self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG))
         self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
-        self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, new_id)
+        self._new_id = make_ids(os.urandom)
+        self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
         self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", getpass.getuser())
         self.callers = Callers(self._store, time.time, os.urandom)
 
@@ -140,7 +141,7 @@ class Host:
 
     def _exchange(self, operation: Operation, parameters: Mapping[str, JsonValue]) -> Exchange:
         raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", "localhost", _now_us())
-        return Exchange(raw, new_id(), operation, parameters, self._operator, region=self.instance.region)
+        return Exchange(raw, self._new_id(), dict(raw.headers), operation, parameters, self._operator, region=self.instance.region)
 
     def _recorded(self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]) -> T:
         """Intent, effect, outcome."""

@@ -63,7 +63,7 @@ class Pipeline:
 
     async def walk(self, raw: RawRequest) -> RawResponse:
         """The response to `raw`, its record durable. Raises nothing."""
-        exchange = Exchange(raw, self._new_id())
+        exchange = Exchange(raw, self._new_id(), dict(raw.headers))
         if self._log.fault is not None:
             return _encode(exchange, _NOT_READY)
         try:
@@ -89,7 +89,7 @@ class Pipeline:
     def _authenticate(self, exchange: Exchange) -> Verified:
         """Who is calling, and for which region. The operation is noted first, so that a refusal's record names it."""
         raw = exchange.raw
-        claimed = wire.claimed_operation(raw.header(b"x-amz-target"))
+        claimed = wire.claimed_operation(exchange.headers.get(b"x-amz-target"))
         exchange.operation = OPERATIONS.get(claimed) or Operation(operation_name(claimed))
         if raw.fault is not None:
             raise KmsError(raw.fault.code, raw.fault.message, status=raw.fault.status)
@@ -108,8 +108,8 @@ class Pipeline:
     def _parse(self, exchange: Exchange, caller: Verified) -> KmsCall:
         """What is asked, by the service model."""
         raw = exchange.raw
-        wire.check_content_type(raw.header(b"content-type"))
-        name = wire.parse_target(raw.header(b"x-amz-target"))
+        wire.check_content_type(exchange.headers.get(b"content-type"))
+        name = wire.parse_target(exchange.headers.get(b"x-amz-target"))
         document = wire.parse_body(raw.body)
         try:
             exchange.parameters = self._model.validate(name, document)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -38,6 +38,7 @@ class Exchange:
 
     raw: RawRequest
     request_id: str
+    headers: Mapping[bytes, bytes] = field(repr=False)  # those of `raw`; of two with one name the last
     operation: Operation = UNKNOWN_OPERATION
     parameters: Members = field(default_factory=dict, repr=False)
     principal: Principal | None = None
@@ -79,10 +80,10 @@ class Recorder:
     ) -> AuditRecord:
         operation, raw = exchange.operation, exchange.raw
         keys = answer.keys if answer is not None else error.keys if error is not None else ()
-        resources = tuple(Resource(key.arn, key.account_id) for key in keys)
+        resources = tuple([_resource(key.arn, key.account_id) for key in keys])
         if answer is not None and answer.aliases:
             resources += tuple(Resource(arn, self._account_id, "AWS::KMS::Alias") for arn in answer.aliases)
-        user_agent = raw.header(b"user-agent")
+        user_agent = exchange.headers.get(b"user-agent")
         principal = exchange.principal
         return AuditRecord(
             time_us=raw.received_us,
@@ -114,13 +115,15 @@ class Recorder:
 
     def _request_parameters(self, operation: Operation, parameters: Members) -> dict[str, Any] | None:
         recorded: dict[str, Any] = {}
-        for name in operation.request:
-            value = parameters.get(name)
-            if value is None:
+        allowed = _recorded_as(operation.request)
+        for name, value in parameters.items():
+            recorded_as = allowed.get(name)
+            if recorded_as is None or value is None:
                 continue
-            if name == "GrantTokens" and self._hash_grant_tokens and isinstance(value, list):
-                value = ["sha256:" + sha256(str(token).encode()).hexdigest() for token in value]
-            recorded[_lower_camel(name)] = _recordable(name, value)
+            if name == "GrantTokens" and self._hash_grant_tokens:
+                tokens = value if isinstance(value, list) else [value]  # not a list: of a request that was not valid
+                value = ["sha256:" + sha256(str(token).encode()).hexdigest() for token in tokens]
+            recorded[recorded_as] = value if type(value) is str else _recordable(name, value)
         for name, default in operation.defaults:
             recorded.setdefault(_lower_camel(name), default)
         return recorded or None
@@ -142,6 +145,8 @@ def plausible(document: Members) -> Members:
 
 def fingerprints(members: Members, names: tuple[str, ...]) -> tuple[str, ...]:
     """SHA-256 (hex) of the blobs `names` in `members`: bytes, or base64 where the request was not validated."""
+    if not names:
+        return ()
     found = []
     for name in names:
         blob = members.get(name)
@@ -169,7 +174,14 @@ def _identity(principal: Principal | None, claimed_access_key_id: str | None) ->
     )
 
 
+@lru_cache(maxsize=1_024)
+def _resource(arn: str, account_id: str) -> Resource:
+    return Resource(arn, account_id)
+
+
 def _material_ids(keys: tuple[KeyUse, ...]) -> dict[str, str] | None:
+    if len(keys) == 1 and (material_id := keys[0].material_id) is not None:
+        return {"keyMaterialId": material_id}
     used = [key.material_id for key in keys if key.material_id is not None]
     if len(used) == 2:
         return {"sourceKeyMaterialId": used[0], "destinationKeyMaterialId": used[1]}
@@ -177,12 +189,20 @@ def _material_ids(keys: tuple[KeyUse, ...]) -> dict[str, str] | None:
 
 
 def _response_elements(operation: Operation, answer: Answer) -> dict[str, Any] | None:
+    if not operation.mutates and not operation.response:
+        return None
     elements = {
         _lower_camel(name): _recordable(name, answer.members[name]) for name in operation.response if name in answer.members
     }
     if operation.logs_key_arn and answer.keys:
         elements["keyId"] = answer.keys[0].arn
     return elements or None
+
+
+@lru_cache(maxsize=256)
+def _recorded_as(members: tuple[str, ...]) -> dict[str, str]:
+    """The names of `members` in a record, by their API's names."""
+    return {name: _lower_camel(name) for name in members}
 
 
 @lru_cache(maxsize=1_024)

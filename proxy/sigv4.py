@@ -4,7 +4,7 @@ The checks stand in AWS's order: parse, skew, scope, key, signature. Rules kept:
 client lists; the host, the target and the date must be among them, and the session token where there is one (an unsigned target
 would let someone swap the operation); the body is always hashed; the signature that we computed goes into no message.
 
-Source: AWS General Reference, "Signature Version 4"; messages as recorded from AWS. What AWS leaves open is said where it is used.
+Source: AWS General Reference, "Signature Version 4"; messages as recorded from AWS. What AWS leaves open is said there.
 """
 
 from __future__ import annotations
@@ -28,17 +28,13 @@ MAX_SKEW_MIN = 5
 _SKEW_US = MAX_SKEW_MIN * 60 * 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_PARAMETERS = (
-    "Credential",
-    "Signature",
-    "SignedHeaders",
-)  # in the order in which AWS names them
+_PARAMETERS = ("Credential", "Signature", "SignedHeaders")  # in the order in which AWS names them
 _MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and "
     "signing method. Consult the service documentation for details."
 )
 _PLAIN_PATH = re.compile(rb"/[A-Za-z0-9\-_~]+(?:/[A-Za-z0-9\-_~]+)*/?")  # no dot, so nothing to normalise or to quote
-#: IAM: 16–128 of \w; emulators' users write "test". A secret that was put in its place (40 characters, mixed case) must not match:
+#: IAM: 16–128 of \w; emulators' users write "test". A secret put in its place (40 characters, mixed case) must not match:
 #: what matches is recorded as the claimed identity.
 _ACCESS_KEY_ID = re.compile(rb"\w{1,32}|[A-Z0-9_]{33,128}", re.ASCII)
 #: us-east-1, us-gov-west-1, cn-north-1, us-iso-east-1, eusc-de-east-1; RegionType of the service model, bounded.
@@ -50,8 +46,7 @@ _HTTP_TIME = re.compile(  # RFC 9110 §5.6.7; botocore writes -0000 for GMT
 _MONTHS = {m.encode(): n for n, m in enumerate(re.findall("...", "JanFebMarAprMayJunJulAugSepOctNovDec"), 1)}
 #: Headers that decide what is done, and for whom: said twice, they could mean one thing here and another elsewhere.
 _ONCE = frozenset(
-    (b"authorization", b"content-type", b"date", b"host")
-    + (b"x-amz-content-sha256", b"x-amz-date", b"x-amz-security-token", b"x-amz-target")
+    b"authorization content-type date host x-amz-content-sha256 x-amz-date x-amz-security-token x-amz-target".split()
 )
 
 
@@ -71,7 +66,7 @@ class AuthenticationFailed(KmsError):
 
 
 class Caller(Protocol):
-    """What is known of a caller. One whose credentials end also has `expires_us`, microseconds since the epoch."""
+    """What is known of a caller. One whose session token ends also has `expires_us`, microseconds since the epoch."""
 
     @property
     def principal(self) -> Principal: ...
@@ -138,7 +133,7 @@ def canonical_request(
     signed: Sequence[bytes],
     body_sha256: str,
 ) -> bytes:
-    """The canonical request over the headers `signed`, in that order. Raises KeyError for a header that `values` does not have."""
+    """The canonical request over the headers `signed`, in that order. Raises KeyError for one that `values` does not have."""
     path, _, query = target.partition(b"?")
     lines = [method, canonical_path(path), canonical_query(query)]
     lines += [name + b":" + b" ".join(values[name].split()) for name in signed]
@@ -200,8 +195,7 @@ def sign(
         service.encode(),
     )
     canonical = canonical_request(method, target, values, signed, sha256(body).hexdigest())
-    key = (keys or SigningKeys()).get(secret_access_key, scope)
-    signature = hmac.digest(key, string_to_sign(timestamp, scope, canonical), "sha256").hex()
+    signature = (keys or SigningKeys()).sign(secret_access_key, scope, string_to_sign(timestamp, scope, canonical))
     return b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % (
         ALGORITHM,
         access_key_id.encode(),
@@ -237,6 +231,7 @@ class _Authorization:
 
     algorithm: bytes
     credential: tuple[bytes, ...]
+    scope: bytes
     signed: tuple[bytes, ...]
     key_id: str | None
     region: str | None
@@ -244,7 +239,7 @@ class _Authorization:
 
 
 class Verifier:
-    """Verifies requests to `service`. `find_caller` looks an access key id up, and must be cheap. Not for use by several threads."""
+    """Verifies requests to `service`. `find_caller` looks an access key id up, and must be cheap. For one thread."""
 
     def __init__(self, find_caller: Callable[[str], Caller | None], *, service: str = "kms") -> None:
         self._find_caller = find_caller
@@ -272,7 +267,6 @@ class Verifier:
                 "UnrecognizedClientException",
                 "The security token included in the request is invalid.",
             )
-        scope = b"/".join(authorization.credential[1:])
         try:
             canonical = canonical_request(
                 raw.method,
@@ -283,6 +277,7 @@ class Verifier:
             )
         except KeyError:  # a signed header that did not arrive
             raise claim.invalid() from None
+        scope = authorization.scope
         expected = self._keys.sign(caller.secret_access_key, scope, string_to_sign(timestamp, scope, canonical))
         if not hmac.compare_digest(expected.encode(), signature):  # 5 signature
             raise claim.invalid()
@@ -322,9 +317,9 @@ class Verifier:
             )
         return *parsed, name
 
-    def _check_scope(self, credential: list[bytes], timestamp: bytes, claim: _Claim) -> None:
+    def _check_scope(self, credential: Sequence[bytes], timestamp: bytes, claim: _Claim) -> None:
         if len(credential) != 5:
-            # AWS adds what it got; a secret put in the key id's place has slashes and would come back here, and be recorded.
+            # AWS adds what it got, which may be a secret: see `_parse_authorization`.
             raise claim.incomplete("Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term")
         _, date, region, service, terminator = credential
         faults = ""
@@ -365,10 +360,12 @@ def _parse_authorization(header: bytes) -> _Authorization:
         found[name] = found[name] + b"," + value if name in found else value
     credential = found.get(b"Credential", b"").split(b"/")
     signed = found.get(b"SignedHeaders", b"")
-    key_id = credential[0].decode() if _ACCESS_KEY_ID.fullmatch(credential[0]) else None
-    region = credential[2].decode() if len(credential) > 2 and _REGION.fullmatch(credential[2]) else None
+    whole = len(credential) == 5  # a secret put in the key id's place has slashes: its pieces are no claims
+    key_id = credential[0].decode() if whole and _ACCESS_KEY_ID.fullmatch(credential[0]) else None
+    region = credential[2].decode() if whole and _REGION.fullmatch(credential[2]) else None
     missing = tuple(name for name in ("Credential", "SignedHeaders") if not found.get(name.encode()))
-    return _Authorization(algorithm, tuple(credential), tuple(signed.split(b";")), key_id, region, missing)
+    scope = b"/".join(credential[1:])
+    return _Authorization(algorithm, tuple(credential), scope, tuple(signed.split(b";")), key_id, region, missing)
 
 
 def _parse_time(text: bytes) -> tuple[bytes, int] | None:
@@ -400,7 +397,7 @@ def _check_skew(timestamp: bytes, sent_us: int, now_us: int, claim: _Claim) -> N
 
 
 def _check_signed(
-    signed: list[bytes],
+    signed: Sequence[bytes],
     values: Mapping[bytes, bytes],
     date_header: bytes,
     claim: _Claim,
@@ -419,24 +416,21 @@ def _check_signed(
 def _hash_body(body: bytes, values: Mapping[bytes, bytes], claim: _Claim) -> str:
     """The body's SHA-256. A header that says another, UNSIGNED-PAYLOAD or STREAMING-… is refused: KMS has no such requests."""
     digest = sha256(body).hexdigest()
-    if values.get(b"x-amz-content-sha256", digest.encode()) != digest.encode():
+    sent = values.get(b"x-amz-content-sha256")
+    if sent is not None and sent != digest.encode():
         raise claim.invalid()
     return digest
 
 
 def _check_token(caller: Caller, sent: bytes | None, now_us: int, claim: _Claim) -> None:
     token = caller.session_token
-    if (token is None) != (sent is None) or not hmac.compare_digest((token or "").encode(), sent or b""):
-        raise claim.refuse(
-            "UnrecognizedClientException",
-            "The security token included in the request is invalid.",
-        )
-    expires_us: int | None = getattr(caller, "expires_us", None)  # getattr: most callers' credentials have no end
+    if token is None and sent is None:
+        return
+    if token is None or sent is None or not hmac.compare_digest(token.encode(), sent):
+        raise claim.refuse("UnrecognizedClientException", "The security token included in the request is invalid.")
+    expires_us: int | None = getattr(caller, "expires_us", None)  # getattr: not every session's end is known here
     if expires_us is not None and now_us >= expires_us:
-        raise claim.refuse(
-            "ExpiredTokenException",
-            "The security token included in the request is expired",
-        )
+        raise claim.refuse("ExpiredTokenException", "The security token included in the request is expired")
 
 
 def _basic_time(moment_us: int) -> str:

@@ -85,19 +85,19 @@ class Child:
 
 
 class Supervisor:
-    """Runs an instance. `announce` is told, once, when every worker is ready, at which URL.
+    """Runs an instance. `announce` is told, once, when every worker is ready: the URL for calls, and the one for health.
 
     Made inside a running event loop. `syncing=False` is for the benchmark that tells what durability costs.
     """
 
-    def __init__(self, settings: Settings, announce: Callable[[str], None], *, syncing: bool = True) -> None:
+    def __init__(self, settings: Settings, announce: Callable[[str, str], None], *, syncing: bool = True) -> None:
         self._settings = settings
         self._announce = announce
         self._changed = asyncio.Event()
         self._stopping = False
         self._reserved = _reserve(settings.listen)
-        host, port = self._reserved.getsockname()[:2]
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._url = _url(self._reserved.getsockname())
+        port = self._reserved.getsockname()[1]
         self._workers = []
         for number in range(settings.workers):
             plan = WorkerPlan(settings, f"w{number}", port, syncing)
@@ -113,13 +113,13 @@ class Supervisor:
         instance = Instance.load(self._settings.data)
         instance.require_logs()
         instance.with_logs([child.name for child in self._workers])
-        admin = await self._start_admin()
+        admin, admin_url = await self._start_admin()
         sealing = asyncio.create_task(self._sealer.keep())
         working = [(child, asyncio.create_task(child.keep())) for child in self._workers]
         try:
             await self._until(lambda: all(child.status.ready for child in self._workers))
             if not self._stopping:
-                self._announce(self._url)
+                self._announce(self._url, admin_url)
             await self._until(lambda: False)
         finally:
             limit_s = self._settings.drain_timeout_s + _GRACE_S
@@ -141,7 +141,7 @@ class Supervisor:
             await self._changed.wait()
             self._changed.clear()
 
-    async def _start_admin(self) -> web.AppRunner:
+    async def _start_admin(self) -> tuple[web.AppRunner, str]:
         app = web.Application()
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
@@ -149,7 +149,7 @@ class Supervisor:
         await runner.setup()
         host, port = host_and_port(self._settings.admin_listen)
         await web.TCPSite(runner, host, port).start()
-        return runner
+        return runner, _url(runner.addresses[0])
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "live"})
@@ -162,6 +162,12 @@ class Supervisor:
         }
         body = {"status": "ready" if ready else "not ready", "processes": children}
         return web.json_response(body, status=200 if ready else 503)
+
+
+def _url(address: tuple[object, ...]) -> str:
+    """The URL of a socket's address."""
+    host, port = str(address[0]), address[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _reserve(address: str) -> socket.socket:

@@ -1,8 +1,8 @@
 """Requests checked against the service model: one table-driven validator, compiled at start from the model that botocore carries.
 
 Each shape becomes a closure `check(value, path, faults) -> value`: a JSON value of the wrong kind raises at once
-(SerializationException, as AWS's parser comes before its checks); a constraint that does not hold is added to `faults`, and all of
-them are reported together (ValidationException). What the model does not name is dropped, and null is the same as absent.
+(SerializationException, as AWS's parser comes before its checks); a constraint that does not hold is added to `faults`, and all
+of them are reported together (ValidationException). What the model does not name is dropped, and null is the same as absent.
 
 Values are echoed as AWS does, cut at 256 characters; never those of blobs, of members marked sensitive, and of grant tokens,
 which admit to a key. The order of an enum's values and of several faults is not fixed by AWS: here it is the model's.

@@ -37,7 +37,7 @@ def parse_target(target: bytes | None) -> str:
     """The operation of the X-Amz-Target header. Raises UnknownOperationException, without a message, as AWS does."""
     text = (target or b"").decode("latin-1")
     name = text.removeprefix(_PREFIX)
-    if name is text or name not in OPERATIONS:
+    if not text.startswith(_PREFIX) or name not in OPERATIONS:
         raise KmsError("UnknownOperationException")
     return name
 
@@ -45,8 +45,8 @@ def parse_target(target: bytes | None) -> str:
 def check_content_type(value: bytes | None) -> None:
     """Raises UnknownOperationException unless the request says that it is AWS JSON 1.1.
 
-    AWS finds the protocol by this header, so a wrong one names no operation: HTTP 404 and an XML or JSON body, by service. Here it
-    is 404 with the JSON body, which the SDKs read.
+    AWS finds the protocol by this header, so a wrong one names no operation: HTTP 404 and an XML or JSON body, by service. Here
+    it is 404 with the JSON body, which the SDKs read.
     """
     if value is None or value.partition(b";")[0].strip().lower() != CONTENT_TYPE.encode():
         raise KmsError("UnknownOperationException", status=404)

@@ -16,7 +16,7 @@ import email.utils
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import cast
 
@@ -25,6 +25,7 @@ import httptools
 from proxy.domain import HttpFault, RawRequest, RawResponse
 
 MAX_HEAD_BYTES = 32 << 10
+MAX_CHUNK_OVERHEAD = 8  # a body in chunks of one byte takes six times its size
 LINGER_S = 5.0
 _REASONS = {
     200: "OK",
@@ -39,6 +40,7 @@ _HEAD = (
     "Content-Length: %d\r\n%s\r\n"
 )
 _BROKEN = HttpFault(400, "SerializationException", "The HTTP request could not be parsed.")
+_UPGRADE = HttpFault(400, "SerializationException", "Neither CONNECT nor another protocol is served here.")
 _SLOW = HttpFault(408, "RequestTimeoutException", "The request was not received in time.")
 _LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's head is over {MAX_HEAD_BYTES} bytes.")
 
@@ -61,6 +63,7 @@ class Listener:
         self.too_large = HttpFault(413, "RequestEntityTooLargeException", f"The body is over {limits.body_bytes} bytes.")
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        self.calls: set[asyncio.Task[None]] = set()  # under way, those of clients that have gone among them
         self.draining = False
         self._second = -1
         self._date = ""
@@ -82,8 +85,7 @@ class Listener:
         self._sweeping.cancel()
         for connection in tuple(self.connections):
             connection.close_when_idle()
-        busy = [connection.task for connection in self.connections if connection.task is not None]
-        late = (await asyncio.wait(busy, timeout=limit_s))[1] if busy else set()
+        late = (await asyncio.wait(self.calls, timeout=limit_s))[1] if self.calls else set()
         for connection in tuple(self.connections):
             connection.abort()
         return not late
@@ -118,6 +120,7 @@ class Connection(asyncio.Protocol):
         self._deaf = False  # nothing more is taken in: a fault, or the last request of the connection
         self._writable = True
         self._phase = _Phase.BETWEEN
+        self._raw_bytes = 0  # of the request that is arriving
         self._deadline = listener.loop.time() + listener.limits.idle_s
         self._reset()
 
@@ -147,31 +150,34 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._began = False
+        phase = self._phase
+        self._completed = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._deaf = True  # the request itself is answered as if it had not asked for another protocol
+            self._refuse_upgrade()
         except httptools.HttpParserError:
             self._fail(_BROKEN)
-        if self._phase is _Phase.HEAD and not self._began:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._fail(_LARGE_HEAD)
+        if not self._completed:  # what the parser holds back (half a header, a chunk's extensions) no callback tells of
+            self._count(len(data), phase)
         self._next()
 
     def expire(self, now: float) -> None:
         """Give up on a client that is idle or slow; `now` is the event loop's time."""
         if self.task is not None or now < self._deadline:
             return
-        if self._phase is _Phase.BETWEEN or self._deaf:
+        if self._transport.is_closing() or not self._writable:
+            self._transport.abort()  # a client that does not read: closing would wait for it
+        elif self._phase is _Phase.BETWEEN or self._deaf:
             self._transport.close()
         else:
             self._fail(_SLOW)
             self._next()
 
     def close_when_idle(self) -> None:
+        """Close behind the call that is under way; what is pipelined behind it is not begun."""
         self._deaf = True
+        self._waiting.clear()
         if self.task is None:
             self._transport.close()
 
@@ -185,6 +191,7 @@ class Connection(asyncio.Protocol):
         if self._waiting and self.task is None and self._writable:
             self._answering = self._waiting.popleft()
             self.task = self._listener.loop.create_task(self._answer(self._answering.request))
+            self._listener.calls.add(self.task)
         if not self._transport.is_closing():
             if self._waiting and self._transport.is_reading():
                 self._transport.pause_reading()
@@ -198,6 +205,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()  # no answer is better than a wrong one; `walk` itself raises nothing
             raise
         finally:
+            if self.task is not None:
+                self._listener.calls.discard(self.task)
             self.task = None
         if not self._transport.is_closing():
             self._send(response)
@@ -211,10 +220,11 @@ class Connection(asyncio.Protocol):
                 self._listener.limits.idle_s if self._phase is _Phase.BETWEEN else self._listener.limits.request_s
             )
             self._next()
-        elif self._answering.request.fault is not None and not self._listener.draining:
+            return
+        self._deadline = now + LINGER_S
+        if self._answering.request.fault is not None and not self._listener.draining and self._transport.can_write_eof():
             # Closing with unread bytes would reset the connection, and the client would lose the answer.
             self._transport.write_eof()
-            self._deadline = now + LINGER_S
         else:
             self._transport.close()
 
@@ -236,11 +246,27 @@ class Connection(asyncio.Protocol):
             self._enqueue(fault, keep=False)
             self._deaf = True
 
+    def _refuse_upgrade(self) -> None:
+        """A request that asks for another protocol is not answered like any other, since the parser passes over its body."""
+        if self._waiting and self._waiting[-1].request.fault is None:
+            self._waiting[-1] = replace(self._waiting[-1], request=replace(self._waiting[-1].request, fault=_UPGRADE))
+        self._deaf = True
+
+    def _count(self, size_bytes: int, began_in: _Phase) -> None:
+        """Bound what one request sends: `size_bytes` arrived that did not complete it; before them it was in `began_in`."""
+        self._raw_bytes += size_bytes
+        if self._phase is _Phase.HEAD:
+            if self._raw_bytes > MAX_HEAD_BYTES:
+                self._fail(_LARGE_HEAD)
+        elif began_in is not _Phase.BODY:
+            self._raw_bytes = 0  # the head has ended among them
+        elif self._raw_bytes > MAX_HEAD_BYTES + MAX_CHUNK_OVERHEAD * self._listener.limits.body_bytes:
+            self._fail(self._listener.too_large)
+
     # --- the parser's side (httptools' callbacks)
 
     def on_message_begin(self) -> None:
         self._reset()
-        self._began = True
         self._phase = _Phase.HEAD
         self._deadline = self._listener.loop.time() + self._listener.limits.request_s
 
@@ -248,19 +274,26 @@ class Connection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-        self._head_bytes += len(name) + len(value)
+        self._head_bytes += len(name) + len(value) + 4  # and the colon, a blank, the line's end
+        if self._phase is _Phase.HEAD:
+            self._headers.append((name.lower(), value.rstrip()))
+        elif self._head_bytes > MAX_HEAD_BYTES:  # trailers: read over, since none may stand for a header (RFC 9110 §6.5.1)
+            self._fail(_LARGE_HEAD)
 
     def on_headers_complete(self) -> None:
         self._phase = _Phase.BODY
         if self._head_bytes + len(self._target) > MAX_HEAD_BYTES:
             self._fail(_LARGE_HEAD)
             return
+        expected = False
         for name, value in self._headers:
             if name == b"content-length" and int(value) > self._listener.limits.body_bytes:
                 self._fail(self._listener.too_large)
-            elif name == b"expect" and value.lower() == b"100-continue" and self.task is None and not self._waiting:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                return
+            if name == b"expect" and value.lower() == b"100-continue":
+                expected = self._parser.get_http_version() != "1.0"
+        if expected and self.task is None and not self._waiting:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._deaf:
@@ -272,6 +305,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.BETWEEN
+        self._completed = True
         if not self._deaf:
             keep = self._parser.should_keep_alive()
             self._enqueue(None, keep=keep)
@@ -291,11 +325,12 @@ class Connection(asyncio.Protocol):
         self._waiting.append(_Parsed(request, keep, not in_head and self._parser.get_http_version() == "1.0"))
 
     def _reset(self) -> None:
-        self._began = False
+        self._completed = False  # was a request, by the bytes that arrived last
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._head_bytes = 0
+        self._raw_bytes = 0
         self._body_bytes = 0
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from struct import pack
+from struct import Struct, pack
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -52,7 +52,8 @@ _AES256_GCM = bytes.fromhex("060960864801650304012e")
 _GCM_PARAMETERS_HEAD = bytes.fromhex("3011040c")  # SEQUENCE { OCTET STRING (12) …
 _GCM_PARAMETERS_TAIL = bytes.fromhex("020110")  # … INTEGER 16 }
 
-_EMPTY_CONTEXT = pack(">I", 0)
+_LENGTH = Struct(">I")
+_EMPTY_CONTEXT = _LENGTH.pack(0)
 
 
 class Material:
@@ -81,10 +82,11 @@ def encode_context(context: Mapping[str, str] | None) -> bytes:
     """An encryption context in its one canonical form; an absent and an empty context are the same."""
     if not context:
         return _EMPTY_CONTEXT
-    parts = [pack(">I", len(context))]
+    length = _LENGTH.pack
+    parts = [length(len(context))]
     for key, value in sorted(context.items()):
         key_bytes, value_bytes = key.encode(), value.encode()
-        parts += (pack(">I", len(key_bytes)), key_bytes, pack(">I", len(value_bytes)), value_bytes)
+        parts += (length(len(key_bytes)), key_bytes, length(len(value_bytes)), value_bytes)
     return b"".join(parts)
 
 

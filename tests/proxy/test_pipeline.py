@@ -1,0 +1,423 @@
+"""The walk of a call, with a log and a backend that tell in which order they were asked, and that break when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from itertools import count
+
+import pytest
+
+from audit import canonical
+from audit.commit import Receipt
+from audit.errors import CommitFailed
+from audit.record import AuditRecord, IdentityProof, Phase
+from proxy.domain import Answer, HttpFault, KeyUse, KmsCall, Principal, RawRequest, RawResponse
+from proxy.errors import KmsError
+from proxy.kms.model import ServiceModel
+from proxy.pipeline import Pipeline
+from proxy.recording import Recorder
+from proxy.sigv4 import Verifier, sign
+
+ACCOUNT, REGION = "111122223333", "eu-west-1"
+ALICE = Principal("IAMUser", f"arn:aws:iam::{ACCOUNT}:user/alice", ACCOUNT, "AKIAIOSFODNN7EXAMPLE", "AIDAEXAMPLE", "alice")
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+KEY = KeyUse(f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1", ACCOUNT, "ab" * 32)
+NOW_US = 1_700_000_000_000_000
+PLAINTEXT, BLOB = b"the plaintext data key, 32 bytes", b"ciphertext blob"
+DATA_KEY = Answer({"CiphertextBlob": BLOB, "Plaintext": PLAINTEXT, "KeyId": KEY.arn}, (KEY,))
+
+
+@lru_cache(maxsize=1)
+def model() -> ServiceModel:
+    return ServiceModel.load()
+
+
+@dataclass(frozen=True)
+class KnownCaller:
+    principal: Principal = ALICE
+    secret_access_key: str = field(default=SECRET, repr=False)
+    session_token: str | None = None
+    enabled: bool = True
+
+
+@dataclass
+class FakeLog:
+    """`Commits`: every record is encoded, as the real log does it. Commits number `failing` fail; while `held`, none is done."""
+
+    steps: list[str]
+    failing: frozenset[int] = frozenset()
+    held: asyncio.Event | None = None
+    fault: str | None = None
+    records: list[AuditRecord] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+
+    async def commit(self, record: AuditRecord) -> Receipt:
+        number = len(self.records)
+        self.records.append(record)
+        self.lines.append(canonical.encode(record, "w0", number))
+        self.steps.append(f"commit {record.phase.value}")
+        if self.held is not None:
+            await self.held.wait()
+        if number in self.failing:
+            self.fault = "disk on fire"
+            raise CommitFailed("w0", "disk on fire")
+        self.steps.append(f"durable {record.phase.value}")
+        return Receipt("w0", number)
+
+
+@dataclass
+class FakeBackend:
+    steps: list[str]
+    outcome: Answer | Exception = DATA_KEY
+    name: str = "local"
+    calls: list[KmsCall] = field(default_factory=list)
+
+    async def call(self, call: KmsCall) -> Answer:
+        self.calls.append(call)
+        self.steps.append("effect")
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+class World:
+    def __init__(self, outcome: Answer | Exception = DATA_KEY, failing: tuple[int, ...] = ()) -> None:
+        numbers = count(1)
+        self.steps: list[str] = []
+        self.log = FakeLog(self.steps, frozenset(failing))
+        self.backend = FakeBackend(self.steps, outcome)
+
+        def new_id() -> str:
+            return f"id-{next(numbers)}"
+
+        self.pipeline = Pipeline(
+            verifier=Verifier({ALICE.access_key_id: KnownCaller()}.get),
+            model=model(),
+            backend=self.backend,
+            recorder=Recorder(ACCOUNT, "us-east-1", "local", "clear", new_id),
+            log=self.log,
+            now_us=lambda: NOW_US + 1_500,
+            new_id=new_id,
+        )
+
+    async def walk(self, raw: RawRequest) -> RawResponse:
+        async with asyncio.timeout(10):
+            return await self.pipeline.walk(raw)
+
+    @property
+    def record(self) -> AuditRecord:
+        """The one record there is."""
+        (record,) = self.log.records
+        return record
+
+
+def request(
+    operation: str,
+    parameters: Mapping[str, object] | bytes,
+    *,
+    secret: str = SECRET,
+    access_key_id: str = ALICE.access_key_id,
+    at_us: int = NOW_US,
+    fault: HttpFault | None = None,
+    content_type: bytes = b"application/x-amz-json-1.1",
+) -> RawRequest:
+    body = parameters if isinstance(parameters, bytes) else json.dumps(parameters).encode()
+    headers: list[tuple[bytes, bytes]] = [
+        (b"host", b"kms.example"),
+        (b"content-type", content_type),
+        (b"x-amz-target", b"TrentService." + operation.encode()),
+        (b"x-amz-date", datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y%m%dT%H%M%SZ").encode()),
+    ]
+    authorization = sign(b"POST", b"/", headers, body, access_key_id=access_key_id, secret_access_key=secret, region=REGION)
+    headers += [(b"authorization", authorization), (b"user-agent", b"tests/1")]
+    return RawRequest(b"POST", b"/", tuple(headers), body, "192.0.2.7", NOW_US, fault)
+
+
+GENERATE = request("GenerateDataKey", {"KeyId": "alias/demo", "KeySpec": "AES_256", "EncryptionContext": {"Tenant": "acme"}})
+CREATE = request("CreateAlias", {"AliasName": "alias/new", "TargetKeyId": "1"})
+
+
+def require_no_secrets(world: World, *responses: RawResponse) -> None:
+    import base64
+
+    for secret in (PLAINTEXT, BLOB, SECRET.encode()):
+        for form in (secret, base64.b64encode(secret), secret.hex().encode()):
+            assert not any(form in text for text in (*world.log.lines, *(response.body for response in responses)))
+
+
+# --- commit before release, intent before effect
+
+
+async def test_the_answer_waits_for_its_record() -> None:
+    world = World()
+    world.log.held = asyncio.Event()
+    walking = asyncio.create_task(world.walk(GENERATE))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert world.steps == ["effect", "commit outcome"]
+    assert not walking.done(), "released before its record is durable"
+    world.log.held.set()
+    response = await walking
+    assert world.steps[-1] == "durable outcome"
+    assert response.status == 200
+    assert json.loads(response.body)["KeyId"] == KEY.arn
+    require_no_secrets(world)
+
+
+async def test_a_change_waits_for_its_intent() -> None:
+    world = World(Answer({}, (KEY,)))
+    world.log.held = asyncio.Event()
+    walking = asyncio.create_task(world.walk(CREATE))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert world.steps == ["commit intent"]
+    world.log.held.set()
+    assert (await walking).status == 200
+    assert world.steps == ["commit intent", "durable intent", "effect", "commit outcome", "durable outcome"]
+    intent, outcome = world.log.records
+    assert (intent.phase, outcome.phase) == (Phase.INTENT, Phase.OUTCOME)
+    assert (intent.intent_id, outcome.intent_id) == (None, intent.event_id)
+    assert (intent.latency_us, intent.response_elements, intent.resources) == (None, None, ())
+    assert intent.request_parameters == outcome.request_parameters == {"aliasName": "alias/new", "targetKeyId": "1"}
+    assert intent.request_id == outcome.request_id != intent.event_id != outcome.event_id
+
+
+async def test_a_call_that_changes_nothing_has_no_intent() -> None:
+    world = World()
+    await world.walk(GENERATE)
+    assert world.steps == ["effect", "commit outcome", "durable outcome"]
+
+
+async def test_without_its_record_nothing_is_released() -> None:
+    world = World(failing=(0,))
+    response = await world.walk(GENERATE)
+    assert response.status == 500
+    assert json.loads(response.body)["__type"] == "KMSInternalException"
+    require_no_secrets(world, response)
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_not_told() -> None:
+    world = World(KmsError("DisabledException", "told to nobody"), failing=(0,))
+    response = await world.walk(GENERATE)
+    assert response.status == 500
+    assert b"told to nobody" not in response.body
+
+
+async def test_without_an_intent_there_is_no_effect() -> None:
+    world = World(failing=(0,))
+    response = await world.walk(CREATE)
+    assert (response.status, world.backend.calls) == (500, [])
+    assert world.steps == ["commit intent"]
+
+
+async def test_an_effect_whose_outcome_cannot_be_recorded_is_not_reported() -> None:
+    world = World(Answer({"KeyMetadata": {"KeyId": "the new key"}}, (KEY,)), failing=(1,))
+    response = await world.walk(request("CreateKey", {}))
+    assert response.status == 500
+    assert b"the new key" not in response.body
+    assert [record.phase for record in world.log.records] == [Phase.INTENT, Phase.OUTCOME]
+
+
+async def test_a_poisoned_log_stops_every_call_before_the_backend() -> None:
+    world = World()
+    world.log.fault = "disk on fire"
+    for raw in (GENERATE, CREATE):
+        response = await world.walk(raw)
+        assert (response.status, json.loads(response.body)["__type"]) == (503, "ServiceUnavailableException")
+        assert b"disk on fire" not in response.body
+    assert world.steps == []
+
+
+async def test_calls_go_on_when_the_log_is_healthy_again() -> None:
+    world = World(failing=(0,))
+    assert (await world.walk(GENERATE)).status == 500
+    assert (await world.walk(GENERATE)).status == 503
+    world.log.fault = None
+    assert (await world.walk(GENERATE)).status == 200
+
+
+# --- refusals and faults are outcomes
+
+
+async def test_a_refusal_is_recorded_with_the_key_it_is_about() -> None:
+    world = World(KmsError("DisabledException", "1 is disabled.", keys=(KEY,)))
+    response = await world.walk(GENERATE)
+    assert (response.status, json.loads(response.body)) == (400, {"__type": "DisabledException", "message": "1 is disabled."})
+    record = world.record
+    assert (record.error_code, record.error_message, record.wire_error) == (
+        "DisabledException",
+        "1 is disabled.",
+        "DisabledException",
+    )
+    assert [resource.arn for resource in record.resources] == [KEY.arn]
+    assert (record.response_elements, record.key_material_ids, record.fingerprints_out) == (None, None, ())
+
+
+async def test_access_denied_is_named_as_cloudtrail_names_it() -> None:
+    world = World(KmsError("AccessDeniedException", "no", status=400))
+    await world.walk(GENERATE)
+    assert (world.record.error_code, world.record.wire_error) == ("AccessDenied", "AccessDeniedException")
+
+
+@pytest.mark.parametrize("raw", [GENERATE, CREATE], ids=["read", "change"])
+async def test_an_internal_fault_is_recorded_and_told_without_a_word_of_it(
+    raw: RawRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(ZeroDivisionError(PLAINTEXT.decode()))
+    response = await world.walk(raw)
+    assert (response.status, json.loads(response.body)["__type"]) == (500, "KMSInternalException")
+    record = world.log.records[-1]
+    assert (record.phase, record.error_code) == (Phase.OUTCOME, "KMSInternalException")
+    assert record.intent_id == (world.log.records[0].event_id if raw is CREATE else None)
+    require_no_secrets(world, response)
+    assert "internal fault" in caplog.text
+
+
+async def test_an_internal_fault_that_cannot_be_recorded_is_still_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(ZeroDivisionError(), failing=(0,))
+    assert (await world.walk(GENERATE)).status == 500
+    assert "disk on fire" in caplog.text
+
+
+async def test_a_failed_authentication_is_recorded_with_what_was_claimed_and_asked() -> None:
+    world = World()
+    raw = request("Decrypt", {"CiphertextBlob": "Y2lwaGVydGV4dCBibG9i", "KeyId": "alias/demo"}, secret="guess")
+    response = await world.walk(raw)
+    assert (response.status, json.loads(response.body)["__type"]) == (400, "InvalidSignatureException")
+    record = world.record
+    assert (record.event_name, record.aws_region) == ("Decrypt", REGION)
+    assert (record.identity.type, record.identity.access_key_id) == ("Unknown", ALICE.access_key_id)
+    assert record.identity.arn is None
+    assert record.identity_proof is IdentityProof.NONE
+    assert record.request_parameters == {"keyId": "alias/demo", "encryptionAlgorithm": "SYMMETRIC_DEFAULT"}
+    assert record.fingerprints_in == (sha256(BLOB).hexdigest(),)
+    assert world.backend.calls == []
+
+
+async def test_an_unknown_caller_is_recorded() -> None:
+    world = World()
+    await world.walk(request("ListKeys", {}, access_key_id="AKIAXXXXXXXXXXXXXXXX"))
+    assert world.record.identity.access_key_id == "AKIAXXXXXXXXXXXXXXXX"
+    assert world.record.error_code == "UnrecognizedClientException"
+
+
+async def test_a_request_without_a_signature_is_recorded() -> None:
+    world = World()
+    response = await world.walk(RawRequest(b"GET", b"/", (), b"", "192.0.2.7", NOW_US))
+    assert response.status == 400
+    record = world.record
+    assert (record.event_name, record.error_code) == ("UnknownOperation", "MissingAuthenticationTokenException")
+    assert record.aws_region == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "SerializationException"),
+        (b"[]", "SerializationException"),
+        (b"\xff", "SerializationException"),
+        (b'{"KeyId": "1", "KeyId": "2"}', "SerializationException"),
+        (b'{"KeyId": 1}', "SerializationException"),
+        (b'{"KeyId": "' + b"x" * 3_000 + b'"}', "ValidationException"),
+        (b'{"KeyId": "\\ud800"}', "SerializationException"),
+        (b'{"KeySpec": "AES_256"}', "ValidationException"),
+        (b'{"KeyId": "1", "NumberOfBytes": 1e400}', "SerializationException"),
+        (b'{"KeyId": "1", "NumberOfBytes": 99999999999999999999999999}', "ValidationException"),
+    ],
+)
+async def test_a_malformed_request_is_recorded(body: bytes, code: str) -> None:
+    world = World()
+    response = await world.walk(request("GenerateDataKey", body))
+    assert response.status == 400
+    assert json.loads(response.body)["__type"] == code
+    assert (world.record.event_name, world.record.error_code) == ("GenerateDataKey", code)
+    assert world.record.identity.arn == ALICE.arn
+    assert world.backend.calls == []
+
+
+@pytest.mark.parametrize("name", ["Frobnicate", "", "x\n\0", "ListKeys2" * 100])
+async def test_an_unknown_operation_is_recorded(name: str) -> None:
+    world = World()
+    response = await world.walk(request(name.replace("\n", ""), {}))
+    assert (response.status, json.loads(response.body)["__type"]) == (400, "UnknownOperationException")
+    assert world.record.event_name == (name if name == "Frobnicate" else "UnknownOperation")
+    assert world.record.error_code == "UnknownOperationException"
+
+
+async def test_a_wrong_content_type_is_recorded() -> None:
+    world = World()
+    response = await world.walk(request("ListKeys", {}, content_type=b"application/json"))
+    assert (response.status, world.record.error_code) == (404, "UnknownOperationException")
+
+
+async def test_a_broken_http_message_is_recorded() -> None:
+    world = World()
+    response = await world.walk(
+        RawRequest(b"", b"", (), b"", "192.0.2.7", NOW_US, HttpFault(408, "RequestTimeoutException", "too slow"))
+    )
+    assert (response.status, json.loads(response.body)["__type"]) == (408, "RequestTimeoutException")
+    assert (world.record.event_name, world.record.error_code) == ("UnknownOperation", "RequestTimeoutException")
+
+
+# --- what else a record tells
+
+
+async def test_what_the_record_of_a_good_call_says() -> None:
+    world = World()
+    response = await world.walk(GENERATE)
+    record = world.record
+    assert (record.request_id, record.source_ip, record.user_agent) == (response.request_id, "192.0.2.7", "tests/1")
+    assert (record.time_us, record.latency_us, record.aws_region) == (NOW_US, 1_500, REGION)
+    assert (record.identity.arn, record.identity_proof) == (ALICE.arn, IdentityProof.SIGNATURE)
+    assert record.request_parameters == {"keyId": "alias/demo", "keySpec": "AES_256", "encryptionContext": {"Tenant": "acme"}}
+    assert (record.response_elements, record.read_only, record.intent_id) == (None, True, None)
+    assert record.key_material_ids == {"keyMaterialId": KEY.material_id}
+    assert (record.fingerprints_in, record.fingerprints_out) == ((), (sha256(BLOB).hexdigest(),))
+    assert not record.repeated_signature
+
+
+async def test_a_ciphertext_has_the_same_fingerprint_on_its_way_out_and_in() -> None:
+    world = World()
+    answer = json.loads((await world.walk(GENERATE)).body)
+    world.backend.outcome = Answer({"Plaintext": PLAINTEXT, "KeyId": KEY.arn}, (KEY,))
+    await world.walk(request("Decrypt", {"CiphertextBlob": answer["CiphertextBlob"]}))
+    made, opened = world.log.records
+    assert opened.fingerprints_in == made.fingerprints_out
+    require_no_secrets(world)
+
+
+async def test_a_repeated_signature_is_flagged_and_answered() -> None:
+    world = World()
+    assert [(await world.walk(GENERATE)).status for _ in range(3)] == [200] * 3
+    assert [record.repeated_signature for record in world.log.records] == [False, True, True]
+    await world.walk(request("GenerateDataKey", {"KeyId": "other", "KeySpec": "AES_256"}))
+    assert not world.log.records[-1].repeated_signature
+
+
+async def test_a_signature_that_does_not_hold_is_not_remembered() -> None:
+    world = World()
+    forged = request("ListKeys", {}, secret="guess")
+    await world.walk(forged)
+    await world.walk(forged)
+    assert [record.repeated_signature for record in world.log.records] == [False, False]
+
+
+async def test_many_calls_at_a_time_do_not_mix() -> None:
+    world = World()
+    world.log.held = asyncio.Event()
+    walks = [
+        asyncio.create_task(world.walk(request("GenerateDataKey", {"KeyId": f"key-{n}", "KeySpec": "AES_256"})))
+        for n in range(50)
+    ]
+    await asyncio.sleep(0)
+    world.log.held.set()
+    responses = await asyncio.gather(*walks)
+    by_id = {record.request_id: record for record in world.log.records}
+    for number, response in enumerate(responses):
+        assert by_id[response.request_id].request_parameters == {"keyId": f"key-{number}", "keySpec": "AES_256"}
