@@ -141,7 +141,7 @@ class Host:
 
     def _exchange(self, operation: Operation, parameters: Mapping[str, JsonValue]) -> Exchange:
         raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", "localhost", _now_us())
-        return Exchange(raw, self._new_id(), dict(raw.headers), operation, parameters, self._operator, region=self.instance.region)
+        return Exchange(raw, self._new_id(), operation, parameters, self._operator, region=self.instance.region)
 
     def _recorded(self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]) -> T:
         """Intent, effect, outcome."""

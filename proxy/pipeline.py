@@ -63,7 +63,7 @@ class Pipeline:
 
     async def walk(self, raw: RawRequest) -> RawResponse:
         """The response to `raw`, its record durable. Raises nothing."""
-        exchange = Exchange(raw, self._new_id(), dict(raw.headers))
+        exchange = Exchange(raw, self._new_id())
         if self._log.fault is not None:
             return _encode(exchange, _NOT_READY)
         try:

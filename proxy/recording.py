@@ -38,7 +38,6 @@ class Exchange:
 
     raw: RawRequest
     request_id: str
-    headers: Mapping[bytes, bytes] = field(repr=False)  # those of `raw`; of two with one name the last
     operation: Operation = UNKNOWN_OPERATION
     parameters: Members = field(default_factory=dict, repr=False)
     principal: Principal | None = None
@@ -46,6 +45,10 @@ class Exchange:
     region: str | None = None
     repeated_signature: bool = False
     intent_id: str | None = None
+    headers: Mapping[bytes, bytes] = field(init=False, repr=False)  # those of `raw`; of two with one name the last
+
+    def __post_init__(self) -> None:
+        self.headers = dict(self.raw.headers)
 
 
 def operation_name(claimed: str) -> str:
