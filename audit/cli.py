@@ -7,16 +7,21 @@ failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Erro
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from audit.checkpoint import VerifierKey
 from audit.errors import QueryError
 from audit.instance import Instance
 from audit.query import commands
 from audit.query.commands import DEFAULT_DATA, Data
-from audit.query.terminal import errors
+from audit.query.render import clean
+from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.sealer import verifier_keys
+from audit.verify import Report, Verdict
+from audit.verify import verify as verify_logs
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
 app.registered_commands += commands.app.registered_commands
@@ -39,6 +44,44 @@ def checkpoint(
     with errors():
         instance = Instance.load(data)
         sys.stdout.write(_verifier_keys(instance) if key else _latest_checkpoints(instance))
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="A saved checkpoint, which the log must still agree with; - is standard input. Repeatable."),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="A verifier key to trust instead of the one in the data folder. Repeatable."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Verify every log against its checkpoints, in numbered steps (docs/verify.md), also while the proxy serves."""
+    with errors():
+        saved = [sys.stdin.read() if str(path) == "-" else path.read_text("utf-8") for path in checkpoint or []]
+        with progress_bar("Verifying") as bar:
+            report = verify_logs(data, [VerifierKey.parse(text) for text in key or []], saved, bar)
+        if json:
+            sys.stdout.buffer.write(report.to_json())
+        else:
+            _write_report(report)
+    exit_with(OK if report.passed else FINDINGS)
+
+
+_SIGNS = {Verdict.PASSED: "\u2713", Verdict.FAILED: "\u2717", Verdict.NOT_CHECKED: "\u2013"}
+
+
+def _write_report(report: Report) -> None:
+    for log in report.logs:
+        typer.echo(clean(f"Log {log.log}: {log.records} records, {log.sealed} of them under a signed checkpoint"))
+        for step in log.steps:
+            typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
+    for fault in report.faults:
+        typer.echo(clean(f"FAULT, step {fault.step}: {fault}"))
+    typer.echo("Verified." if report.passed else "VERIFICATION FAILED.")
 
 
 def _latest_checkpoints(instance: Instance) -> str:

@@ -262,6 +262,7 @@ def test_read_only_is_what_changes_nothing() -> None:
 def test_a_user_agent_that_is_no_text_is_recorded_all_the_same() -> None:
     call = exchange("ListKeys", {})
     call.raw = RawRequest(b"POST", b"/", ((b"user-agent", b"\xff\xfe agent"),), b"", "192.0.2.1", 0)
+    call.headers = dict(call.raw.headers)
     made = recorder().outcome(call, Answer({}), 0)
     assert made.user_agent == "�� agent"
     canonical.encode(made, "w0", 0)
