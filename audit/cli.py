@@ -50,7 +50,9 @@ def checkpoint(
 def verify(
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option("--checkpoint", help="A saved checkpoint, which the log must still agree with; - is standard input. Repeatable."),
+        typer.Option(
+            "--checkpoint", help="A saved checkpoint, which the log must still agree with; - is standard input. Repeatable."
+        ),
     ] = None,
     key: Annotated[
         list[str] | None,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import fcntl
 import os
 import re
 import select
@@ -341,7 +342,9 @@ def main(data: str) -> int:
         print(orjson.dumps(asdict(status)).decode(), flush=True)
 
     try:
-        Sealer(Path(data), report).run(0)
+        with (Path(data) / "checkpoints" / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one sealer at a time: that of a killed supervisor may still be signing its last
+            Sealer(Path(data), report).run(0)
     except (AuditError, OSError) as error:
         report(SealerStatus(ready=False, reason=str(error)))
         return 3

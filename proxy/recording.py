@@ -217,7 +217,7 @@ def _recordable(name: str, value: Any) -> Any:  # Any: JSON of the caller's maki
     """`value` as the record writes it: nested member names in lowerCamelCase, except the user's own keys; times as ISO 8601."""
     if isinstance(value, str | int | bool):
         return value
-    if isinstance(value, float) and name.endswith("Date"):
+    if isinstance(value, float) and name.endswith(("Date", "ValidTo")):
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, dict):
         if name.endswith(_FREE_MAPS):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import os
 import signal
 import socket
 import sys
@@ -18,8 +20,8 @@ from collections.abc import Callable, Sequence
 import orjson
 from aiohttp import web
 
-from audit.errors import LogIncident
 from audit.instance import Instance
+from proxy.errors import SetupError
 from proxy.settings import Settings, host_and_port
 from proxy.worker import Status, WorkerPlan
 
@@ -53,8 +55,9 @@ class Child:
             code = await process.wait()
             if self._stopping.is_set() or self.status.failed:
                 return
-            self._tell(Status(ready=False, reason=f"it ended with exit code {code}"))
-            _log.error("%s ended (exit code %s); it is started anew in %s s", self.name, code, pause_s)
+            reason = f"it ended with exit code {code}" if self.status.ready else self.status.reason
+            self._tell(Status(ready=False, reason=reason))
+            _log.error("%s: %s (exit code %s); it is started anew in %s s", self.name, reason, code, pause_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -106,11 +109,12 @@ class Supervisor:
         self._sealer = Child("sealer", (sys.executable, "-m", "audit.sealer", str(settings.data)), self._changed.set)
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, OSError where it cannot start."""
+        """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, `SetupError`, OSError where it cannot start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         instance = Instance.load(self._settings.data)
+        lock = _lock(instance)
         instance.require_logs()
         instance.with_logs([child.name for child in self._workers])
         admin, admin_url = await self._start_admin()
@@ -127,17 +131,18 @@ class Supervisor:
             await self._sealer.stop(sealing, limit_s)  # after the workers, so that it signs their last record
             await admin.cleanup()
             self._reserved.close()
+            os.close(lock)
 
     def _stop(self) -> None:
         self._stopping = True
         self._changed.set()
 
     async def _until(self, reached: Callable[[], bool]) -> None:
-        """Wait until `reached`, or until it is time to stop. Raises `LogIncident` where a child gives up."""
+        """Wait until `reached`, or until it is time to stop. Raises `SetupError` where a child gives up."""
         while not self._stopping and not reached():
             for child in (*self._workers, self._sealer):
                 if child.status.failed:
-                    raise LogIncident(child.name, child.status.reason or "it failed")
+                    raise SetupError(f"{child.name} cannot start: {child.status.reason}")
             await self._changed.wait()
             self._changed.clear()
 
@@ -162,6 +167,17 @@ class Supervisor:
         }
         body = {"status": "ready" if ready else "not ready", "processes": children}
         return web.json_response(body, status=200 if ready else 503)
+
+
+def _lock(instance: Instance) -> int:
+    """Hold the instance for this process alone. Raises `SetupError` where another serves it."""
+    fd = os.open(instance.data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise SetupError(f"another `keytrail serve` runs on {instance.data}") from error
+    return fd
 
 
 def _url(address: tuple[object, ...]) -> str:

@@ -22,7 +22,7 @@ import orjson
 import uvloop
 
 from audit.commit import AuditLog, LogPlace
-from audit.errors import AuditError
+from audit.errors import AuditError, LogIncident
 from audit.instance import Instance
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
@@ -42,7 +42,7 @@ _HEALTH_INTERVAL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a worker tells the supervisor: whether it is ready, and if not, why; `failed` means that it gave up starting."""
+    """What a worker tells the supervisor: whether it is ready, and if not, why; `failed` means that a person has to look."""
 
     ready: bool
     reason: str | None = None
@@ -80,8 +80,11 @@ def main(encoded_plan: str) -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {plan.log} %(levelname)s %(message)s")
     try:
         uvloop.run(_serve(plan))
-    except (AuditError, ProxyError, OSError) as error:
+    except (LogIncident, ProxyError) as error:
         _report(Status(ready=False, reason=str(error), failed=True))
+        return 3
+    except (AuditError, OSError) as error:  # a full disk, a log that an orphan still drains into: it may be better soon
+        _report(Status(ready=False, reason=str(error)))
         return 3
     return 0
 

@@ -35,10 +35,6 @@ _REASONS = {
     431: "Request Header Fields Too Large",
 }
 _REASONS |= {500: "Internal Server Error", 503: "Service Unavailable"}
-_HEAD = (
-    "HTTP/1.1 %d %s\r\nx-amzn-RequestId: %s\r\nDate: %s\r\nContent-Type: application/x-amz-json-1.1\r\n"
-    "Content-Length: %d\r\n%s\r\n"
-)
 _BROKEN = HttpFault(400, "SerializationException", "The HTTP request could not be parsed.")
 _UPGRADE = HttpFault(400, "SerializationException", "Neither CONNECT nor another protocol is served here.")
 _SLOW = HttpFault(408, "RequestTimeoutException", "The request was not received in time.")
@@ -118,7 +114,9 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[_Parsed] = deque()
         self._answering: _Parsed
         self._deaf = False  # nothing more is taken in: a fault, or the last request of the connection
+        self._headers: list[tuple[bytes, bytes]]
         self._writable = True
+        self._paused = False  # reading
         self._phase = _Phase.BETWEEN
         self._raw_bytes = 0  # of the request that is arriving
         self._deadline = listener.loop.time() + listener.limits.idle_s
@@ -152,6 +150,7 @@ class Connection(asyncio.Protocol):
             return
         phase = self._phase
         self._completed = False
+        self._fed_bytes = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -192,10 +191,11 @@ class Connection(asyncio.Protocol):
             self._answering = self._waiting.popleft()
             self.task = self._listener.loop.create_task(self._answer(self._answering.request))
             self._listener.calls.add(self.task)
-        if not self._transport.is_closing():
-            if self._waiting and self._transport.is_reading():
+        if bool(self._waiting) is not self._paused and not self._transport.is_closing():
+            self._paused = not self._paused
+            if self._paused:
                 self._transport.pause_reading()
-            elif not self._waiting and not self._transport.is_reading():
+            else:
                 self._transport.resume_reading()
 
     async def _answer(self, request: RawRequest) -> None:
@@ -230,20 +230,17 @@ class Connection(asyncio.Protocol):
 
     def _encode(self, response: RawResponse, keep: bool) -> bytes:
         connection = "" if keep and not self._answering.is_http_1_0 else f"Connection: {'keep-alive' if keep else 'close'}\r\n"
-        head = _HEAD % (
-            response.status,
-            _REASONS.get(response.status, "Error"),
-            response.request_id,
-            self._listener.date(),
-            len(response.body),
-            connection,
+        head = (
+            f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Error')}\r\n"
+            f"x-amzn-RequestId: {response.request_id}\r\nDate: {self._listener.date()}\r\n"
+            f"Content-Type: application/x-amz-json-1.1\r\nContent-Length: {len(response.body)}\r\n{connection}\r\n"
         )
         return head.encode() if self._answering.request.method == b"HEAD" else head.encode() + response.body
 
     def _fail(self, fault: HttpFault) -> None:
         """End the connection with an answer that says what was wrong."""
         if not self._deaf:
-            self._enqueue(fault, keep=False)
+            self._enqueue(fault)
             self._deaf = True
 
     def _refuse_upgrade(self) -> None:
@@ -274,26 +271,22 @@ class Connection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4  # and the colon, a blank, the line's end
-        if self._phase is _Phase.HEAD:
-            self._headers.append((name.lower(), value.rstrip()))
-        elif self._head_bytes > MAX_HEAD_BYTES:  # trailers: read over, since none may stand for a header (RFC 9110 §6.5.1)
-            self._fail(_LARGE_HEAD)
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._phase = _Phase.BODY
-        if self._head_bytes + len(self._target) > MAX_HEAD_BYTES:
+        headers = _normal(self._headers)
+        self._headers, self._head = headers, len(headers)
+        # Only a head that fills what arrived needs counting: what arrived before is in `_raw_bytes`.
+        if self._raw_bytes + self._fed_bytes > MAX_HEAD_BYTES and _size_bytes(headers) + len(self._target) > MAX_HEAD_BYTES:
             self._fail(_LARGE_HEAD)
             return
-        expected = False
-        for name, value in self._headers:
-            if name == b"content-length" and int(value) > self._listener.limits.body_bytes:
-                self._fail(self._listener.too_large)
-                return
-            if name == b"expect" and value.lower() == b"100-continue":
-                expected = self._parser.get_http_version() != "1.0"
-        if expected and self.task is None and not self._waiting:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        values = dict(headers)
+        if int(values.get(b"content-length", 0)) > self._listener.limits.body_bytes:
+            self._fail(self._listener.too_large)
+        elif values.get(b"expect", b"").lower() == b"100-continue" and self._parser.get_http_version() != "1.0":
+            if self.task is None and not self._waiting:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._deaf:
@@ -306,38 +299,49 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._phase = _Phase.BETWEEN
         self._completed = True
+        if len(self._headers) > self._head and _size_bytes(self._headers[self._head :]) > MAX_HEAD_BYTES:
+            self._fail(_LARGE_HEAD)
         if not self._deaf:
-            keep = self._parser.should_keep_alive()
-            self._enqueue(None, keep=keep)
-            self._deaf = not keep
+            self._enqueue(None)
+            self._deaf = not self._parser.should_keep_alive()
 
-    def _enqueue(self, fault: HttpFault | None, *, keep: bool) -> None:
+    def _enqueue(self, fault: HttpFault | None) -> None:
         in_head = self._phase is _Phase.HEAD
+        # Trailers are read over: none may stand for a header (RFC 9110 §6.5.1).
+        headers = _normal(self._headers) if in_head else self._headers[: self._head]
         request = RawRequest(
             method=b"" if in_head else self._parser.get_method(),
             target=self._target,
-            headers=tuple(self._headers),
+            headers=tuple(headers),
             body=b"" if fault is not None else b"".join(self._body),
             peer=self._peer,
             received_us=time.time_ns() // 1_000,
             fault=fault,
         )
-        self._waiting.append(_Parsed(request, keep, not in_head and self._parser.get_http_version() == "1.0"))
+        self._waiting.append(_Parsed(request, not in_head and self._parser.get_http_version() == "1.0"))
 
     def _reset(self) -> None:
         self._completed = False  # was a request, by the bytes that arrived last
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers = []
         self._body: list[bytes] = []
-        self._head_bytes = 0
+        self._head = 0  # how many of them are in the head; the rest are trailers
         self._raw_bytes = 0
         self._body_bytes = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Parsed:
-    """A request in its turn; `keep` says whether the connection may serve another one after it."""
+    """A request in its turn."""
 
     request: RawRequest
-    keep: bool
     is_http_1_0: bool
+
+
+def _normal(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value.rstrip()) for name, value in headers]
+
+
+def _size_bytes(headers: list[tuple[bytes, bytes]]) -> int:
+    """With the colon, a blank and the line's end of each."""
+    return sum([len(name) + len(value) + 4 for name, value in headers])

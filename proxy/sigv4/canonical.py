@@ -6,9 +6,9 @@ Source: AWS General Reference, "Create a signed AWS API request".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from operator import concat
+from operator import itemgetter
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,12 +21,18 @@ _PLAIN_PATH = re.compile(rb"/[A-Za-z0-9\-_~]+(?:/[A-Za-z0-9\-_~]+)*/?")  # no do
 class SignedHeaders:
     """The names that a signature covers, as the signer lists them: ``host;x-amz-date``. Made once for many requests."""
 
-    __slots__ = ("labels", "line", "names")
+    __slots__ = ("form", "line", "names", "pick")
 
     def __init__(self, line: bytes) -> None:
         self.line = line
-        self.names = tuple(line.split(b";"))
-        self.labels = tuple(name + b":" for name in self.names)
+        self.names = names = tuple(line.split(b";"))
+        #: Their values, in this order, out of a table. Raises KeyError.
+        self.pick: Callable[[Mapping[bytes, bytes]], tuple[bytes, ...]] = (
+            itemgetter(*names) if len(names) > 1 else lambda values: (values[line],)
+        )
+        headers = b"".join(name + b":%b\n" for name in line.replace(b"%", b"%%").split(b";"))
+        #: The canonical request, open where it differs: method, path, query, the values, the body's hash.
+        self.form = b"%b\n%b\n%b\n" + headers + b"\n" + line.replace(b"%", b"%%") + b"\n%b"
 
 
 def canonical_path(path: bytes) -> bytes:
@@ -72,11 +78,11 @@ def canonical_request(
         path = canonical_path(path)
     if query:
         query = canonical_query(query)
-    fields = [*map(values.__getitem__, signed.names)]
+    fields = signed.pick(values)
     together = b"".join(fields)
     if together.split(None, 1) != [together]:  # a blank somewhere: seldom among the headers that SDKs sign
-        fields = [b" ".join(field.split()) for field in fields]
-    return b"\n".join([method, path, query, *map(concat, signed.labels, fields), b"", signed.line, body_sha256])
+        fields = tuple(b" ".join(field.split()) for field in fields)
+    return signed.form % (method, path, query, *fields, body_sha256)
 
 
 def string_to_sign(timestamp: bytes, scope: bytes, canonical: bytes) -> bytes:

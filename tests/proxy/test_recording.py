@@ -44,10 +44,10 @@ def recorder(grant_tokens: GrantTokens = "clear") -> Recorder:
     return Recorder(ACCOUNT, "us-east-1", "local", grant_tokens, lambda: "event")
 
 
-def exchange(operation: str, parameters: Mapping[str, object], **more: Any) -> Exchange:  # Any: fields of Exchange
-    raw = RawRequest(b"POST", b"/", ((b"user-agent", b"tests"),), b"", "192.0.2.1", 1_700_000_000_000_000)
+def exchange(operation: str, parameters: Mapping[str, object], user_agent: bytes = b"tests") -> Exchange:
+    raw = RawRequest(b"POST", b"/", ((b"user-agent", user_agent),), b"", "192.0.2.1", 1_700_000_000_000_000)
     row = OPERATIONS.get(operation) or Operation(operation)
-    return Exchange(raw, "request", row, parameters, ALICE, region="us-east-1", **more)
+    return Exchange(raw, "request", operation=row, parameters=parameters, principal=ALICE, region="us-east-1")
 
 
 def record(operation: str, parameters: Mapping[str, object], outcome: Answer | KmsError | None = None) -> AuditRecord:
@@ -260,10 +260,7 @@ def test_read_only_is_what_changes_nothing() -> None:
 
 
 def test_a_user_agent_that_is_no_text_is_recorded_all_the_same() -> None:
-    call = exchange("ListKeys", {})
-    call.raw = RawRequest(b"POST", b"/", ((b"user-agent", b"\xff\xfe agent"),), b"", "192.0.2.1", 0)
-    call.headers = dict(call.raw.headers)
-    made = recorder().outcome(call, Answer({}), 0)
+    made = recorder().outcome(exchange("ListKeys", {}, user_agent=b"\xff\xfe agent"), Answer({}), 0)
     assert made.user_agent == "�� agent"
     canonical.encode(made, "w0", 0)
 

@@ -17,16 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.domain import Principal, RawRequest
-from proxy.sigv4 import (
-    AuthenticationFailed,
-    SeenSignatures,
-    SigningKeys,
-    Verifier,
-    canonical_request,
-    gather_headers,
-    sign,
-    string_to_sign,
-)
+from proxy.sigv4 import AuthenticationFailed, SeenSignatures, SigningKeys, Verifier, sign
+from proxy.sigv4.canonical import SignedHeaders, canonical_request, gather_headers, string_to_sign
 
 ALICE = Principal("IAMUser", "arn:aws:iam::111122223333:user/alice", "111122223333", "AKIAALICE", "AIDAALICE", "alice")
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -136,11 +128,11 @@ def test_the_date_header_stands_in_for_x_amz_date(date: bytes) -> None:
 
 def sign_by_hand(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
     """Signed headers for a request without x-amz-date, its timestamp NOW."""
-    names = sorted(name for name, _ in headers)
-    canonical = canonical_request(b"POST", b"/", gather_headers(headers), names, sha256(BODY).hexdigest())
+    signed = SignedHeaders(b";".join(sorted(name for name, _ in headers)))
+    canonical = canonical_request(b"POST", b"/", gather_headers(headers), signed, sha256(BODY).hexdigest().encode())
     scope = NOW[:8] + b"/eu-west-1/kms/aws4_request"
     signature = SigningKeys().sign(SECRET, scope, string_to_sign(NOW, scope, canonical)).encode()
-    value = b"AWS4-HMAC-SHA256 Credential=AKIAALICE/%b, SignedHeaders=%b, Signature=%b" % (scope, b";".join(names), signature)
+    value = b"AWS4-HMAC-SHA256 Credential=AKIAALICE/%b, SignedHeaders=%b, Signature=%b" % (scope, signed.line, signature)
     return (*headers, (b"authorization", value))
 
 

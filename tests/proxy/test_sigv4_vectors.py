@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.sigv4 import canonical_request, gather_headers, sign, string_to_sign
+from proxy.sigv4 import sign
+from proxy.sigv4.canonical import SignedHeaders, canonical_request, gather_headers, string_to_sign
 
 SUITE = Path(__file__).parents[1] / "vectors" / "aws4_testsuite"
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -34,8 +35,8 @@ class Vector:
     authorization: bytes
 
     @property
-    def signed(self) -> list[bytes]:
-        return self.authorization.split(b"SignedHeaders=")[1].split(b",")[0].split(b";")
+    def signed(self) -> SignedHeaders:
+        return SignedHeaders(self.authorization.split(b"SignedHeaders=")[1].split(b",")[0])
 
 
 def read(name: str) -> Vector:
@@ -65,11 +66,10 @@ def test_the_suite_is_whole() -> None:
 @pytest.mark.parametrize("name", VECTORS)
 def test_vector(name: str) -> None:
     vector = read(name)
-    signed = [(header, value) for header, value in vector.headers if header in vector.signed]
+    signed = [(header, value) for header, value in vector.headers if header in vector.signed.names]
 
-    canonical = canonical_request(
-        vector.method, vector.target, gather_headers(signed), vector.signed, sha256(vector.body).hexdigest()
-    )
+    body_sha256 = sha256(vector.body).hexdigest().encode()
+    canonical = canonical_request(vector.method, vector.target, gather_headers(signed), vector.signed, body_sha256)
     assert canonical == vector.canonical
     assert string_to_sign(b"20150830T123600Z", SCOPE, canonical) == vector.to_sign
     authorization = sign(
