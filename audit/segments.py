@@ -17,6 +17,7 @@ from audit import durable
 from audit.errors import LogIncident, LogInUse
 from audit.log import Mark
 
+_RESERVED_BYTES = 8 << 20
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.jsonl")
 
 
@@ -64,11 +65,16 @@ def is_being_written(folder: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _OpenSegment:
+    """The segment that is appended to. Space for it is reserved ahead, up to `reserved` bytes, where that is possible."""
+
     path: Path
     fd: int
     identity: tuple[int, int]  # device and inode
+    written: int
+    reserved: int
+    unreservable: bool = False
 
 
 class SegmentFolder:
@@ -116,11 +122,16 @@ class SegmentFolder:
         if status.st_size:
             os.close(fd)
             raise LogIncident(self._folder.name, f"{path.name} is there already, and not empty")
-        self._open = _OpenSegment(path, fd, (status.st_dev, status.st_ino))
+        self._open = _OpenSegment(path, fd, (status.st_dev, status.st_ino), written=0, reserved=0)
         durable.sync_folder(self._folder)
 
     def append(self, data: bytes) -> None:
-        durable.write_all(self._current().fd, data)
+        current = self._current()
+        current.written += len(data)
+        if current.written > current.reserved and not current.unreservable:
+            current.reserved = current.written + _RESERVED_BYTES
+            current.unreservable = not durable.reserve(current.fd, current.written - len(data), _RESERVED_BYTES + len(data))
+        durable.write_all(current.fd, data)
 
     def sync(self, size: int) -> None:
         current = self._current()
@@ -170,6 +181,8 @@ class SegmentFolder:
 
     def close(self) -> None:
         if self._open is not None:
+            with contextlib.suppress(OSError):  # give back what was reserved; if that fails, it is only space
+                os.ftruncate(self._open.fd, os.fstat(self._open.fd).st_size)
             os.close(self._open.fd)
             self._open = None
 

@@ -25,7 +25,17 @@ _SYMMETRIC = "SYMMETRIC_DEFAULT"
 _GENERATE = ("KeyId", "KeySpec", "NumberOfBytes", "EncryptionContext", "GrantTokens", "DryRun")
 _PAIR = ("KeyId", "KeyPairSpec", "EncryptionContext", "GrantTokens", "DryRun")
 _PAIR_BLOB = ("PrivateKeyCiphertextBlob",)
+_ENCAPSULATE = ("KeyId", "EncapsulationAlgorithm", "GrantTokens", "DryRun")
+_SHARED_SECRET = ("SharedSecretCiphertextBlob",)
 _STORE = ("CustomKeyStoreId",)
+_STORE_PLACE = (  # where a custom key store keeps its keys
+    "CloudHsmClusterId",
+    "XksProxyConnectivity",
+    "XksProxyUriEndpoint",
+    "XksProxyUriPath",
+    "XksProxyVpcEndpointServiceName",
+    "XksProxyVpcEndpointServiceOwner",
+)
 
 _ROWS = (
     # --- cryptographic operations: they use keys and change nothing
@@ -68,8 +78,8 @@ _ROWS = (
     _reads("Sign", "KeyId", "MessageType", "SigningAlgorithm", "GrantTokens", "DryRun"),
     _reads("Verify", "KeyId", "MessageType", "SigningAlgorithm", "GrantTokens", "DryRun"),
     _reads("DeriveSharedSecret", "KeyId", "KeyAgreementAlgorithm", "GrantTokens", "DryRun"),
-    _reads("Encapsulate", "KeyId", "EncapsulationAlgorithm", "GrantTokens", "DryRun"),
-    _reads("Decapsulate", "KeyId", "EncapsulationAlgorithm", "GrantTokens", "DryRun"),
+    Operation("Encapsulate", request=_ENCAPSULATE, ciphertexts_out=_SHARED_SECRET),
+    Operation("Decapsulate", request=_ENCAPSULATE, ciphertexts_in=_SHARED_SECRET),
     # --- reads of metadata
     _reads("DescribeKey", "KeyId", "GrantTokens"),
     _reads("GetPublicKey", "KeyId", "GrantTokens"),
@@ -79,8 +89,8 @@ _ROWS = (
     _reads("GetParametersForImport", "KeyId", "WrappingAlgorithm", "WrappingKeySpec"),
     _reads("ListKeys", "Limit", "Marker", key_members=()),
     _reads("ListAliases", "KeyId", "Limit", "Marker"),
-    _reads("ListGrants", "KeyId", "GrantId", "GranteePrincipal", "Limit", "Marker"),
-    _reads("ListRetirableGrants", "RetiringPrincipal", "Limit", "Marker", key_members=()),
+    _reads("ListGrants", "KeyId", "GrantId", "GranteePrincipal", "GranteeServicePrincipal", "Limit", "Marker"),
+    _reads("ListRetirableGrants", "RetiringPrincipal", "RetiringServicePrincipal", "Limit", "Marker", key_members=()),
     _reads("ListKeyPolicies", "KeyId", "Limit", "Marker"),
     _reads("ListKeyRotations", "KeyId", "IncludeKeyMaterial", "Limit", "Marker"),
     _reads("ListResourceTags", "KeyId", "Limit", "Marker"),
@@ -102,7 +112,16 @@ _ROWS = (
         response=("KeyMetadata",),
         logs_key_arn=False,
     ),
-    _changes("ReplicateKey", "KeyId", "ReplicaRegion", "Description", "Policy", "Tags", response=("ReplicaKeyMetadata",)),
+    _changes(
+        "ReplicateKey",
+        "KeyId",
+        "ReplicaRegion",
+        "Description",
+        "Policy",
+        "BypassPolicyLockoutSafetyCheck",
+        "Tags",
+        response=("ReplicaKeyMetadata",),
+    ),
     _changes("UpdatePrimaryRegion", "KeyId", "PrimaryRegion"),
     _changes("UpdateKeyDescription", "KeyId", "Description"),
     _changes("EnableKey", "KeyId"),
@@ -129,18 +148,28 @@ _ROWS = (
         "Constraints",
         "Operations",
         "GranteePrincipal",
+        "GranteeServicePrincipal",
         "RetiringPrincipal",
+        "RetiringServicePrincipal",
         "Name",
         "GrantTokens",
         "DryRun",
         response=("GrantId",),
     ),
-    _changes("RetireGrant"),
+    _changes("RetireGrant", "KeyId", "GrantId", "DryRun"),  # CloudTrail tells the grant elsewhere; an intent must name it
     _changes("RevokeGrant", "KeyId", "GrantId", "DryRun"),
-    _changes("ImportKeyMaterial", "KeyId", "ValidTo", "ExpirationModel", "ImportType", "KeyMaterialDescription"),
+    _changes(
+        "ImportKeyMaterial",
+        "KeyId",
+        "ValidTo",
+        "ExpirationModel",
+        "ImportType",
+        "KeyMaterialDescription",
+        "KeyMaterialId",
+    ),
     _changes("DeleteImportedKeyMaterial", "KeyId", "KeyMaterialId"),
-    _changes("CreateCustomKeyStore", "CustomKeyStoreName", "CustomKeyStoreType", logs_key_arn=False),
-    _changes("UpdateCustomKeyStore", *_STORE, "NewCustomKeyStoreName", logs_key_arn=False),
+    _changes("CreateCustomKeyStore", "CustomKeyStoreName", "CustomKeyStoreType", *_STORE_PLACE, logs_key_arn=False),
+    _changes("UpdateCustomKeyStore", *_STORE, "NewCustomKeyStoreName", *_STORE_PLACE, logs_key_arn=False),
     _changes("DeleteCustomKeyStore", *_STORE, logs_key_arn=False),
     _changes("ConnectCustomKeyStore", *_STORE, logs_key_arn=False),
     _changes("DisconnectCustomKeyStore", *_STORE, logs_key_arn=False),

@@ -83,6 +83,9 @@ class Verified(NamedTuple):
     region: str
     signature: str
 
+    def __repr__(self) -> str:  # the signature admits to a replay
+        return f"Verified({self.principal!r}, {self.region!r})"
+
 
 class _Claim:
     """What an Authorization header says, its signature apart; makes the refusals that name who it claimed to be.

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from proxy.domain import Principal, RawRequest
 from proxy.sigv4 import AuthenticationFailed, SeenSignatures, SigningKeys, Verifier, sign
 from proxy.sigv4.canonical import SignedHeaders, canonical_request, gather_headers, string_to_sign
+from proxy.sigv4.verify import _MAX_KNOWN_CLAIMS, _ONCE
 
 ALICE = Principal("IAMUser", "arn:aws:iam::111122223333:user/alice", "111122223333", "AKIAALICE", "AIDAALICE", "alice")
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -86,10 +87,27 @@ def authorization(raw: RawRequest) -> bytes:
 
 
 def refusal(raw: RawRequest, caller: KnownCaller | None = None, now_us: int = NOW_US) -> AuthenticationFailed:
-    with pytest.raises(AuthenticationFailed) as caught:
-        verifier(caller).verify(raw, now_us)
+    """Why `raw` is refused: the same by a verifier that never met its caller and by one that knows the caller's claims."""
+    told = []
+    for checks in (verifier(caller), acquainted(caller or KnownCaller())):
+        with pytest.raises(AuthenticationFailed) as caught:
+            checks.verify(raw, now_us)
+        told.append(caught.value)
     assert caught.value.status == 400
+    assert str(told[0]) == str(told[1]) and vars(told[0]) == vars(told[1])
     return caught.value
+
+
+def acquainted(caller: KnownCaller) -> Verifier:
+    """A verifier that has verified requests of the caller, as it was then, and remembers how they are signed."""
+    found = KnownCaller()
+    checks = Verifier(lambda key_id: found if key_id == "AKIAALICE" else None)
+    checks.verify(request(), NOW_US)
+    found = KnownCaller(session_token=TOKEN[1].decode())
+    checks.verify(request((*HEADERS, TOKEN)), NOW_US)
+    assert len(checks._known) == 2
+    found = caller
+    return checks
 
 
 def test_a_signed_request_is_verified() -> None:
@@ -128,7 +146,7 @@ def test_the_date_header_stands_in_for_x_amz_date(date: bytes) -> None:
 
 def sign_by_hand(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
     """Signed headers for a request without x-amz-date, its timestamp NOW."""
-    signed = SignedHeaders(b";".join(sorted(name for name, _ in headers)))
+    signed = SignedHeaders(b";".join(sorted({name for name, _ in headers})))
     canonical = canonical_request(b"POST", b"/", gather_headers(headers), signed, sha256(BODY).hexdigest().encode())
     scope = NOW[:8] + b"/eu-west-1/kms/aws4_request"
     signature = SigningKeys().sign(SECRET, scope, string_to_sign(NOW, scope, canonical)).encode()
@@ -233,11 +251,18 @@ def test_the_hash_of_the_body_may_be_sent() -> None:
     assert verifier().verify(request(headers), NOW_US).principal == ALICE
 
 
-@pytest.mark.parametrize("name", [b"authorization", b"content-type", b"host", b"x-amz-date", b"x-amz-target"])
+@pytest.mark.parametrize("name", sorted(_ONCE))
 def test_headers_that_decide_must_not_stand_twice(name: bytes) -> None:
     raw = request()
-    twice = replace(raw, headers=(*raw.headers, (name, b"x")))
+    value = raw.header(name) or b"x"
+    twice = replace(raw, headers=(*raw.headers, (name, value), (name, value)))
     assert refusal(twice).message == f"Header '{name.decode()}' must not be sent more than once."
+
+
+def test_a_repeated_header_is_signed_as_one() -> None:
+    raw = replace(request(), headers=sign_by_hand((*HEADERS, (b"x-custom", b"a  b"), (b"x-custom", b"c"))))
+    assert verifier().verify(raw, NOW_US).principal == ALICE
+    assert refusal(with_header(raw, b"x-custom", b"c,a b")).message == MISMATCH
 
 
 # --- AWS's words
@@ -407,7 +432,87 @@ def test_the_signature_that_was_expected_is_in_no_message() -> None:
     assert expected not in f"{error!s} {error!r} {error.__dict__}"
 
 
+def test_the_order_of_the_checks() -> None:
+    """A request with a fault in everything; each is mended in turn, and the next one is told."""
+    raw = request(key_id="AKIANOBODY", region="mars", secret="another")
+    raw = with_header(replace(raw, body=b"changed"), *TOKEN)
+    told = [refusal(raw := with_header(raw, b"x-amz-date", b"yesterday")).code]
+    raw = with_header(raw, b"x-amz-date", NOW)
+    told.append(refusal(raw, now_us=0).message[:24])
+    told.append(refusal(raw).message[:22])
+    raw = with_header(raw, TOKEN[0], None)
+    told.append(refusal(raw).message[:44])
+    raw = with_header(raw, b"authorization", authorization(raw).replace(b"/mars/", b"/eu-west-1/"))
+    told.append(refusal(raw).code)
+    raw = with_header(raw, b"authorization", authorization(raw).replace(b"AKIANOBODY", b"AKIAALICE"))
+    told.append(refusal(raw, PassingCaller(session_token="expected")).message[:21])
+    raw = request()
+    told.append(refusal(raw, PassingCaller(session_token="expected")).code)
+    told.append(refusal(raw, PassingCaller()).code)
+    assert told == [
+        INCOMPLETE,
+        "Signature not yet curren",
+        "'X-Amz-Security-Token'",
+        "Credential should be scoped to a valid regio",
+        "UnrecognizedClientException",
+        MISMATCH[:21],
+        "UnrecognizedClientException",
+        "ExpiredTokenException",
+    ]
+
+
+def test_a_disabled_caller_and_an_unknown_one_are_answered_alike() -> None:
+    unknown, disabled = refusal(request(key_id="AKIANOBODY")), refusal(request(), KnownCaller(enabled=False))
+    assert (str(unknown), unknown.status) == (str(disabled), disabled.status)
+
+
+def test_no_secret_is_in_a_repr() -> None:
+    token = TOKEN[1].decode()
+    caller = KnownCaller(session_token=token)
+    checks, raw = verifier(caller), request((*HEADERS, TOKEN))
+    verified = checks.verify(raw, NOW_US)
+    shown = [
+        repr(checks),
+        repr(verified),
+        repr(checks._keys),
+        repr(list(checks._known.values())),
+        repr(vars(checks._keys)["_limit"]),
+    ]
+    shown += [repr(refusal(with_header(raw, b"host", b"other"), caller)), repr(SeenSignatures(1))]
+    for secret in (SECRET, token, verified.signature):
+        assert secret not in "".join(shown)
+
+
 # --- bounds
+
+
+def test_only_what_was_verified_is_remembered_and_only_so_much() -> None:
+    checks = verifier()
+    for raw in (request(secret="another"), request(key_id="AKIANOBODY"), request(region="mars"), replace(request(), body=b"")):
+        with pytest.raises(AuthenticationFailed):
+            checks.verify(raw, NOW_US)
+    assert not checks._known
+    for number in range(_MAX_KNOWN_CLAIMS + 3):
+        checks.verify(request((*HEADERS, (b"x-number-%d" % number, b"1"))), NOW_US)
+    assert len(checks._known) == _MAX_KNOWN_CLAIMS
+
+
+def test_what_is_remembered_admits_no_second_reading() -> None:
+    """The signature is what stands behind the first `Signature=`, whatever was remembered of other requests."""
+    checks = acquainted(KnownCaller())
+    raw = request()
+    value = authorization(raw)
+    head, signature = value[:-64], value[-64:]
+    for changed in (
+        head + b"0" * 64 + b", XSignature=" + signature,
+        head + signature[:50] + b",Signature=abc",
+        head[:-1] + signature,
+    ):
+        with pytest.raises(AuthenticationFailed):
+            checks.verify(with_header(raw, b"authorization", changed), NOW_US)
+    behind = head + signature + b", XSignature=" + signature
+    assert checks.verify(with_header(raw, b"authorization", behind), NOW_US).principal == ALICE
+    assert len(checks._known) == 2
 
 
 def test_seen_signatures() -> None:

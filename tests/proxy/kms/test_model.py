@@ -107,6 +107,31 @@ def test_valid_requests_come_out_decoded(operation: str) -> None:
     check()
 
 
+NAMES = sorted({name for shape in SHAPES.values() for name in shape.get("members", ())})
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("operation", sorted(DESCRIPTION["operations"]))
+def test_any_document_is_read_or_refused(operation: str) -> None:
+    names = sorted(SHAPES[INPUTS[operation]]["members"]) if operation in INPUTS else NAMES
+
+    @settings(max_examples=20, deadline=None, database=None)
+    @given(st.dictionaries(st.sampled_from(names or NAMES), ANYTHING, max_size=4))
+    def check(document: dict[str, Any]) -> None:
+        try:
+            members = MODEL.validate(operation, document)
+        except KmsError as error:
+            assert error.code in ("SerializationException", "ValidationException")
+        else:
+            assert set(members) <= set(document)
+
+    check()
+
+
 @pytest.mark.parametrize("operation", sorted(INPUTS))
 def test_required_members(operation: str) -> None:
     required = SHAPES[INPUTS[operation]].get("required", [])
