@@ -18,6 +18,7 @@ import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NamedTuple
 
 import orjson
 
@@ -35,8 +36,7 @@ _NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", 
 _KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """A record's place, given once the record is durable there."""
 
     log: str
@@ -63,7 +63,7 @@ class LogPlace:
 @dataclass(slots=True)
 class _Waiting:
     line: bytes
-    receipt: Receipt
+    sequence: int
     future: asyncio.Future[Receipt]
     intent_opened: str | None
     intent_closed: str | None
@@ -79,17 +79,11 @@ class AuditLog:
         self._place = place
         self._loop = loop
         self._waiting: list[_Waiting] = []
-        self._closed = True
+        self._next = 0  # the next record's place
+        self._thread: threading.Thread | None = None
+        self.name = place.name
+        self.fault: str | None = "the log is not open yet"  # why `commit` refuses; None while the log is healthy
         self._start()
-
-    @property
-    def name(self) -> str:
-        return self._place.name
-
-    @property
-    def fault(self) -> str | None:
-        """Why `commit` refuses; None while the log is healthy."""
-        return self._writer.poison or ("the log is closed" if self._closed else None)
 
     def commit(self, record: AuditRecord) -> asyncio.Future[Receipt]:
         """Queue `record`; the future's result comes when it is durable. Records keep the order of these calls.
@@ -97,21 +91,17 @@ class AuditLog:
         Raises `CommitFailed`, at once or from the future: the record is then not known to be on disk, and what depends on it
         must not be released.
         """
-        if (fault := self.fault) is not None:
-            raise CommitFailed(self.name, fault)
-        line = canonical.encode(record, self.name, self._next)
-        waiting = _Waiting(
-            line,
-            Receipt(self.name, self._next),
-            self._loop.create_future(),
-            record.event_id if record.phase is Phase.INTENT else None,
-            record.intent_id,
-        )
-        self._next += 1
+        if self.fault is not None:
+            raise CommitFailed(self.name, self.fault)
+        sequence = self._next
+        line = canonical.encode(record, self.name, sequence)
+        future = self._loop.create_future()
+        intent = record.event_id if record.phase is Phase.INTENT else None
+        self._next = sequence + 1
         if not self._waiting:
             self._loop.call_soon(self._hand_over)
-        self._waiting.append(waiting)
-        return waiting.future
+        self._waiting.append(_Waiting(line, sequence, future, intent, record.intent_id))
+        return future
 
     async def recover(self) -> None:
         """Open a poisoned log anew, with a new segment. Raises what opening raises; the log stays poisoned then."""
@@ -120,14 +110,15 @@ class AuditLog:
 
     async def close(self) -> None:
         """Make durable what waits, then let go of the log; `commit` refuses from now on."""
-        if self._closed:
+        if self._thread is None:
             return
-        self._closed = True
+        self.fault = self.fault or "the log is closed"
+        thread, self._thread = self._thread, None
         if self._waiting:
             self._queue.put(self._waiting)
             self._waiting = []
         self._queue.put([])
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(thread.join)
         self._writer.close()
         self._disk.release()
 
@@ -137,9 +128,9 @@ class AuditLog:
         self._waiting = []
         self._is_writing = False
         self._queue: SimpleQueue[list[_Waiting]] = SimpleQueue()
-        self._thread: threading.Thread = threading.Thread(target=self._write, name=f"audit-{self.name}", daemon=True)
+        self._thread = threading.Thread(target=self._write, name=f"audit-{self.name}", daemon=True)
         self._thread.start()
-        self._closed = False
+        self.fault = None
 
     def _hand_over(self) -> None:
         """Give the writer what waits, unless it has its hands full: then it is given the rest when it is done."""
@@ -173,12 +164,14 @@ class AuditLog:
 
     def _release(self, batch: list[_Waiting], failure: str | None) -> None:
         self._is_writing = False
+        if failure is not None:
+            self.fault = failure
         self._hand_over()
         for entry in batch:
             if entry.future.done():
                 continue  # cancelled: its waiter has gone
             if failure is None:
-                entry.future.set_result(entry.receipt)
+                entry.future.set_result(Receipt(self.name, entry.sequence))
             else:
                 entry.future.set_exception(CommitFailed(self.name, failure))
 

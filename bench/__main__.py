@@ -62,10 +62,10 @@ def prepare(server: Server, operation: str, folder: Path, count: int = SIGNED_RE
     signer = SigV4Auth(Credentials(server.access_key, server.secret_key), "kms", REGION)
     for number in range(count):
         # A signed header of its own makes each signature its own.
-        headers = {"Content-Type": f"application/x-amz-json-1.1; n={number}", "X-Amz-Target": target}
+        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target, "X-Number": str(number)}
         request = AWSRequest("POST", f"http://127.0.0.1:{server.port}/", headers, body)
         signer.add_auth(request)
-        lines.append("\t".join(request.headers[name] for name in ("Content-Type", "X-Amz-Date", "Authorization")))
+        lines.append("\t".join(request.headers[name] for name in ("X-Number", "X-Amz-Date", "Authorization")))
     path = folder / f"{server.port}-{operation}.txt"
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -1,5 +1,5 @@
 -- wrk's side: plays the signed requests of a file in turn, and prints what it saw as JSON.
--- The file (first argument) has the target and the body on its first two lines, and then a request a line: its Content-Type,
+-- The file (first argument) has the target and the body on its first two lines, and then a request a line: its X-Number,
 -- X-Amz-Date and Authorization, with tabs between them.
 
 local prepared = {}
@@ -9,9 +9,10 @@ function init(args)
   local lines = io.lines(args[1])
   local target, body = lines(), lines()
   for line in lines do
-    local content_type, date, authorization = line:match("^(.-)\t(.-)\t(.*)$")
+    local number, date, authorization = line:match("^(.-)\t(.-)\t(.*)$")
     prepared[#prepared + 1] = wrk.format("POST", "/", {
-      ["Content-Type"] = content_type,
+      ["Content-Type"] = "application/x-amz-json-1.1",
+      ["X-Number"] = number,
       ["X-Amz-Target"] = target,
       ["X-Amz-Date"] = date,
       ["Authorization"] = authorization,

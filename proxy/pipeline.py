@@ -88,9 +88,8 @@ class Pipeline:
 
     def _authenticate(self, exchange: Exchange) -> Verified:
         """Who is calling, and for which region. The operation is noted first, so that a refusal's record names it."""
-        raw = exchange.raw
-        claimed = wire.claimed_operation(exchange.headers.get(b"x-amz-target"))
-        exchange.operation = OPERATIONS.get(claimed) or Operation(operation_name(claimed))
+        raw, target = exchange.raw, exchange.headers.get(b"x-amz-target")
+        exchange.operation = wire.TARGETS.get(target) or Operation(operation_name(wire.claimed_operation(target)))
         if raw.fault is not None:
             raise KmsError(raw.fault.code, raw.fault.message, status=raw.fault.status)
         try:
@@ -107,16 +106,17 @@ class Pipeline:
 
     def _parse(self, exchange: Exchange, caller: Verified) -> KmsCall:
         """What is asked, by the service model."""
-        raw = exchange.raw
+        raw, operation = exchange.raw, exchange.operation
         wire.check_content_type(exchange.headers.get(b"content-type"))
-        name = wire.parse_target(exchange.headers.get(b"x-amz-target"))
+        if OPERATIONS.get(operation.name) is not operation:
+            raise KmsError("UnknownOperationException")
         document = wire.parse_body(raw.body)
         try:
-            exchange.parameters = self._model.validate(name, document)
+            exchange.parameters = self._model.validate(operation.name, document)
         except KmsError:
             exchange.parameters = plausible(document)
             raise
-        return KmsCall(exchange.operation, caller.region, caller.principal, exchange.parameters, raw.received_us)
+        return KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us)
 
     async def _commit_intent(self, exchange: Exchange) -> str:
         intent = self._recorder.intent(exchange)

@@ -17,13 +17,18 @@ from typing import Any
 
 import orjson
 
-from proxy.domain import Members
+from proxy.domain import Members, Operation
 from proxy.errors import KmsError
 from proxy.kms.operations import OPERATIONS
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
+_CONTENT_TYPE = CONTENT_TYPE.encode()
 MAX_DEPTH = 32  # the deepest request shape of the service model has 4
 _PREFIX = "TrentService."
+
+
+#: The operation that an X-Amz-Target header names. AWS answers any other with UnknownOperationException, without a message.
+TARGETS: dict[bytes | None, Operation] = {f"{_PREFIX}{name}".encode(): operation for name, operation in OPERATIONS.items()}
 
 
 def claimed_operation(target: bytes | None) -> str:
@@ -32,22 +37,15 @@ def claimed_operation(target: bytes | None) -> str:
     return text.removeprefix(_PREFIX)
 
 
-def parse_target(target: bytes | None) -> str:
-    """The operation of the X-Amz-Target header. Raises UnknownOperationException, without a message, as AWS does."""
-    text = (target or b"").decode("latin-1")
-    name = text.removeprefix(_PREFIX)
-    if not text.startswith(_PREFIX) or name not in OPERATIONS:
-        raise KmsError("UnknownOperationException")
-    return name
-
-
 def check_content_type(value: bytes | None) -> None:
     """Raises UnknownOperationException unless the request says that it is AWS JSON 1.1.
 
     AWS finds the protocol by this header, so a wrong one names no operation: HTTP 404 and an XML or JSON body, by service. Here
     it is 404 with the JSON body, which the SDKs read.
     """
-    if value is None or value.partition(b";")[0].strip().lower() != CONTENT_TYPE.encode():
+    if value == _CONTENT_TYPE:
+        return
+    if value is None or value.partition(b";")[0].strip().lower() != _CONTENT_TYPE:
         raise KmsError("UnknownOperationException", status=404)
 
 

@@ -432,20 +432,26 @@ def test_the_signature_that_was_expected_is_in_no_message() -> None:
     assert expected not in f"{error!s} {error!r} {error.__dict__}"
 
 
+def words(raw: RawRequest, caller: KnownCaller | None = None, now_us: int = NOW_US) -> str:
+    message = refusal(raw, caller, now_us).message
+    assert message is not None
+    return message
+
+
 def test_the_order_of_the_checks() -> None:
     """A request with a fault in everything; each is mended in turn, and the next one is told."""
     raw = request(key_id="AKIANOBODY", region="mars", secret="another")
     raw = with_header(replace(raw, body=b"changed"), *TOKEN)
     told = [refusal(raw := with_header(raw, b"x-amz-date", b"yesterday")).code]
     raw = with_header(raw, b"x-amz-date", NOW)
-    told.append(refusal(raw, now_us=0).message[:24])
-    told.append(refusal(raw).message[:22])
+    told.append(words(raw, now_us=0)[:24])
+    told.append(words(raw)[:22])
     raw = with_header(raw, TOKEN[0], None)
-    told.append(refusal(raw).message[:44])
+    told.append(words(raw)[:44])
     raw = with_header(raw, b"authorization", authorization(raw).replace(b"/mars/", b"/eu-west-1/"))
     told.append(refusal(raw).code)
     raw = with_header(raw, b"authorization", authorization(raw).replace(b"AKIANOBODY", b"AKIAALICE"))
-    told.append(refusal(raw, PassingCaller(session_token="expected")).message[:21])
+    told.append(words(raw, PassingCaller(session_token="expected"))[:21])
     raw = request()
     told.append(refusal(raw, PassingCaller(session_token="expected")).code)
     told.append(refusal(raw, PassingCaller()).code)
