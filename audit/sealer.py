@@ -342,6 +342,7 @@ def main(data: str) -> int:
         print(orjson.dumps(asdict(status)).decode(), flush=True)
 
     try:
+        Instance.load(Path(data))
         with (Path(data) / "checkpoints" / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one sealer at a time: that of a killed supervisor may still be signing its last
             Sealer(Path(data), report).run(0)
