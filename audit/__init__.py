@@ -7,9 +7,9 @@ Guarantees, each with the module that keeps it and the test that proves it:
 1. A record is on disk before what depends on it is released — audit/commit.py — tests/audit/test_commit.py
 2. No secret in a record: the record type is an allow-list — audit/record.py — tests/audit/test_record.py
 3. Records of one log are numbered densely; a gap is detected — audit/log.py — tests/audit/test_log.py
-4. An edit, deletion, reordering, truncation or rollback is detected against a saved checkpoint — audit/verify.py — tests/audit/test_verify.py
-5. Every record is a leaf of a standard Merkle tree (RFC 6962), so that it can be proved to be in the log — audit/merkle.py — tests/audit/test_merkle.py
+4. Any edit, deletion, reordering, cut or rollback shows against a saved checkpoint — audit/verify.py — tests/audit/test_verify.py
+5. Every record can be proved to be in the log: it is a leaf of an RFC 6962 tree — audit/merkle.py — tests/audit/test_merkle.py
 
-Limits, just as plainly: root on this host can cut off what no checkpoint elsewhere speaks of; times are this host's clock; who has
-stolen the sealer's key can sign another history, which only a checkpoint saved elsewhere gives away.
+Limits, just as plainly: root on this host can cut off what no checkpoint elsewhere speaks of; times are this host's clock; who
+has stolen the sealer's key can sign another history, which only a checkpoint saved elsewhere gives away.
 """

@@ -66,7 +66,7 @@ class Instance:
 
     @classmethod
     def create(cls, data: Path, account_id: str, region: str, created: str) -> Instance:
-        """Make the folders of a new instance in the folder `data`, with the log `admin`; its `keytrail.json` is written by `save`.
+        """Make the folders of a new instance in `data`, with the log `admin`; its `keytrail.json` is written by `save`.
 
         Raises FileExistsError where something of the kind is there already.
         """

@@ -164,9 +164,9 @@ class LogWriter:
 
     def _segment_for(self, now_us: int) -> int:
         """The segment that the next lines go to: the one that is open, or a new one."""
-        if self._segment is not None and self._offset < self._max_segment_bytes:
-            if self._offset == 0 or now_us - self._opened_us < self._max_age_us:
-                return self._segment
+        is_young = self._offset == 0 or now_us - self._opened_us < self._max_age_us
+        if self._segment is not None and is_young and self._offset < self._max_segment_bytes:
+            return self._segment
         self._disk.create(self.records)
         self._segment, self._offset, self._opened_us = self.records, 0, now_us
         return self._segment

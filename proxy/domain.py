@@ -68,7 +68,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What KMS can be asked for: a row of the table in `proxy.kms.operations`. `read_only` is CloudTrail's flag; `mutates` says that an intent is committed before the effect."""
+    """What KMS can be asked for: a row of the table in `proxy.kms.operations`.
+
+    `read_only` is CloudTrail's flag; `mutates` says that an intent is committed before the effect.
+    """
 
     name: str
     mutates: bool = False

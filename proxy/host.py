@@ -72,8 +72,8 @@ def initialise(settings: Settings) -> Instance:
 class Host:
     """The data folder, open for commands of whoever is logged in on the host. A context manager; it blocks.
 
-    Every method that changes something raises `SetupError` or `KmsError` where it is refused (recorded too), and `AuditError` where
-    it cannot be recorded.
+    Every method that changes something raises `SetupError` or `KmsError` where it is refused (recorded too), and `AuditError`
+    where it cannot be recorded.
     """
 
     def __init__(self, instance: Instance, settings: Settings) -> None:

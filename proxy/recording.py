@@ -133,7 +133,7 @@ class Recorder:
 
 
 def plausible(document: Members) -> Members:
-    """The members of a request that was not validated that can be recorded all the same: scalars, and flat lists and maps of text."""
+    """The members of a request that was not validated that can be recorded: scalars, and flat lists and maps of text."""
 
     def is_scalar(value: object) -> bool:
         return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)

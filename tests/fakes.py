@@ -15,8 +15,8 @@ Effect = Literal["nothing", "half", "all"]
 class SimulatedDisk:
     """An `audit.log.Disk` in memory, with a page cache that a power cut empties.
 
-    The operation number `fail_at` (counted from 0 over all that can fail) raises OSError, its effect as `effect` says. A sync that
-    fails marks the lost pages as clean, as Linux does: a later sync of the same pages succeeds and writes nothing.
+    The operation number `fail_at` (counted from 0 over all that can fail) raises OSError, its effect as `effect` says. A sync
+    that fails marks the lost pages as clean, as Linux does: a later sync of the same pages succeeds and writes nothing.
     """
 
     fail_at: int = -1

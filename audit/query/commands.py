@@ -63,7 +63,10 @@ Key = Annotated[
     str | None,
     typer.Option(help="Key ARN, key id, alias/NAME or alias ARN: as resolved, or as the caller wrote it.", rich_help_panel=_ASK),
 ]
-Caller = Annotated[str | None, typer.Option(help="ARN or user name; * stands for any text.", rich_help_panel=_ASK)]
+Caller = Annotated[
+    str | None,
+    typer.Option(help="ARN, user name, or as tables show it: user/alice; * stands for any text.", rich_help_panel=_ASK),
+]
 AccessKey = Annotated[str | None, typer.Option(help="Access key id.", rich_help_panel=_ASK)]
 Context = Annotated[
     list[str] | None,
@@ -192,6 +195,12 @@ def _wait() -> None:
     time.sleep(_POLL_S)
 
 
+def _whole_arn(caller: str | None) -> str | None:
+    """A caller as the tables show it (`user/alice`, `assumed-role/ROLE/SESSION`) as a pattern for its ARN."""
+    is_short = caller is not None and "/" in caller and not caller.startswith(("arn:", "*"))
+    return f"*:{caller}" if is_short else caller
+
+
 def _filter(
     since: str | None,
     until: str | None,
@@ -213,7 +222,7 @@ def _filter(
         until=parse_time(until, now) if until is not None else None,
         events=tuple(event or ()),
         key=KeyName.parse(key) if key is not None else None,
-        caller=caller,
+        caller=_whole_arn(caller),
         access_key=access_key,
         context=tuple(map(parse_pair, context or ())),
         fingerprints=tuple(text.lower() for text in fingerprint or ()),

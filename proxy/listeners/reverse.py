@@ -284,9 +284,10 @@ class Connection(asyncio.Protocol):
         values = dict(headers)
         if int(values.get(b"content-length", 0)) > self._listener.limits.body_bytes:
             self._fail(self._listener.too_large)
-        elif values.get(b"expect", b"").lower() == b"100-continue" and self._parser.get_http_version() != "1.0":
-            if self.task is None and not self._waiting:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return
+        expects = values.get(b"expect", b"").lower() == b"100-continue" and self._parser.get_http_version() != "1.0"
+        if expects and self.task is None and not self._waiting:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._deaf:

@@ -43,6 +43,7 @@ def run(log: LogBuilder, *arguments: str, stdin: bytes | None = None) -> Result:
         (["--event", "GenerateDataKey*", "--event", "Encrypt"], [0]),
         (["--key", KEY_A.rpartition("/")[2]], [0, 1, 3]),
         (["--caller", "bob"], [1]),
+        (["--caller", "user/bob"], [1]),
         (["--access-key", "AKIAEVE"], [3]),
         (["--context", "tenant=acme"], [0]),
         (["--fingerprint", fingerprint("one").upper(), "--error", "any"], [3]),

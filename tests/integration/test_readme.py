@@ -1,0 +1,254 @@
+"""README.md's recipes, run as they stand there, in their order, by one reader: each must work and show what it promises.
+
+A block marked `sh` runs in bash, a block marked `python` in the interpreter; what a block exports, the next one has. `sh serve` and
+`sh tail` run until they are told to stop. The ports are others than the README's, so that a keytrail of the machine's own is in nobody's
+way. `make …` is not run here: its targets are checked to be in the Makefile, `make test` is what runs this test, and test_demo.py runs
+what `make demo` runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from proxy.settings import Settings
+from tests.docs.repository import ROOT
+from tests.integration.conftest import LIMIT_S, wait_until
+
+README = (ROOT / "README.md").read_text()
+_HEADING = re.compile(r"^##+ +(.+)$")
+_LONGEST_S = 60.0
+
+#: What the recipes below a heading print, as regular expressions to be found in this order in what they wrote to standard output.
+PROMISED = {
+    "Install and start": [
+        r"Made keytrail-data for account 111122223333, region us-east-1\.",
+        r"keytrail answers KMS calls at http://127\.0\.0\.1:\d+; health at http://127\.0\.0\.1:\d+/health/ready",
+        r'eval "\$\(keytrail env\)"',
+    ],
+    "aws CLI": [
+        *[r'"CiphertextBlob": "[\w+/=]+"'] * 4,
+        r'"KeyId": "arn:aws:kms:us-east-1:111122223333:key/[0-9a-f-]{36}"',
+        r'"Plaintext": "[\w+/]{43}="',
+        *[r'"KeyId": "arn:aws:kms:us-east-1:111122223333:key/[0-9a-f-]{36}"'] * 3,
+    ],
+    "boto3": [],
+    "AWS Encryption SDK": [],
+    "What happened to this data key?": [
+        r"ciphertext [0-9a-f]{64}",
+        r"made .* by user/demo: GenerateDataKeyWithoutPlaintext under [0-9a-f-]{36}, context object=3 tenant=acme",
+        r"unwrapped  1 time by 1 caller",
+        r"refused    never",
+        r"unwrapped     Decrypt by user/demo from 127\.0\.0\.1",
+        r"w0/0{20}\.jsonl:\d+",
+    ],
+    "Ask the log": [
+        r"GenerateDataKeyWithoutPlaintext.*tenant=acme",
+        r'"eventName":"Decrypt"',
+        r"time,",
+        r"(?i)usage: keytrail query",
+        r"GenerateDataKey .*tenant=acme",
+    ],
+    "Prove it": [
+        r"Log w0: \d+ records",
+        r"✓ 5\. the tree over the lines has the root of every checkpoint",
+        r"Verified\.",
+        r'"passed": ?true',
+    ],
+    "Callers": [
+        r"ASIA\w{16}: its credentials are in .*, profile bob\.",
+        r"alias/demo|Made by keytrail init",
+        r"assumed-role/claims-reader/bob",
+        r"AKIA\w{16} is disabled\.",
+        r"AKIA\w{16} is enabled\.",
+        r"AKIA\w{16}: its credentials are in .*, profile alice\.",
+    ],
+    "Operate": [r'"status": ?"live"', r'"status": ?"ready"'],
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A block of code in the README; `mark` is `serve`, `tail` or empty."""
+
+    heading: str
+    line: int
+    language: str
+    mark: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A recipe that was run, and what became of it."""
+
+    recipe: Recipe
+    exit_code: int
+    out: str
+    err: str
+
+
+def recipes() -> list[Recipe]:
+    """Every block that is marked `sh` or `python`, in order."""
+    found: list[Recipe] = []
+    heading, opened, code = "", "", []  # `opened` is the mark of the block that we are in
+    start = 0
+    for number, line in enumerate(README.split("\n"), 1):
+        if opened:
+            if line != "```":
+                code.append(line)
+                continue
+            language, _, mark = opened.partition(" ")
+            if language in ("sh", "python"):
+                found.append(Recipe(heading, start, language, mark, "\n".join(code)))
+            opened, code = "", []
+        elif line.startswith("```"):
+            opened, start = line.removeprefix("```"), number
+            assert opened, f"README.md:{number}: say what is in this block (sh, python, text, …)"
+        elif match := _HEADING.match(line):
+            heading = match[1]
+    return found
+
+
+class Reader:
+    """Someone who follows the README in `folder`, which has what a checkout has after `make demo`: `.venv` and `config`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listen, self._admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+        self._exported = folder / "exported.sh"
+        self._serving: tuple[Recipe, subprocess.Popen[str]] | None = None
+        (folder / ".venv").symlink_to(sys.prefix)
+        (folder / "config").symlink_to(ROOT / "config")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
+        self._environment = environment | {
+            "HOME": str(folder),
+            "NO_PROXY": "127.0.0.1",
+            "KEYTRAIL_LISTEN": self._listen,
+            "KEYTRAIL_ADMIN_LISTEN": self._admin,
+        }
+
+    def run(self, recipe: Recipe) -> Ran | None:
+        """Follow one recipe. None for the one that serves: it is done when `stop` is called."""
+        code = recipe.code.replace("127.0.0.1:4599", self._listen).replace("127.0.0.1:4598", self._admin)
+        if recipe.language == "python":
+            (self.folder / "recipe.py").write_text(code)
+            code = "python -W error recipe.py" if "aws_encryption_sdk" not in code else "python recipe.py"
+        match recipe.mark:
+            case "":
+                done = subprocess.run(
+                    self._bash(f'{code}\nexport -p > "{self._exported}"'),
+                    cwd=self.folder,
+                    env=self._environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=_LONGEST_S,
+                )
+                return Ran(recipe, done.returncode, done.stdout, done.stderr)
+            case "serve":
+                process = self._start(recipe, code)
+                self._serving = recipe, process
+                wait_until(lambda: "health at" in self._written(recipe, "out") or process.poll() is not None, "it serves")
+                return None
+            case "tail":
+                process = self._start(recipe, code)
+                wait_until(lambda: bool(self._written(recipe, "out")) or process.poll() is not None, "there is a line")
+                return self._end(recipe, process, signal.SIGINT)
+        raise AssertionError(f"README.md:{recipe.line}: what is `{recipe.language} {recipe.mark}`?")
+
+    def stop(self) -> Iterator[Ran]:
+        """Stop serving, as Ctrl-C does."""
+        if self._serving is not None:
+            yield self._end(*self._serving, signal.SIGINT)
+            self._serving = None
+
+    def _bash(self, code: str) -> list[str]:
+        before = f'if [ -e "{self._exported}" ]; then source "{self._exported}"; fi'
+        return ["bash", "-c", f"set -euo pipefail\n{before}\n{code}"]
+
+    def _start(self, recipe: Recipe, code: str) -> subprocess.Popen[str]:
+        with self._file(recipe, "out").open("w") as out, self._file(recipe, "err").open("w") as err:
+            return subprocess.Popen(
+                self._bash(f"exec {code}"), cwd=self.folder, env=self._environment, stdout=out, stderr=err, text=True
+            )
+
+    def _end(self, recipe: Recipe, process: subprocess.Popen[str], number: signal.Signals) -> Ran:
+        process.send_signal(number)
+        try:
+            exit_code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            exit_code = process.wait(LIMIT_S)
+        return Ran(recipe, exit_code, self._written(recipe, "out"), self._written(recipe, "err"))
+
+    def _file(self, recipe: Recipe, stream: str) -> Path:
+        return self.folder / f"line-{recipe.line}.{stream}"
+
+    def _written(self, recipe: Recipe, stream: str) -> str:
+        return self._file(recipe, stream).read_text()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses at the moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
+    """Every recipe, run in order; those behind one that failed too."""
+    reader = Reader(tmp_path_factory.mktemp("readme"))
+    with closing(reader.stop()) as stopping:
+        done: list[Ran] = []
+        try:
+            done += [one for recipe in recipes() if (one := reader.run(recipe)) is not None]
+        finally:
+            done += stopping
+    return sorted(done, key=lambda one: one.recipe.line)
+
+
+@pytest.mark.parametrize("line", [recipe.line for recipe in recipes()])
+def test_the_recipe_in_this_line_works(ran: list[Ran], line: int) -> None:
+    (one,) = (one for one in ran if one.recipe.line == line)
+    assert one.exit_code == 0, f"README.md:{line}: exit code {one.exit_code}\n{one.recipe.code}\n{one.out}\n{one.err}"
+    if one.recipe.mark != "serve":
+        assert "Traceback" not in one.err
+
+
+@pytest.mark.parametrize("heading", PROMISED)
+def test_the_recipes_show_what_they_promise(ran: list[Ran], heading: str) -> None:
+    shown = "\n".join(one.out for one in ran if one.recipe.heading == heading)
+    position = 0
+    for pattern in PROMISED[heading]:
+        found = re.compile(pattern).search(shown, position)
+        assert found, f"README.md, {heading}: {pattern!r} is not in what follows here:\n{shown[position:]}"
+        position = found.end()
+
+
+def test_every_heading_with_recipes_promises_something_here() -> None:
+    assert {recipe.heading for recipe in recipes()} == set(PROMISED)
+
+
+def test_every_make_target_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z]+)`", README))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_the_table_of_settings_has_each_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `?([^|`]+?)`? \|", README, re.MULTILINE)
+    shown = {name: (variable, value) for name, variable, value in rows}
+    assert shown == {name: (f"KEYTRAIL_{name.upper()}", str(field.default)) for name, field in Settings.model_fields.items()}
