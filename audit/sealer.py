@@ -222,7 +222,7 @@ class LogSealer:
         raise LogIncident(self.log, f"its first {self._signed.size} records are not those that were signed for")
 
     def _from_frontier(self, size: int) -> Frontier | None:
-        with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, ValueError, TypeError):
+        with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, ValueError, TypeError, AttributeError):
             if (self._folder / "leaves").stat().st_size < size * HASH_BYTES:
                 return None
             state = orjson.loads((self._folder / "frontier").read_bytes())

@@ -10,6 +10,7 @@ believed only where it comes to that root itself: then the lines that differ are
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -21,7 +22,7 @@ import orjson
 
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
 from audit.errors import CheckpointInvalid
-from audit.instance import Instance
+from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
 from audit.merkle import HASH_BYTES, Frontier, leaf_hash
 from audit.sealer import verifier_keys
@@ -117,7 +118,8 @@ class Report:
             {**asdict(log), "unsealed": log.unsealed, "steps": [{**asdict(step), "passed": step.passed} for step in log.steps]}
             for log in self.logs
         ]
-        return orjson.dumps({"passed": self.passed, "logs": logs}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs}))
+        return json.dumps(document, indent=2).encode() + b"\n"  # in ASCII: nothing that was read can command a terminal
 
 
 def verify(data: Path, keys: Iterable[VerifierKey] = (), saved: Iterable[str] = (), progress: Progress | None = None) -> Report:
@@ -136,7 +138,8 @@ def verify(data: Path, keys: Iterable[VerifierKey] = (), saved: Iterable[str] = 
             notes.setdefault(claimed_checkpoint(note).origin, []).append(note)
     found = {path.parent.name for pattern in ("log/*/*.jsonl", "checkpoints/*/history") for path in data.glob(pattern)}
     instance = Instance.load(data)  # after the folders were listed: a log is listed there before anything is in it
-    origins = dict.fromkeys((*map(instance.origin, (*instance.logs, *sorted(found))), *trusted, *notes))
+    names = (*instance.logs, ADMIN_LOG, *sorted(found))  # `init` makes `admin`: there is no instance without it
+    origins = dict.fromkeys((*map(instance.origin, names), *trusted, *notes))
     meter = _Meter(progress, sum(path.stat().st_size for path in data.glob("log/*/*.jsonl")))
     return Report(tuple(_verify_log(instance, origin, trusted.get(origin), notes.get(origin, []), meter) for origin in origins))
 
@@ -194,7 +197,9 @@ class _LogCheck:
         self._tree: Frontier | None = Frontier()
         self._base = Frontier()  # the tree at the last target that agreed
         self._leaves: BinaryIO | None = None
-        self._differing: list[tuple[int, str, int]] = []  # lines that are not as in `leaves`, since then
+        self._leaf_count = 0
+        self._differing: list[tuple[int, str, int]] = []  # lines that are not as in `leaves`, since then: the first of them
+        self._more_differing = 0
         self._altered: tuple[int, str, int] | None = None  # the first place from which on nothing can agree any more
         self._missing: list[tuple[int, int]] = []
         self._open_intents: dict[str, tuple[str, int]] = {}
@@ -229,6 +234,7 @@ class _LogCheck:
         self._look_at_folder()
         leaves = self._checkpoints / "leaves"
         self._leaves = leaves.open("rb") if settled and leaves.exists() else None
+        self._leaf_count = leaves.stat().st_size // HASH_BYTES if self._leaves is not None else 0
         try:
             self._compare_reached()
             for segment in self._segments:
@@ -351,15 +357,18 @@ class _LogCheck:
         if self._tree is not None:
             self._tree.append(leaf)
         kept = self._leaf_at(self._records)
-        if kept is not None and kept != leaf and len(self._differing) < _MAX_FAULTS:
-            self._differing.append((self._records, self._segment, self._line))
+        if kept is not None and kept != leaf:
+            if len(self._differing) < _MAX_FAULTS:
+                self._differing.append((self._records, self._segment, self._line))
+            else:
+                self._more_differing += 1
         self._records += 1
         if self._target is not None and self._target.checkpoint.size <= self._records:
             self._compare_reached()
 
     def _leaf_at(self, index: int) -> bytes | None:
         """What `leaves` has for the record `index`; None where it has nothing."""
-        if self._leaves is None:
+        if self._leaves is None or index >= self._leaf_count:  # a forged number may be beyond any file
             return None
         if self._leaves.tell() != index * HASH_BYTES:
             self._leaves.seek(index * HASH_BYTES)
@@ -379,12 +388,13 @@ class _LogCheck:
         agrees = self._tree is not None and self._tree.size == size and self._tree.root() == root
         if agrees and self._tree is not None:
             self._base = self._tree.copy()
-            self._differing.clear()
+            self._forget_differing()
         elif (kept := self._kept_tree(size)) is not None and kept.root() == root:
             for index, segment, line in self._differing:
                 self._fault(target.step, f"record {index} is not the one that {target.name} was signed for", segment, line)
                 self._altered = min(self._altered or (index, segment, line), (index, segment, line))
-            self._differing.clear()
+            self._fault_count[target.step] += self._more_differing
+            self._forget_differing()
             self._tree, self._base, agrees = kept, kept.copy(), True
         if self._altered is not None and size > self._altered[0]:
             if target.step == 7 or not self._faults[5]:
@@ -401,6 +411,10 @@ class _LogCheck:
                 self._fault_here(target.step, f"the lines do not have the root of {target.name}: they differ {place}, up to here")
         elif target.step == 5:
             self._sealed = size
+
+    def _forget_differing(self) -> None:
+        self._differing.clear()
+        self._more_differing = 0
 
     def _kept_tree(self, size: int) -> Frontier | None:
         """The tree of `size` leaves by `leaves`, on top of the last that agreed."""

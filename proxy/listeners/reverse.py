@@ -12,13 +12,15 @@ One `Connection` a client, on httptools (llhttp): routing, request objects and a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import cast
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 import httptools
 
@@ -41,6 +43,9 @@ _SLOW = HttpFault(408, "RequestTimeoutException", "The request was not received 
 _LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's head is over {MAX_HEAD_BYTES} bytes.")
 
 
+Future: TypeAlias = "asyncio.Future[Any]"  # Any: what it holds is between the walk and whoever gave it
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a client may ask of a connection; seconds and bytes."""
@@ -53,13 +58,14 @@ class Limits:
 class Listener:
     """The connections of one listening socket; `walk` answers one call."""
 
-    def __init__(self, walk: Callable[[RawRequest], Awaitable[RawResponse]], limits: Limits) -> None:
+    def __init__(self, walk: Callable[[RawRequest], Coroutine[Future, None, RawResponse]], limits: Limits) -> None:
         self.walk = walk
         self.limits = limits
         self.too_large = HttpFault(413, "RequestEntityTooLargeException", f"The body is over {limits.body_bytes} bytes.")
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
-        self.calls: set[asyncio.Task[None]] = set()  # under way, those of clients that have gone among them
+        self.busy = 0  # calls under way, those of clients that have gone among them
+        self.idle: asyncio.Event | None = None
         self.draining = False
         self._second = -1
         self._date = ""
@@ -81,10 +87,13 @@ class Listener:
         self._sweeping.cancel()
         for connection in tuple(self.connections):
             connection.close_when_idle()
-        late = (await asyncio.wait(self.calls, timeout=limit_s))[1] if self.calls else set()
+        if self.busy:
+            self.idle = asyncio.Event()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.idle.wait(), limit_s)
         for connection in tuple(self.connections):
             connection.abort()
-        return not late
+        return not self.busy
 
     def _sweep(self) -> None:
         """Close what is too slow or idle. One timer for all: a timer for each request would cost more than the request."""
@@ -106,7 +115,7 @@ class Connection(asyncio.Protocol):
     """One client connection. Callbacks come from the event loop (upper half) and from the parser that it feeds (lower half)."""
 
     def __init__(self, listener: Listener) -> None:
-        self.task: asyncio.Task[None] | None = None  # the call under way
+        self.is_busy = False  # a call is under way
         self._listener = listener
         self._transport: asyncio.Transport
         self._peer = ""
@@ -136,7 +145,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client may shut its sending side and still wait for its answer."""
         self._deaf = True
-        return self.task is not None or bool(self._waiting)
+        return self.is_busy or bool(self._waiting)
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -163,7 +172,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Give up on a client that is idle or slow; `now` is the event loop's time."""
-        if self.task is not None or now < self._deadline:
+        if self.is_busy or now < self._deadline:
             return
         if self._transport.is_closing() or not self._writable:
             self._transport.abort()  # a client that does not read: closing would wait for it
@@ -177,7 +186,7 @@ class Connection(asyncio.Protocol):
         """Close behind the call that is under way; what is pipelined behind it is not begun."""
         self._deaf = True
         self._waiting.clear()
-        if self.task is None:
+        if not self.is_busy:
             self._transport.close()
 
     def abort(self) -> None:
@@ -187,10 +196,11 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Start the next call that waits, if none is under way; read on only while none waits."""
-        if self._waiting and self.task is None and self._writable:
+        while self._waiting and not self.is_busy and self._writable:
             self._answering = self._waiting.popleft()
-            self.task = self._listener.loop.create_task(self._answer(self._answering.request))
-            self._listener.calls.add(self.task)
+            self.is_busy = True
+            self._listener.busy += 1
+            self._go_on(self._listener.walk(self._answering.request))
         if bool(self._waiting) is not self._paused and not self._transport.is_closing():
             self._paused = not self._paused
             if self._paused:
@@ -198,18 +208,31 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    async def _answer(self, request: RawRequest) -> None:
+    def _resume(self, call: Coroutine[Future, None, RawResponse], _: Future) -> None:
+        self._go_on(call)
+        self._next()
+
+    def _go_on(self, call: Coroutine[Future, None, RawResponse]) -> None:
+        """Run the call until it waits for something, and again when that is there. A task would do the same for twice the price."""
         try:
-            response = await self._listener.walk(request)
+            waits_for = call.send(None)
+        except StopIteration as end:
+            self._end_call()
+            if not self._transport.is_closing():
+                self._send(end.value)
         except BaseException:
+            self._end_call()
             self._transport.abort()  # no answer is better than a wrong one; `walk` itself raises nothing
             raise
-        finally:
-            if self.task is not None:
-                self._listener.calls.discard(self.task)
-            self.task = None
-        if not self._transport.is_closing():
-            self._send(response)
+        else:
+            waits_for._asyncio_future_blocking = False
+            waits_for.add_done_callback(partial(self._resume, call))
+
+    def _end_call(self) -> None:
+        self.is_busy = False
+        self._listener.busy -= 1
+        if not self._listener.busy and self._listener.idle is not None:
+            self._listener.idle.set()
 
     def _send(self, response: RawResponse) -> None:
         keep = bool(self._waiting) or not self._deaf
@@ -219,7 +242,6 @@ class Connection(asyncio.Protocol):
             self._deadline = now + (
                 self._listener.limits.idle_s if self._phase is _Phase.BETWEEN else self._listener.limits.request_s
             )
-            self._next()
             return
         self._deadline = now + LINGER_S
         if self._answering.request.fault is not None and not self._listener.draining and self._transport.can_write_eof():
@@ -286,7 +308,7 @@ class Connection(asyncio.Protocol):
             self._fail(self._listener.too_large)
             return
         expects = values.get(b"expect", b"").lower() == b"100-continue" and self._parser.get_http_version() != "1.0"
-        if expects and self.task is None and not self._waiting:
+        if expects and not self.is_busy and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:

@@ -499,7 +499,7 @@ def test_a_client_that_reads_nothing_does_not_stay_for_good(run: Runner[None]) -
             client.writer.write(post(b"1") * 10_000)
             await until(lambda: not connection._writable)
             before = len(world.walk.requests)
-            await until(lambda: connection.task is None)
+            await until(lambda: not connection.is_busy)
             assert len(world.walk.requests) <= before + 1, "calls go on, whose answers nobody reads"
             world.expire(LIMITS.idle_s)
             await world.all_gone()
