@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from audit.checkpoint import VerifierKey
-from audit.errors import QueryError
+from audit.errors import CheckpointInvalid, QueryError
 from audit.instance import Instance
 from audit.query import commands
 from audit.query.commands import DEFAULT_DATA, Data
@@ -63,9 +63,9 @@ def verify(
 ) -> None:
     """Verify every log against its checkpoints, in numbered steps (docs/verify.md), also while the proxy serves."""
     with errors():
-        saved = [sys.stdin.read() if str(path) == "-" else path.read_text("utf-8") for path in checkpoint or []]
+        keys = [_verifier_key(text) for text in key or []]
         with progress_bar("Verifying") as bar:
-            report = verify_logs(data, [VerifierKey.parse(text) for text in key or []], saved, bar)
+            report = verify_logs(data, keys, [_saved_checkpoint(path) for path in checkpoint or []], bar)
         if json:
             sys.stdout.buffer.write(report.to_json())
         else:
@@ -82,8 +82,21 @@ def _write_report(report: Report) -> None:
         for step in log.steps:
             typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
     for fault in report.faults:
-        typer.echo(clean(f"FAULT, step {fault.step}: {fault}"))
+        typer.echo(clean(f"{fault} (step {fault.step})"))
     typer.echo("Verified." if report.passed else "VERIFICATION FAILED.")
+
+
+def _verifier_key(text: str) -> VerifierKey:
+    try:
+        return VerifierKey.parse(text)
+    except CheckpointInvalid as error:
+        raise QueryError(f"--key: {error}") from error  # mistyped: nothing was verified yet
+
+
+def _saved_checkpoint(path: Path) -> str:
+    """What is not UTF-8 in it is no checkpoint either: `verify` says so."""
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    return data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
 def _latest_checkpoints(instance: Instance) -> str:

@@ -11,6 +11,7 @@ believed only where it comes to that root itself: then the lines that differ are
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
 from audit.errors import CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
@@ -47,6 +49,25 @@ _MAX_NOTE_BYTES = 1_000_000
 _MAX_FAULTS = 50  # of one step of one log; the rest is counted
 _MAX_OPEN_INTENTS = 100_000
 _MAX_GAP = 1_000_000  # records that a line's number may jump where nothing signed tells
+_UNSEALED_US = 10_000_000  # how long the first records of a log may wait for the first checkpoint: the sealer takes two seconds
+#: What CloudTrail requires of every record, with our extension.
+_REQUIRED = frozenset(
+    [
+        "eventVersion",
+        "userIdentity",
+        "eventTime",
+        "eventSource",
+        "eventName",
+        "awsRegion",
+        "sourceIPAddress",
+        "requestParameters",
+        "responseElements",
+        "additionalEventData",
+        "eventID",
+        "eventType",
+        "eventCategory",
+    ]
+)
 _SIGNATURE_PREFIX = "\u2014 ".encode()
 
 
@@ -67,8 +88,8 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        place = (f", {self.segment}" if self.segment else "") + (f", line {self.line}" if self.line else "")
-        return f"log {self.log}{place}: {self.reason}"
+        place = (f"/{self.segment}" if self.segment else "") + (f" line {self.line}" if self.line else "")
+        return f"{self.log}{place}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +143,17 @@ class Report:
         return json.dumps(document, indent=2).encode() + b"\n"  # in ASCII: nothing that was read can command a terminal
 
 
-def verify(data: Path, keys: Iterable[VerifierKey] = (), saved: Iterable[str] = (), progress: Progress | None = None) -> Report:
+def _now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def verify(
+    data: Path,
+    keys: Iterable[VerifierKey] = (),
+    saved: Iterable[str] = (),
+    progress: Progress | None = None,
+    now_us: Callable[[], int] = _now_us,
+) -> Report:
     """Verify every log of the instance in `data`.
 
     `keys` are trusted instead of the public key in the data folder; `saved` are the texts of checkpoint files kept elsewhere,
@@ -141,16 +172,19 @@ def verify(data: Path, keys: Iterable[VerifierKey] = (), saved: Iterable[str] = 
     names = (*instance.logs, ADMIN_LOG, *sorted(found))  # `init` makes `admin`: there is no instance without it
     origins = dict.fromkeys((*map(instance.origin, names), *trusted, *notes))
     meter = _Meter(progress, sum(path.stat().st_size for path in data.glob("log/*/*.jsonl")))
-    return Report(tuple(_verify_log(instance, origin, trusted.get(origin), notes.get(origin, []), meter) for origin in origins))
+    logs = (_verify_log(instance, origin, trusted.get(origin), notes.get(origin, []), meter, now_us) for origin in origins)
+    return Report(tuple(logs))
 
 
-def _verify_log(instance: Instance, origin: str, key: VerifierKey | None, saved: list[str], meter: _Meter) -> LogReport:
+def _verify_log(
+    instance: Instance, origin: str, key: VerifierKey | None, saved: list[str], meter: _Meter, now_us: Callable[[], int]
+) -> LogReport:
     check = _LogCheck(instance, origin, key, saved)
     check.run(meter)
     if check.never_sealed() and check.history_bytes():  # its first checkpoint came while the lines were read
         check = _LogCheck(instance, origin, key, saved)
         check.run(meter)
-    return check.report()
+    return check.report(now_us())
 
 
 class _Meter:
@@ -202,6 +236,7 @@ class _LogCheck:
         self._more_differing = 0
         self._altered: tuple[int, str, int] | None = None  # the first place from which on nothing can agree any more
         self._missing: list[tuple[int, int]] = []
+        self._oldest: str | None = None  # the earliest time of a record, as long as there is no checkpoint
         self._open_intents: dict[str, tuple[str, int]] = {}
         self._mark: Mark | None = None
         self._mark_seen = False
@@ -299,7 +334,7 @@ class _LogCheck:
     def _take(self, text: bytes, is_last: bool) -> bool:
         """One line. False where it cannot be a line of this log and need not be: recovery will set it aside."""
         leaf = leaf_hash(text)
-        log, sequence, event, extension = _read_place(text)
+        log, sequence, record, extension = _read_place(text)
         if log != self._log or sequence != self._records:
             confirmed = self._mark.records if self._mark is not None else 0
             if is_last and self._target is None and self._records >= confirmed and not self._altered:
@@ -308,10 +343,16 @@ class _LogCheck:
                 return True
         self._lines += 1
         self._grow(leaf)
+        if log is not None and not record.keys() >= _REQUIRED:
+            lacking = ", ".join(sorted(_REQUIRED - record.keys()))
+            self._fault_here(3, f"record {sequence} lacks what CloudTrail requires of every record: {lacking}")
+        if not self._notes:
+            time_text = str(extension.get("time", ""))
+            self._oldest = time_text if self._oldest is None else min(self._oldest, time_text)
         if extension.get("phase") == "intent":
             self._intents += 1
             if len(self._open_intents) < _MAX_OPEN_INTENTS:
-                self._open_intents[str(event)] = (self._segment, self._line)
+                self._open_intents[str(record.get("eventID"))] = (self._segment, self._line)
         elif "intent" in extension:
             self._open_intents.pop(str(extension["intent"]), None)
         return True
@@ -512,9 +553,15 @@ class _LogCheck:
         elif self._latest_at < self._settled_notes - 2:
             self._fault(6, f"`latest` is checkpoint {self._latest_at} of the history, which goes on to {self._settled_notes - 1}")
 
-    def report(self) -> LogReport:
+    def _is_young(self, now_us: int) -> bool:
+        """Whether the sealer had no time yet: no record is old, and it left no trace."""
+        if self._oldest is None or any((self._checkpoints / name).exists() for name in ("latest", "frontier")):
+            return False
+        return timestamp(now_us - _UNSEALED_US) < self._oldest < timestamp(now_us + _UNSEALED_US)
+
+    def report(self, now_us: int) -> LogReport:
         """The verdicts, once `run` is through."""
-        if self._records and not self._notes:
+        if self._records and not self._notes and not self._is_young(now_us):
             self._fault(4, f"no checkpoint was ever signed for its {self._records} records: does the sealer run?")
         if self._mark is not None and self._mark.records and not self._mark_seen:
             mark = f"byte {self._mark.offset} of {segment_name(self._mark.segment)}"
@@ -542,6 +589,7 @@ class _LogCheck:
         behind = (
             "one behind: it is replaced next" if self._latest_at == self._settled_notes - 2 else f"checkpoint {self._latest_at}"
         )
+        unsigned = "not yet sealed, all its records are seconds old" if some else "empty"
         in_flight = f"; {len(self._open_intents)} of them under way" if self._open_intents else ""
         covered = f"{self._compared[5]} checkpoints; the newest covers {self._sealed} of {self._records} records"
         return {
@@ -550,7 +598,7 @@ class _LogCheck:
             3: (some, f"{self._lines} records{tail}" if some else f"the log is empty{tail}"),
             4: (
                 self._notes > 0,
-                f"{self._notes} checkpoints, by {source}" if self._notes else "none was signed: the log is empty",
+                f"{self._notes} checkpoints, by {source}" if self._notes else f"none was signed: the log is {unsigned}",
             ),
             5: (self._compared[5] > 0, covered if self._compared[5] else "there is no genuine checkpoint to compare with"),
             6: (self._latest is not None, behind if self._latest is not None else "it is not there yet"),
@@ -590,17 +638,17 @@ def _open_own(note: str, verifier: VerifierKey) -> Checkpoint:
     return checkpoint
 
 
-def _read_place(text: bytes) -> tuple[str | None, int, Any, dict[str, Any]]:
-    """Log, number, event id and extension of a line; no log where it is not a record. Any: JSON that nobody has looked at yet."""
+def _read_place(text: bytes) -> tuple[str | None, int, dict[str, Any], dict[str, Any]]:
+    """Log, number, record and extension of a line; no log where it is no record. Any: JSON that nobody has looked at yet."""
     try:
         record = orjson.loads(text)
         extension = record["additionalEventData"]["keytrail"]
         log, sequence = extension["log"], extension["sequence"]
         if isinstance(log, str) and type(sequence) is int and sequence >= 0:
-            return log, sequence, record["eventID"], extension
+            return log, sequence, record, extension
     except (orjson.JSONDecodeError, KeyError, TypeError):
         pass
-    return None, -1, None, {}
+    return None, -1, {}, {}
 
 
 def _notes(path: Path, end: int) -> Iterator[tuple[int, str, bool]]:

@@ -1,7 +1,8 @@
 """keytrail beside an aiohttp echo and moto_server, in one run: `python -m bench [--seconds 4] [--rounds 3] [--json FILE]`.
 
 Every server runs pinned to core 0, wrk to core 1; the rounds go through all servers in turn, and the median of each figure
-counts. Only the ratios within a run mean anything: absolute figures are those of the machine and the hour. Needs wrk, taskset, Linux.
+counts. Only the ratios within a run mean anything: absolute figures are those of the machine and the hour. Needs wrk, taskset and
+Linux.
 """
 
 from __future__ import annotations

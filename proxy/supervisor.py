@@ -1,8 +1,9 @@
 """`keytrail serve`: the supervisor of the workers and of the sealer.
 
 N workers, each with a log of its own, listen on one port (SO_REUSEPORT); the sealer signs what they write. Each child is a
-process with two pipes: it reports its status on standard output, a JSON line a change; and when its standard input ends, it finishes what
-it has under way and ends too, so that no child outlives a supervisor that was killed. What dies is started anew, after a pause.
+process with two pipes: it reports its status on standard output, a JSON line a change; and when its standard input ends, it
+finishes what it has under way and ends too, so that no child outlives a supervisor that was killed. What dies is started anew,
+after a pause.
 """
 
 from __future__ import annotations

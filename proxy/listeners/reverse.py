@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def _go_on(self, call: Coroutine[Future, None, RawResponse]) -> None:
-        """Run the call until it waits for something, and again when that is there. A task would do the same for twice the price."""
+        """Run the call until it waits for something, and again when that is there (docs/adr/0005)."""
         try:
             waits_for = call.send(None)
         except StopIteration as end:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from typer.testing import CliRunner, Result
+
+from audit import cli
 from audit.checkpoint import Checkpoint, VerifierKey, sign
+from audit.commit import BlockingLog, LogPlace
 from audit.errors import CheckpointInvalid
 from audit.instance import Instance, NoInstance
 from audit.log import Mark
 from audit.merkle import leaf_hash, root_of
-from audit.sealer import LogSealer, create_key, load_key
+from audit.record import AuditRecord, Phase, UserIdentity
+from audit.sealer import LogSealer, create_key, load_key, seal_once
 from audit.segments import segment_name
 from audit.verify import TITLES, Fault, LogReport, Report, Verdict, verify
 
@@ -28,7 +35,21 @@ def line(sequence: int, log: str = "admin", *, phase: str = "outcome", intent: s
     extension = {"log": log, "sequence": sequence, "phase": phase}
     if intent:
         extension["intent"] = intent
-    record = {"eventID": f"e{sequence}", "eventName": word or "Encrypt", "additionalEventData": {"keytrail": extension}}
+    record = {
+        "eventVersion": "1.11",
+        "userIdentity": {"type": "IAMUser"},
+        "eventTime": "2026-01-02T03:04:05Z",
+        "eventSource": "kms.amazonaws.com",
+        "eventName": word or "Encrypt",
+        "awsRegion": "eu-central-1",
+        "sourceIPAddress": "192.0.2.1",
+        "requestParameters": None,
+        "responseElements": None,
+        "additionalEventData": {"keytrail": extension},
+        "eventID": f"e{sequence}",
+        "eventType": "AwsApiCall",
+        "eventCategory": "Management",
+    }
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -169,6 +190,91 @@ def test_the_report_as_json(forge: Forge) -> None:
     }
 
 
+def commit_from(log: BlockingLog, first: int, count: int, *, time_us: int = 0, **change: Any) -> None:
+    """Commit `count` records by the code that serves. Any: whatever field of a record."""
+    for number in range(first, first + count):
+        facts: dict[str, Any] = {
+            "time_us": time_us + number,
+            "event_id": f"e{number}",
+            "event_name": "Encrypt",
+            "event_source": "kms.amazonaws.com",
+            "event_type": "AwsApiCall",
+            "identity": UserIdentity("IAMUser"),
+            "aws_region": "eu-central-1",
+            "source_ip": "192.0.2.1",
+        }
+        log.commit(AuditRecord(**{**facts, **change}))
+
+
+def test_a_log_written_and_sealed_by_the_real_code(empty: Forge) -> None:
+    place = LogPlace(empty.folder, empty.checkpoints, "eu-central-1", "111122223333", max_segment_bytes=4_000)
+    with BlockingLog(place) as log:
+        commit_from(log, 0, 30)
+        seal_once(empty.instance)
+        commit_from(log, 30, 1, event_id="i1", phase=Phase.INTENT)
+        report = empty.verify(empty.latest)
+        assert report.passed, "an intent of a log that is being written may be under way"
+        assert (only(report).records, only(report).sealed) == (31, 30)
+        commit_from(log, 31, 1, phase=Phase.OUTCOME, intent_id="i1")
+        seal_once(empty.instance)
+    report = empty.verify(empty.latest)
+    assert report.passed
+    assert (only(report).records, only(report).sealed) == (32, 32)
+    assert [number for number, verdict in verdicts(report).items() if verdict is not Verdict.PASSED] == []
+    segments = sorted(empty.folder.glob("*.jsonl"))
+    assert len(segments) > 3
+    second = segments[1].read_bytes()
+    segments[1].write_bytes(second.replace(b'"Encrypt"', b'"Decrypt"', 1))
+    assert places(empty.verify(), 5) == [(segments[1].name, 1)]
+
+
+def test_what_recovery_leaves_is_an_honest_log(empty: Forge) -> None:
+    place = LogPlace(empty.folder, empty.checkpoints, "eu-central-1", "111122223333", max_segment_bytes=4_000)
+    with BlockingLog(place) as log:
+        commit_from(log, 0, 8)
+        commit_from(log, 8, 1, event_id="i1", phase=Phase.INTENT)
+    seal_once(empty.instance)
+    (last,) = sorted(empty.folder.glob("*.jsonl"))[-1:]
+    with last.open("ab") as file:
+        file.write(b'{"torn')
+    assert failed(empty.verify()) == {8}, "recovery is due: the torn tail is no fault, the lost outcome is"
+    BlockingLog(place).close()
+    seal_once(empty.instance)
+    report = empty.verify()
+    assert report.passed
+    assert verdicts(report)[8] is Verdict.PASSED
+    assert only(report).records == 11, "what was recovered, and an outcome that is unknown"
+
+
+SEC = 1_000_000
+
+
+@pytest.mark.parametrize(("age_s", "is_young"), [(0, True), (9, True), (11, False), (-11, False)])
+def test_a_log_that_no_checkpoint_could_be_signed_for_yet(empty: Forge, age_s: int, is_young: bool) -> None:
+    now_us = 1_800_000_000 * SEC
+    place = LogPlace(empty.folder, empty.checkpoints, "eu-central-1", "111122223333")
+    with BlockingLog(place) as log:
+        commit_from(log, 0, 3, time_us=now_us - age_s * SEC)
+        commit_from(log, 3, 1, time_us=now_us)
+    report = verify(empty.instance.data, now_us=lambda: now_us)
+    assert report.passed is is_young
+    assert verdicts(report)[4] is (Verdict.NOT_CHECKED if is_young else Verdict.FAILED)
+    assert ("not yet sealed" in only(report).steps[3].detail) is is_young
+    assert verdicts(report)[5] is Verdict.NOT_CHECKED
+
+
+def test_young_records_are_no_excuse_where_there_were_checkpoints(empty: Forge) -> None:
+    now_us = 1_800_000_000 * SEC
+    place = LogPlace(empty.folder, empty.checkpoints, "eu-central-1", "111122223333")
+    with BlockingLog(place) as log:
+        commit_from(log, 0, 3, time_us=now_us)
+    seal_once(empty.instance)
+    for name in ("history", "latest", "frontier"):
+        report = verify(empty.instance.data, now_us=lambda: now_us)
+        assert report.passed is (name == "history"), name
+        (empty.checkpoints / name).unlink()
+
+
 # --- tampering with lines
 
 
@@ -182,6 +288,29 @@ def test_a_changed_byte(forge: Forge) -> None:
     assert faults(report, 5)[0].reason.startswith("record 14 is not the one that checkpoint 1 of the history")
     assert places(report, 7) == [(segment_name(10), 5)]
     assert only(report).sealed == 7
+
+
+def test_every_byte_of_a_line_counts_and_so_does_its_newline(forge: Forge) -> None:
+    whole = forge.segment(1).read_bytes()
+    start = len(b"".join(forge.lines(1)[:4]))
+    for position in range(start, start + len(forge.lines(1)[4])):
+        for byte in (whole[position] ^ 1, 0x20 if whole[position] == 0x0A else 0x0A):
+            forge.segment(1).write_bytes(whole[:position] + bytes([byte]) + whole[position + 1 :])
+            report = forge.verify()
+            where = sorted({fault.line for fault in report.faults if fault.segment == segment_name(10)})
+            assert where and where[0] == 5, (position, byte, where)
+    forge.segment(1).write_bytes(whole)
+    assert forge.verify().passed
+
+
+def test_many_changed_lines_are_counted_and_a_few_are_named(empty: Forge) -> None:
+    empty.grow(200)
+    empty.seal()
+    for number in range(20):
+        empty.write(number, [text.replace(b"Encrypt", b"Decrypt") for text in empty.lines(number)])
+    report = empty.verify()
+    assert only(report).steps[4].detail == "200 faults"
+    assert places(report, 5) == [(segment_name(index // 10 * 10), index % 10 + 1) for index in range(50)]
 
 
 def test_two_changed_bytes_far_apart_are_both_named(forge: Forge) -> None:
@@ -229,6 +358,51 @@ def test_a_changed_number(forge: Forge) -> None:
         Fault(3, "admin", segment_name(10), 5, "record 14 should stand here: the line says that it is record 17")
     ]
     assert places(report, 5) == [(segment_name(10), 5)]
+
+
+@pytest.mark.parametrize("number", [2**31, 2**58, 2**63, 2**64 - 1, 2**64, 10**30, -1, 1.0, "14", None, True])
+@pytest.mark.parametrize("has_leaves", [True, False])
+def test_a_number_that_no_file_could_hold(forge: Forge, number: object, has_leaves: bool) -> None:
+    lines = forge.lines(1)
+    lines[4] = lines[4].replace(b'"sequence":14', b'"sequence":' + str(number).lower().encode())
+    forge.write(1, lines)
+    if not has_leaves:
+        (forge.checkpoints / "leaves").unlink()
+    report = forge.verify()
+    assert {3, 5} <= failed(report)
+    assert places(report, 3)[0] == (segment_name(10), 5)
+
+
+def test_a_segment_of_a_number_that_no_file_could_hold(forge: Forge) -> None:
+    (forge.folder / ("9" * 20 + ".jsonl")).write_bytes(line(35))
+    report = forge.verify()
+    assert 2 in failed(report)
+    assert places(report, 2) == [("9" * 20 + ".jsonl", 0)]
+
+
+@pytest.mark.parametrize("name", ["eventVersion", "userIdentity", "eventTime", "sourceIPAddress", "eventID", "responseElements"])
+def test_a_record_without_what_cloudtrail_requires(forge: Forge, name: str) -> None:
+    record = orjson.loads(line(35))
+    del record[name]
+    forge.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    reason = f"record 35 lacks what CloudTrail requires of every record: {name}"
+    assert forge.verify().faults == (Fault(3, "admin", segment_name(30), 6, reason),)
+
+
+def test_a_log_with_a_record_taken_out_and_the_rest_renumbered(forge: Forge) -> None:
+    saved = forge.latest
+    kept = [text for number in range(4) for text in forge.lines(number)]
+    del kept[14]
+    renumbered = [text.replace(b'"sequence":%d,' % (i + (i >= 14)), b'"sequence":%d,' % i) for i, text in enumerate(kept)]
+    for path in forge.folder.glob("*.jsonl"):
+        path.unlink()
+    forge.records = 0
+    forge.append(*renumbered)
+    report = forge.verify(saved)
+    assert failed(report) == {5, 7}
+    assert places(report, 5)[0] == (segment_name(10), 5)
+    assert places(report, 7) == [(segment_name(10), 5)]
+    assert only(report).sealed == 7
 
 
 @pytest.mark.parametrize("text", [b"not JSON\n", b"{}\n", b"\n", line(14, "w0")])
@@ -565,6 +739,15 @@ def test_a_log_struck_off_the_list(forge: Forge) -> None:
     assert faults(report, 1)[0].reason == "keytrail.json does not list it"
 
 
+def test_an_instance_without_logs_is_not_verified(forge: Forge) -> None:
+    document = orjson.loads((forge.instance.data / "keytrail.json").read_bytes())
+    (forge.instance.data / "keytrail.json").write_bytes(orjson.dumps({**document, "logs": []}))
+    shutil.rmtree(forge.folder)
+    shutil.rmtree(forge.checkpoints)
+    report = forge.verify()
+    assert [(fault.step, fault.log) for fault in report.faults] == [(1, "admin")]
+
+
 def test_every_log_is_verified_and_one_fault_does_not_hide_another(forge: Forge) -> None:
     second = Forge(forge.instance.with_logs(["w0"]), "w0")
     second.grow(12)
@@ -656,3 +839,58 @@ def test_the_mark_is_an_aid_and_may_be_missing(forge: Forge) -> None:
     (forge.folder / "mark").write_bytes(b"damaged")
     report = forge.verify()
     assert report.passed and verdicts(report)[9] is Verdict.NOT_CHECKED
+
+
+# --- the command
+
+
+def run(forge: Forge, *arguments: str, given: bytes = b"") -> Result:
+    return CliRunner().invoke(cli.app, ["verify", "--data", str(forge.instance.data), *arguments], input=given)
+
+
+def test_the_command_prints_the_numbered_steps_and_what_is_wrong(forge: Forge) -> None:
+    result = run(forge)
+    assert result.exit_code == 0
+    steps = result.stdout.splitlines()[1:-1]
+    assert [text.split()[:2] for text in steps] == [["\u2013" if n in (7, 8) else "\u2713", f"{n}."] for n in TITLES]
+    assert result.stdout.splitlines()[-1] == "Verified."
+
+    lines = forge.lines(1)
+    lines[4] = lines[4].replace(b"Encrypt", b"Decrypt")
+    forge.write(1, lines)
+    result = run(forge)
+    assert result.exit_code == 1
+    faults = result.stdout.splitlines()[-2:]
+    assert faults[0].startswith(f"admin/{segment_name(10)} line 5: record 14 is not the one that checkpoint 1 of the history")
+    assert faults[1] == "VERIFICATION FAILED."
+    assert orjson.loads(run(forge, "--json").stdout)["passed"] is False
+
+
+def test_the_command_takes_saved_checkpoints_and_keys(forge: Forge, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    saved.write_bytes(forge.latest.encode().replace(b"\n", b"\r\n"))  # it went by mail
+    key = str(forge.verifier)
+    assert run(forge, "--checkpoint", str(saved), "--checkpoint", "-", "--key", key, given=forge.latest.encode()).exit_code == 0
+    wrong = VerifierKey.of(forge.instance.origin("admin"), Ed25519PrivateKey.generate())
+    assert run(forge, "--checkpoint", str(saved), "--key", str(wrong)).exit_code == 1
+
+
+def test_the_exits_of_the_command(forge: Forge, tmp_path: Path) -> None:
+    assert run(forge, "--key", "mistyped").exit_code == 2
+    assert run(forge, "--checkpoint", str(tmp_path / "none")).exit_code == 3
+    refused = run(forge, "--checkpoint", "-", given=b"\xff\xfe\x00")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: not a signed note")
+    (forge.instance.data / "keytrail.json").unlink()
+    assert run(forge).exit_code == 3
+
+
+@pytest.mark.parametrize("evil", ["\x1b[31m", "\u009b31m", "\u202e", "[red]", "\x07"])
+def test_the_log_cannot_command_the_terminal(forge: Forge, evil: str) -> None:
+    record = orjson.loads(line(35, phase="intent"))
+    forge.append(orjson.dumps({**record, "eventID": evil}, option=orjson.OPT_APPEND_NEWLINE))
+    for arguments in ((), ("--json",)):
+        result = run(forge, *arguments)
+        assert result.exit_code == 1
+        assert evil == "[red]" or evil not in result.stdout
+    assert "[red]" != evil or "(event [red])" in run(forge).stdout

@@ -2,8 +2,7 @@
 
 A block marked `sh` runs in bash, a block marked `python` in the interpreter; what a block exports, the next one has. `sh serve`
 and `sh tail` run until they are told to stop. The ports are not the README's, since they may be in use on this machine. `make …` is
-not run here: its targets are checked to be in the Makefile; `make test` is what runs this test, and test_demo.py runs what
-`make demo` runs.
+not run here: its targets are checked to be in the Makefile; `make test` is what runs this test, test_demo.py runs what `make demo` runs.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ PROMISED = {
         *[r'"CiphertextBlob": "[\w+/=]+"'] * 4,
         r'"KeyId": "arn:aws:kms:us-east-1:111122223333:key/[0-9a-f-]{36}"',
         r'"Plaintext": "[\w+/]{43}="',
+        *[r'"KeyId": "arn:aws:kms:us-east-1:111122223333:key/[0-9a-f-]{36}"'] * 4,
     ],
     "boto3": [],
     "AWS Encryption SDK": [],
@@ -62,6 +62,12 @@ PROMISED = {
     "Prove it": [
         r"Log w0: \d+ records",
         r"✓ 5\. the tree over the lines has the root of every checkpoint",
+        r"Verified\.",
+        r"✓ 4\. .*by the key that was given",
+        r"✓ 7\. every saved checkpoint is of this tree",
+        r"Log w0: \d+ records",
+        r"✓ 4\. .*by the key that was given",
+        r"✓ 7\. every saved checkpoint is of this tree",
         r"Verified\.",
         r'"passed": ?true',
     ],
