@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from proxy.errors import SetupError
@@ -22,7 +22,16 @@ _PREFIX = "KEYTRAIL_"
 #: Names in the environment that are not settings: where the settings are.
 _OTHER_VARIABLES = frozenset({"KEYTRAIL_CONFIG"})
 
-Address = Annotated[str, StringConstraints(pattern=r"^([0-9.]+|\[[0-9a-fA-F:.]+\]|localhost):[0-9]{1,5}$")]
+
+def _has_a_port(address: str) -> str:
+    if host_and_port(address)[1] > 65_535:
+        raise ValueError("there is no such port")
+    return address
+
+
+Address = Annotated[
+    str, StringConstraints(pattern=r"^([0-9.]+|\[[0-9a-fA-F:.]+\]|localhost):[0-9]{1,5}$"), AfterValidator(_has_a_port)
+]
 
 
 class Settings(BaseSettings):

@@ -188,15 +188,21 @@ def _url(address: tuple[object, ...]) -> str:
 
 
 def _reserve(address: str) -> socket.socket:
-    """Bind `address` without listening, so that the port is known, and held, while workers come and go. Raises OSError."""
+    """Bind `address` without listening, so that the port is known, and held, while workers come and go.
+
+    Raises `SetupError` where it cannot be had. The workers share it (SO_REUSEPORT), and so could another instance: therefore it
+    is first bound without sharing.
+    """
     host, port = host_and_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reserved = socket.socket(family, socket.SOCK_STREAM)
     try:
+        with socket.socket(family, socket.SOCK_STREAM) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((host, port))
+        reserved = socket.socket(family, socket.SOCK_STREAM)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind((host, port))
-    except OSError:
-        reserved.close()
-        raise
+    except OSError as error:
+        raise SetupError(f"cannot listen on {address}: {error.strerror}") from error
     return reserved

@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def _go_on(self, call: Coroutine[Future, None, RawResponse]) -> None:
-        """Run the call until it waits for something, and again when that is there (docs/adr/0005)."""
+        """Run the call until it waits for something, and again when that is there (docs/adr/0006)."""
         try:
             waits_for = call.send(None)
         except StopIteration as end:

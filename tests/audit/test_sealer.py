@@ -322,6 +322,31 @@ def test_what_is_derived_may_be_damaged(forge: Forge, leaves_how: str, frontier_
         require_sound(forge, [13, 23])
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"size": 13.0, "subtrees": []},
+        {"size": "13", "subtrees": []},
+        {"size": -13, "subtrees": ["00" * 32] * 3},
+        {"size": 2**63, "subtrees": ["00" * 32]},
+        {"size": 13, "subtrees": None},
+        {"size": 13, "subtrees": [1, 2, 3]},
+        {"size": 13, "subtrees": ["00" * 32] * 3},
+        {"size": None},
+        [13],
+        13,
+        None,
+    ],
+)
+def test_a_frontier_that_is_json_and_no_frontier(forge: Forge, state: object) -> None:
+    forge.grow(13)
+    forge.seal()
+    (forge.checkpoints / "frontier").write_bytes(orjson.dumps(state))
+    forge.grow(10)
+    open_sealer(forge).seal()
+    require_sound(forge, [13, 23])
+
+
 def test_a_stale_frontier_is_not_believed(forge: Forge) -> None:
     forge.grow(5)
     forge.seal()

@@ -1,8 +1,10 @@
 """README.md's recipes, run as they stand there, in their order, by one reader: each must work and show what it promises.
 
 A block marked `sh` runs in bash, a block marked `python` in the interpreter; what a block exports, the next one has. `sh serve`
-and `sh tail` run until they are told to stop. The ports are not the README's, since they may be in use on this machine. `make …` is
-not run here: its targets are checked to be in the Makefile; `make test` is what runs this test, test_demo.py runs what `make demo` runs.
+and `sh tail` run until they are told to stop. The ports are not the README's, since these may be in use on this machine.
+
+`make …` is not run here: its targets are checked to be in the Makefile. `make test` is what runs this test, and test_demo.py runs
+what `make demo` runs.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def test_a_setting_that_cannot_be_is_named(initialised: Path, tmp_path: Path, se
 @pytest.mark.parametrize(
     "setting",
     [
-        pytest.param("LISTEN", marks=pytest.mark.xfail(strict=True, reason="the message does not say which address")),
+        "LISTEN",
         "ADMIN_LISTEN",
     ],
 )
@@ -220,12 +220,10 @@ def test_a_port_in_use_is_named(initialised: Path, tmp_path: Path, setting: str)
     assert str(port) in line
 
 
-@pytest.mark.xfail(strict=True, reason="OverflowError is not translated: a traceback, and exit code 1")
 def test_a_port_that_no_port_can_be_is_refused(initialised: Path, tmp_path: Path) -> None:
     refusal(run_keytrail(tmp_path, "serve", "--data", str(initialised), KEYTRAIL_LISTEN="127.0.0.1:65536"))
 
 
-@pytest.mark.xfail(strict=True, reason="the supervisor binds with SO_REUSEPORT and does not look who else did")
 def test_two_instances_do_not_share_a_port(server: Server, initialised: Path, tmp_path: Path) -> None:
     """The workers of one share theirs by SO_REUSEPORT; those of another must not get a part of the calls."""
     data = tmp_path / "data"
