@@ -194,9 +194,9 @@ class Verifier:
             raise claim.invalid()
         if token is not None or caller.session_token is not None:
             _check_token(claim, caller.session_token, token)
-            expires_us: int | None = getattr(caller, "expires_us", None)  # getattr: not every session has an end
-            if expires_us is not None and now_us >= expires_us:
-                raise claim.refuse("ExpiredTokenException", "The security token included in the request is expired")
+        expires_us: int | None = getattr(caller, "expires_us", None)  # getattr: most callers' credentials have no end
+        if expires_us is not None and now_us >= expires_us:
+            raise claim.refuse("ExpiredTokenException", "The security token included in the request is expired")
 
         if known is None:
             self._remember(header, claim)
