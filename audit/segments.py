@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from audit.errors import LogIncident, LogInUse
 from audit.log import Mark
 
 _RESERVED_BYTES = 8 << 20
+_LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.01
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.jsonl")
 
 
@@ -65,6 +67,15 @@ def is_being_written(folder: Path) -> bool:
         return False
 
 
+def _lock(fd: int) -> None:
+    """Take the writer's lock. Raises BlockingIOError where another writer has it; a reader that asks has it for a moment only."""
+    for _ in range(_LOCK_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOCK_PAUSE_S)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @dataclass(slots=True)
 class _OpenSegment:
     """The segment that is appended to. Space for it is reserved ahead, up to `reserved` bytes, where that is possible."""
@@ -93,7 +104,7 @@ class SegmentFolder:
         except FileNotFoundError as error:
             raise LogIncident(folder.name, f"{error.filename} has vanished") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
             self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # it can be made again
         except BlockingIOError as error:
             os.close(self._lock)

@@ -108,7 +108,9 @@ class Host:
         return self._recorded(exchange, "kms.amazonaws.com", lambda: asyncio.run(answer()), lambda made: made)
 
     def add_caller(self, arn: str, type: str | None, profile: str) -> Caller:
-        """A new caller; its credentials go to `profile` in the data folder's `credentials`."""
+        """A new caller of the instance's account; its credentials go to `profile` in the data folder's `credentials`."""
+        if arn.split(":")[4:5] not in ([], [self.instance.account_id]):
+            raise SetupError(f"{arn} is not of this instance's account, {self.instance.account_id}")
         return self._changed_caller("AddCaller", {"principalArn": arn}, lambda: self._saved(self.callers.add(arn, type), profile))
 
     def rotate_caller(self, access_key_id: str, profile: str, *, keep_old: bool) -> Caller:
