@@ -19,8 +19,8 @@ from audit.query import commands
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.render import clean
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
+from audit.report import Report, Verdict
 from audit.sealer import verifier_keys
-from audit.verify import Report, Verdict
 from audit.verify import verify as verify_logs
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")

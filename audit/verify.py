@@ -10,11 +10,9 @@ believed only where it comes to that root itself: then the lines that differ are
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import dataclass
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
@@ -28,6 +26,7 @@ from audit.errors import CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
 from audit.merkle import HASH_BYTES, Frontier, leaf_hash
+from audit.report import Fault, LogReport, Report, Step, Verdict
 from audit.sealer import verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
 
@@ -58,78 +57,6 @@ _REQUIRED = (
 )
 _require = itemgetter(*_REQUIRED)  # KeyError where one is lacking: the cheapest way to ask, once a line
 _SIGNATURE_PREFIX = "\u2014 ".encode()
-
-
-class Verdict(Enum):
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_CHECKED = "not-checked"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong, and where: file name of the segment and line in it from 1; "" and 0 where it is the log as a whole."""
-
-    step: int
-    log: str
-    segment: str
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        place = (f"/{self.segment}" if self.segment else "") + (f" line {self.line}" if self.line else "")
-        return f"{self.log}{place}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One numbered step, for one log. `passed` is never true of what was not checked."""
-
-    number: int
-    title: str
-    verdict: Verdict
-    detail: str
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict is Verdict.PASSED
-
-
-@dataclass(frozen=True, slots=True)
-class LogReport:
-    """The steps of one log. Of its `records`, the first `sealed` are under a checkpoint of the history that agrees with them."""
-
-    log: str
-    steps: tuple[Step, ...]
-    faults: tuple[Fault, ...]
-    records: int
-    sealed: int
-
-    @property
-    def unsealed(self) -> int:
-        return self.records - self.sealed
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    logs: tuple[LogReport, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed. What was not checked is in the steps."""
-        return all(step.verdict is not Verdict.FAILED for log in self.logs for step in log.steps)
-
-    @property
-    def faults(self) -> tuple[Fault, ...]:
-        return tuple(fault for log in self.logs for fault in log.faults)
-
-    def to_json(self) -> bytes:
-        logs = [
-            {**asdict(log), "unsealed": log.unsealed, "steps": [{**asdict(step), "passed": step.passed} for step in log.steps]}
-            for log in self.logs
-        ]
-        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs}))
-        return json.dumps(document, indent=2).encode() + b"\n"  # in ASCII: nothing that was read can command a terminal
 
 
 def _now_us() -> int:

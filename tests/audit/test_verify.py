@@ -23,9 +23,10 @@ from audit.instance import Instance, NoInstance
 from audit.log import Mark
 from audit.merkle import leaf_hash, root_of
 from audit.record import AuditRecord, Phase, UserIdentity
+from audit.report import Fault, LogReport, Report, Verdict
 from audit.sealer import LogSealer, create_key, load_key, seal_once
 from audit.segments import segment_name
-from audit.verify import TITLES, Fault, LogReport, Report, Verdict, verify
+from audit.verify import TITLES, verify
 
 SEGMENT = 10  # records in each
 

@@ -1,0 +1,84 @@
+"""What a verification found: steps, faults, and how far each log is under a signed checkpoint. Values only.
+
+`audit.verify` makes them, `audit.cli` shows them. The numbers and titles of the steps are those of docs/verify.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+import orjson
+
+
+class Verdict(Enum):
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_CHECKED = "not-checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and where: file name of the segment and line in it from 1; "" and 0 where it is the log as a whole."""
+
+    step: int
+    log: str
+    segment: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        place = (f"/{self.segment}" if self.segment else "") + (f" line {self.line}" if self.line else "")
+        return f"{self.log}{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One numbered step, for one log. `passed` is never true of what was not checked."""
+
+    number: int
+    title: str
+    verdict: Verdict
+    detail: str
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is Verdict.PASSED
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """The steps of one log. Of its `records`, the first `sealed` are under a checkpoint of the history that agrees with them."""
+
+    log: str
+    steps: tuple[Step, ...]
+    faults: tuple[Fault, ...]
+    records: int
+    sealed: int
+
+    @property
+    def unsealed(self) -> int:
+        return self.records - self.sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    logs: tuple[LogReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed. What was not checked is in the steps."""
+        return all(step.verdict is not Verdict.FAILED for log in self.logs for step in log.steps)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return tuple(fault for log in self.logs for fault in log.faults)
+
+    def to_json(self) -> bytes:
+        logs = [
+            {**asdict(log), "unsealed": log.unsealed, "steps": [{**asdict(step), "passed": step.passed} for step in log.steps]}
+            for log in self.logs
+        ]
+        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs}))
+        return json.dumps(document, indent=2).encode() + b"\n"  # in ASCII: nothing that was read can command a terminal
