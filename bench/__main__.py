@@ -117,7 +117,7 @@ def main() -> None:
     ]
     found: dict[tuple[str, int, str], list[Figures]] = defaultdict(list)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder or Path.cwd())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder or Path.cwd())))
         running = [stack.enter_context(kind(folder)) for kind in kinds]
         sync_us = [fdatasync_p50_us(folder)]
         for _ in range(options.rounds):

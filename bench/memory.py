@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--calls", type=int, default=1_000_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name, servers.keytrail(5660, Path(name)) as server:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as name, servers.keytrail(5660, Path(name)) as server:
         done, turn = 0, 0
         print("calls so far   resident MiB, by process (supervisor, sealer, worker)")
         while done < options.calls:
