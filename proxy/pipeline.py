@@ -8,7 +8,8 @@ nothing but an error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from typing import Protocol
 
 from audit.commit import Receipt
@@ -70,14 +71,20 @@ class Pipeline:
             outcome: Answer | KmsError
             try:
                 caller = self._authenticate(exchange)
+                await _turn()
                 call = self._parse(exchange, caller)
+                await _turn()
                 if call.operation.mutates:
                     exchange.intent_id = await self._commit_intent(exchange)
                 outcome = await self._backend.call(call)
             except KmsError as error:
                 outcome = error
+            await _turn()
             response = _encode(exchange, outcome)
-            await self._log.commit(self._recorder.outcome(exchange, outcome, self._now_us()))
+            await _turn()
+            record = self._recorder.outcome(exchange, outcome, self._now_us())
+            await _turn()
+            await self._log.commit(record)
             return response
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
@@ -131,6 +138,13 @@ class Pipeline:
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
         return _encode(exchange, _FAULT)
+
+
+@types.coroutine
+def _turn() -> Generator[None]:
+    """Lets the other calls that are here come as far, so that all do the next step one after the other: its code is then in the
+    processor's cache, which halves the price of a call under load (docs/adr/0007)."""
+    yield
 
 
 def _attempted(raw: RawRequest) -> Members:

@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
 from typing import Any, TypeAlias, cast
 
 import httptools
@@ -44,6 +43,8 @@ _LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's hea
 
 
 Future: TypeAlias = "asyncio.Future[Any]"  # Any: what it holds is between the walk and whoever gave it
+#: Answers a call. It waits for futures, and where it yields None, for the other calls to come as far.
+Walk: TypeAlias = Callable[[RawRequest], Coroutine["Future | None", None, RawResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Limits:
 class Listener:
     """The connections of one listening socket; `walk` answers one call."""
 
-    def __init__(self, walk: Callable[[RawRequest], Coroutine[Future, None, RawResponse]], limits: Limits) -> None:
+    def __init__(self, walk: Walk, limits: Limits) -> None:
         self.walk = walk
         self.limits = limits
         self.too_large = HttpFault(413, "RequestEntityTooLargeException", f"The body is over {limits.body_bytes} bytes.")
@@ -67,6 +68,7 @@ class Listener:
         self.busy = 0  # calls under way, those of clients that have gone among them
         self.idle: asyncio.Event | None = None
         self.draining = False
+        self._turn: list[Connection] = []
         self._second = -1
         self._date = ""
         self._sweeping = self.loop.call_later(1.0, self._sweep)
@@ -95,6 +97,17 @@ class Listener:
             connection.abort()
         return not self.busy
 
+    def take_turn(self, connection: Connection) -> None:
+        """Have the call of `connection` go on when every other call that takes a turn has gone as far (docs/adr/0007)."""
+        if not self._turn:
+            self.loop.call_soon(self._take_turns)
+        self._turn.append(connection)
+
+    def _take_turns(self) -> None:
+        for connection in self._turn:  # it grows meanwhile: who takes another turn comes behind all others
+            connection.go_on()
+        self._turn.clear()
+
     def _sweep(self) -> None:
         """Close what is too slow or idle. One timer for all: a timer for each request would cost more than the request."""
         now = self.loop.time()
@@ -122,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[_Parsed] = deque()
         self._answering: _Parsed
+        self._call: Coroutine[Future | None, None, RawResponse]  # that is under way
         self._deaf = False  # nothing more is taken in: a fault, or the last request of the connection
         self._headers: list[tuple[bytes, bytes]]
         self._writable = True
@@ -196,11 +210,12 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Start the next call that waits, if none is under way; read on only while none waits."""
-        while self._waiting and not self.is_busy and self._writable:
+        if self._waiting and not self.is_busy and self._writable:
             self._answering = self._waiting.popleft()
             self.is_busy = True
             self._listener.busy += 1
-            self._go_on(self._listener.walk(self._answering.request))
+            self._call = self._listener.walk(self._answering.request)
+            self._listener.take_turn(self)
         if bool(self._waiting) is not self._paused and not self._transport.is_closing():
             self._paused = not self._paused
             if self._paused:
@@ -208,25 +223,25 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    def _resume(self, call: Coroutine[Future, None, RawResponse], _: Future) -> None:
-        self._go_on(call)
-        self._next()
-
-    def _go_on(self, call: Coroutine[Future, None, RawResponse]) -> None:
-        """Run the call until it waits for something, and again when that is there (docs/adr/0006)."""
+    def go_on(self, _: Future | None = None) -> None:
+        """Run the call under way to where it waits: for a future, or (for None) until the others have come as far."""
         try:
-            waits_for = call.send(None)
+            waits_for = self._call.send(None)
         except StopIteration as end:
             self._end_call()
             if not self._transport.is_closing():
                 self._send(end.value)
-        except BaseException:
+            self._next()
+        except (Exception, asyncio.CancelledError) as error:  # no answer is better than a wrong one; `walk` itself raises nothing
             self._end_call()
-            self._transport.abort()  # no answer is better than a wrong one; `walk` itself raises nothing
-            raise
+            self._transport.abort()
+            self._listener.loop.call_exception_handler({"message": "a call broke off", "exception": error})
         else:
-            waits_for._asyncio_future_blocking = False
-            waits_for.add_done_callback(partial(self._resume, call))
+            if waits_for is None:
+                self._listener.take_turn(self)
+            else:
+                waits_for._asyncio_future_blocking = False
+                waits_for.add_done_callback(self.go_on)
 
     def _end_call(self) -> None:
         self.is_busy = False

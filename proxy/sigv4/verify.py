@@ -315,19 +315,20 @@ def _echo(text: bytes) -> str:
 
 class SeenSignatures:
     """Remembers signatures: the last `limit` for certain, and never more than twice as many. Two calls alike within one second
-    have the same signature, so a repetition is a sign of a replay and no proof."""
+    have the same signature, so a repetition is a sign of a replay and no proof; 64 bits of each are enough for that."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._young: set[str] = set()
-        self._old: set[str] = set()
+        self._young: set[int] = set()
+        self._old: set[int] = set()
 
     def seen(self, signature: str) -> bool:
-        """Whether `signature` was here before; it is remembered from now on."""
-        if signature in self._young:
+        """Whether `signature` (hex) was here before; it is remembered from now on."""
+        known = int(signature[:16], 16)
+        if known in self._young:
             return True
-        repeated = signature in self._old
+        repeated = known in self._old
         if len(self._young) >= self._limit:
             self._old, self._young = self._young, set()
-        self._young.add(signature)
+        self._young.add(known)
         return repeated

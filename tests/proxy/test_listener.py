@@ -611,6 +611,62 @@ def test_a_walk_that_breaks_its_promise_closes_the_connection_and_no_other(
 SAMPLES = [case.sent for case in CASES.values() if len(case.sent) < 600]
 
 
+class _Wire(asyncio.Transport):
+    """A transport that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_calls_take_each_step_together_and_one_that_breaks_off_stops_no_other(run: Runner[None]) -> None:
+    async def scenario() -> None:
+        steps: list[str] = []
+        broken: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context["exception"]))
+
+        async def walk(raw: RawRequest) -> RawResponse:
+            who = raw.body.decode()
+            steps.append(f"{who}1")
+            await asyncio.sleep(0)  # yields None
+            steps.append(f"{who}2")
+            if who == "b":
+                raise RuntimeError("a fault of ours")
+            await asyncio.sleep(0)
+            steps.append(f"{who}3")
+            return RawResponse(200, OK, who)
+
+        listener = Listener(walk, LIMITS)
+        wires = [_Wire() for _ in "abc"]
+        for who, wire in zip("abc", wires, strict=True):
+            connection = listener()
+            connection.connection_made(wire)
+            connection.data_received(post(who.encode()))
+        assert steps == []
+        await until(lambda: listener.busy == 0)
+        assert steps == ["a1", "b1", "c1", "a2", "b2", "c2", "a3", "c3"]
+        assert [wire.written.startswith(b"HTTP/1.1 200") for wire in wires] == [True, False, True]
+        assert [wire.closed for wire in wires] == [False, True, False]
+        assert [str(error) for error in broken] == ["a fault of ours"]
+        await listener.drain(0)
+
+    run(scenario())
+
+
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """A request that is valid, or nearly, with some of its bytes cut out, changed, doubled, or swapped for others."""
