@@ -40,10 +40,6 @@ class RawRequest:
     received_us: int
     fault: HttpFault | None = None
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of the header `name` (lower-case), or None."""
-        return next((value for candidate, value in self.headers if candidate == name), None)
-
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
