@@ -104,9 +104,15 @@ class Listener:
         self._turn.append(connection)
 
     def _take_turns(self) -> None:
-        for connection in self._turn:  # it grows meanwhile: who takes another turn comes behind all others
-            connection.go_on()
-        self._turn.clear()
+        taken = 0
+        try:
+            for connection in self._turn:  # it grows meanwhile: who takes another turn comes behind all others
+                taken += 1
+                connection.go_on()
+        finally:  # a fault of ours in one must not keep the others waiting
+            del self._turn[:taken]
+            if self._turn:
+                self.loop.call_soon(self._take_turns)
 
     def _sweep(self) -> None:
         """Close what is too slow or idle. One timer for all: a timer for each request would cost more than the request."""

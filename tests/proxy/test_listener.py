@@ -614,12 +614,15 @@ SAMPLES = [case.sent for case in CASES.values() if len(case.sent) < 600]
 class _Wire(asyncio.Transport):
     """A transport that keeps what is written to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_broken: bool = False) -> None:
         super().__init__()
         self.written = b""
         self.closed = False
+        self.is_broken = is_broken
 
     def write(self, data: object) -> None:
+        if self.is_broken:
+            raise RuntimeError("this wire is broken")
         assert isinstance(data, bytes)
         self.written += data
 
@@ -662,6 +665,31 @@ def test_calls_take_each_step_together_and_one_that_breaks_off_stops_no_other(ru
         assert [wire.written.startswith(b"HTTP/1.1 200") for wire in wires] == [True, False, True]
         assert [wire.closed for wire in wires] == [False, True, False]
         assert [str(error) for error in broken] == ["a fault of ours"]
+        await listener.drain(0)
+
+    run(scenario())
+
+
+def test_a_fault_while_one_is_answered_keeps_no_other_waiting(run: Runner[None]) -> None:
+    async def scenario() -> None:
+        broken: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(str(context["exception"])))
+
+        async def walk(raw: RawRequest) -> RawResponse:
+            await asyncio.sleep(0)  # yields None
+            return RawResponse(200, OK, "id")
+
+        listener = Listener(walk, LIMITS)
+        wires = [_Wire(is_broken=True), _Wire(), _Wire()]
+        connections = [listener() for _ in wires]
+        for connection, wire in zip(connections, wires, strict=True):
+            connection.connection_made(wire)
+            connection.data_received(post())
+        await until(lambda: listener.busy == 0)
+        connections[2].data_received(post())
+        await until(lambda: listener.busy == 0)
+        assert [wire.written.count(b"HTTP/1.1 200") for wire in wires] == [0, 1, 2]
+        assert broken == ["this wire is broken"]
         await listener.drain(0)
 
     run(scenario())
