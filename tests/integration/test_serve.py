@@ -221,7 +221,8 @@ def test_a_port_in_use_is_named(initialised: Path, tmp_path: Path, setting: str)
 
 
 def test_a_port_that_no_port_can_be_is_refused(initialised: Path, tmp_path: Path) -> None:
-    refusal(run_keytrail(tmp_path, "serve", "--data", str(initialised), KEYTRAIL_LISTEN="127.0.0.1:65536"))
+    line = refusal(run_keytrail(tmp_path, "serve", "--data", str(initialised), KEYTRAIL_LISTEN="127.0.0.1:65536"))
+    assert "`listen`" in line and "no such port" in line
 
 
 def test_two_instances_do_not_share_a_port(server: Server, initialised: Path, tmp_path: Path) -> None:
