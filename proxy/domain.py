@@ -24,30 +24,67 @@ class HttpFault:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class TlsDetails:
+    """The TLS session of a connection: `version` as in ``TLSv1.3``, the cipher suite, the name that the client asked for (SNI)."""
+
+    version: str
+    cipher_suite: str
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Who a client's certificate says it is: subject and issuer as of RFC 4514, alternative names (``DNS:…``, ``URI:…``),
+    and the certificate's SHA-256 in hex."""
+
+    subject: str
+    issuer: str
+    sha256: str
+    alternative_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a connection comes from, and by which way it reached us. Made once for a connection.
+
+    `peer` is the address of the other end of the socket. `claimed_peer` is the client's own address as a proxy in front says
+    (PROXY protocol), and only where that proxy is trusted. `topology` is a word of the record: endpoint, private-dns,
+    forward-proxy.
+    """
+
+    peer: str
+    topology: str = "endpoint"
+    claimed_peer: str | None = None
+    tls: TlsDetails | None = None
+    client_certificate: ClientCertificate | None = None
+
+
 @dataclass(slots=True)
 class RawRequest:
     """One HTTP request as it was received. Header names are lower-case; values are as sent, without surrounding blanks.
 
-    Where there is a `fault`, the other fields are what could be read before it. `peer` is the client's address;
-    `received_us` is microseconds since the epoch.
+    Where there is a `fault`, the other fields are what could be read before it. `received_us` is microseconds since the epoch.
     """
 
     method: bytes
     target: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes = field(repr=False)
-    peer: str
+    origin: Origin
     received_us: int
     fault: HttpFault | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawResponse:
-    """What goes back: an HTTP status and a JSON body, which may hold key material."""
+    """What goes back: an HTTP status and a JSON body, which may hold key material. `headers` are sent beside our own; where
+    there is a Content-Type among them, it stands in for ours."""
 
     status: int
     body: bytes = field(repr=False)
     request_id: str
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.sealer import create_key
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
-from proxy.domain import Answer, KmsCall, Operation, Principal, RawRequest
+from proxy.domain import Answer, KmsCall, Operation, Origin, Principal, RawRequest
 from proxy.errors import KmsError, ProxyError, SetupError
 from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder
@@ -142,7 +142,7 @@ class Host:
         return caller
 
     def _exchange(self, operation: Operation, parameters: Mapping[str, JsonValue]) -> Exchange:
-        raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", "localhost", _now_us())
+        raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", Origin("localhost"), _now_us())
         return Exchange(raw, self._new_id(), operation, parameters, self._operator, region=self.instance.region)
 
     def _recorded(self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]) -> T:

@@ -95,7 +95,7 @@ class Recorder:
             event_name=operation.name,
             identity=_identity(principal, exchange.claimed_access_key_id),
             aws_region=exchange.region or self._home_region,
-            source_ip=raw.peer,
+            source_ip=raw.origin.claimed_peer or raw.origin.peer,
             user_agent=None if user_agent is None else user_agent.decode("utf-8", "replace"),
             request_parameters=self._request_parameters(operation, exchange.parameters),
             response_elements=None if answer is None else _response_elements(operation, answer),

@@ -23,11 +23,12 @@ from typing import Any, TypeAlias, cast
 
 import httptools
 
-from proxy.domain import HttpFault, RawRequest, RawResponse
+from proxy.domain import HttpFault, Origin, RawRequest, RawResponse
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_CHUNK_OVERHEAD = 8  # a body in chunks of one byte takes six times its size
 LINGER_S = 5.0
+_JSON = "Content-Type: application/x-amz-json-1.1\r\n"
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
         self.is_busy = False  # a call is under way
         self._listener = listener
         self._transport: asyncio.Transport
-        self._peer = ""
+        self._origin: Origin
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[_Parsed] = deque()
         self._answering: _Parsed
@@ -154,7 +155,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else "unknown"
+        self._origin = Origin(peer[0] if isinstance(peer, tuple) else "unknown")
         self._listener.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -276,7 +277,7 @@ class Connection(asyncio.Protocol):
         head = (
             f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Error')}\r\n"
             f"x-amzn-RequestId: {response.request_id}\r\nDate: {self._listener.date()}\r\n"
-            f"Content-Type: application/x-amz-json-1.1\r\nContent-Length: {len(response.body)}\r\n{connection}\r\n"
+            f"{_further(response.headers) if response.headers else _JSON}Content-Length: {len(response.body)}\r\n{connection}\r\n"
         )
         return head.encode() if self._answering.request.method == b"HEAD" else head.encode() + response.body
 
@@ -358,7 +359,7 @@ class Connection(asyncio.Protocol):
             target=self._target,
             headers=tuple(headers),
             body=b"" if fault is not None else b"".join(self._body),
-            peer=self._peer,
+            origin=self._origin,
             received_us=time.time_ns() // 1_000,
             fault=fault,
         )
@@ -380,6 +381,12 @@ class _Parsed:
 
     request: RawRequest
     is_http_1_0: bool
+
+
+def _further(headers: tuple[tuple[str, str], ...]) -> str:
+    """The header lines of a response that are not the same in all; the type of the content stands first."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    return lines if "content-type:" in lines.lower() else _JSON + lines
 
 
 def _normal(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

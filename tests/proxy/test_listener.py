@@ -276,7 +276,7 @@ def test_what_the_walk_gets(run: Runner[None]) -> None:
             (raw,) = world.walk.requests
             assert (raw.method, raw.target, raw.body) == (b"POST", b"/team-a%20/?x=1", b"z")
             assert raw.headers == ((b"host", b"a b"), (b"x-two", b"1"), (b"x-two", b"2"), (b"content-length", b"1"))
-            assert (raw.peer, raw.fault) == ("127.0.0.1", None)
+            assert (raw.origin.peer, raw.fault) == ("127.0.0.1", None)
             assert reply.headers["x-amzn-requestid"] == "id-1"
             assert reply.headers["content-type"] == "application/x-amz-json-1.1"
             assert "connection" not in reply.headers

@@ -17,7 +17,7 @@ from audit import canonical
 from audit.commit import Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord, IdentityProof, Phase
-from proxy.domain import Answer, HttpFault, KeyUse, KmsCall, Principal, RawRequest, RawResponse
+from proxy.domain import Answer, HttpFault, KeyUse, KmsCall, Origin, Principal, RawRequest, RawResponse
 from proxy.errors import KmsError
 from proxy.kms.model import ServiceModel
 from proxy.pipeline import Pipeline
@@ -136,7 +136,7 @@ def request(
     ]
     authorization = sign(b"POST", b"/", headers, body, access_key_id=access_key_id, secret_access_key=secret, region=REGION)
     headers += [(b"authorization", authorization), (b"user-agent", b"tests/1")]
-    return RawRequest(b"POST", b"/", tuple(headers), body, "192.0.2.7", NOW_US, fault)
+    return RawRequest(b"POST", b"/", tuple(headers), body, Origin("192.0.2.7"), NOW_US, fault)
 
 
 GENERATE = request("GenerateDataKey", {"KeyId": "alias/demo", "KeySpec": "AES_256", "EncryptionContext": {"Tenant": "acme"}})
@@ -309,7 +309,7 @@ async def test_an_unknown_caller_is_recorded() -> None:
 
 async def test_a_request_without_a_signature_is_recorded() -> None:
     world = World()
-    response = await world.walk(RawRequest(b"GET", b"/", (), b"", "192.0.2.7", NOW_US))
+    response = await world.walk(RawRequest(b"GET", b"/", (), b"", Origin("192.0.2.7"), NOW_US))
     assert response.status == 400
     record = world.record
     assert (record.event_name, record.error_code) == ("UnknownOperation", "MissingAuthenticationTokenException")
@@ -359,7 +359,7 @@ async def test_a_wrong_content_type_is_recorded() -> None:
 async def test_a_broken_http_message_is_recorded() -> None:
     world = World()
     response = await world.walk(
-        RawRequest(b"", b"", (), b"", "192.0.2.7", NOW_US, HttpFault(408, "RequestTimeoutException", "too slow"))
+        RawRequest(b"", b"", (), b"", Origin("192.0.2.7"), NOW_US, HttpFault(408, "RequestTimeoutException", "too slow"))
     )
     assert (response.status, json.loads(response.body)["__type"]) == (408, "RequestTimeoutException")
     assert (world.record.event_name, world.record.error_code) == ("UnknownOperation", "RequestTimeoutException")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from audit import canonical
 from audit.record import PARAMETER_NAMES, AuditRecord
-from proxy.domain import Answer, KeyUse, Operation, Principal, RawRequest
+from proxy.domain import Answer, KeyUse, Operation, Origin, Principal, RawRequest
 from proxy.errors import KmsError
 from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, GrantTokens, Recorder, fingerprints, operation_name, plausible
@@ -45,7 +45,7 @@ def recorder(grant_tokens: GrantTokens = "clear") -> Recorder:
 
 
 def exchange(operation: str, parameters: Mapping[str, object], user_agent: bytes = b"tests") -> Exchange:
-    raw = RawRequest(b"POST", b"/", ((b"user-agent", user_agent),), b"", "192.0.2.1", 1_700_000_000_000_000)
+    raw = RawRequest(b"POST", b"/", ((b"user-agent", user_agent),), b"", Origin("192.0.2.1"), 1_700_000_000_000_000)
     row = OPERATIONS.get(operation) or Operation(operation)
     return Exchange(raw, "request", operation=row, parameters=parameters, principal=ALICE, region="us-east-1")
 

@@ -16,7 +16,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.domain import Principal, RawRequest
+from proxy.domain import Origin, Principal, RawRequest
 from proxy.sigv4 import AuthenticationFailed, SeenSignatures, SigningKeys, Verifier, sign
 from proxy.sigv4.canonical import SignedHeaders, canonical_request, gather_headers, string_to_sign
 from proxy.sigv4.verify import _MAX_KNOWN_CLAIMS, _ONCE
@@ -71,7 +71,7 @@ def request(
 ) -> RawRequest:
     """A request whose every header is signed."""
     value = sign(b"POST", target, headers, body, access_key_id=key_id, secret_access_key=secret, region=region, service=service)
-    return RawRequest(b"POST", target, (*headers, (b"authorization", value)), body, "192.0.2.1", NOW_US)
+    return RawRequest(b"POST", target, (*headers, (b"authorization", value)), body, Origin("192.0.2.1"), NOW_US)
 
 
 def with_header(raw: RawRequest, name: bytes, value: bytes | None) -> RawRequest:
@@ -183,7 +183,7 @@ def sign_with_botocore(
     headers = [(b"host", f"kms.example.org{port}".encode()), (b"amz-sdk-request", b"attempt=1")]
     headers += [(name.lower().encode(), value.strip().encode()) for name, value in prepared.headers.items()]
     stamp = datetime.strptime(prepared.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    raw = RawRequest(b"POST", path.encode(), tuple(headers), body, "192.0.2.1", 0)
+    raw = RawRequest(b"POST", path.encode(), tuple(headers), body, Origin("192.0.2.1"), 0)
     return raw, int(stamp.timestamp()) * 1_000_000
 
 
