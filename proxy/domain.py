@@ -26,7 +26,7 @@ class HttpFault:
 
 @dataclass(frozen=True, slots=True)
 class TlsDetails:
-    """The TLS session of a connection: `version` as in ``TLSv1.3``, the cipher suite, the name that the client asked for (SNI)."""
+    """The TLS session of a connection: `version` as in ``TLSv1.3``, the cipher suite, the name that was asked for (SNI)."""
 
     version: str
     cipher_suite: str
