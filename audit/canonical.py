@@ -9,15 +9,28 @@ Source: CloudTrail record contents (maxima), docs/log-format.md (the extension).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from audit.errors import RecordRejected
-from audit.record import AuditRecord, IdentityProof, JsonValue, Phase, Resource, UserIdentity
+from audit.record import (
+    AuditRecord,
+    ClientCertificate,
+    DeniedBy,
+    IdentityProof,
+    JsonValue,
+    Phase,
+    Resource,
+    TlsDetails,
+    Upstream,
+    UserIdentity,
+)
 
+T = TypeVar("T")
 EVENT_VERSION = "1.11"
 MAX_USER_AGENT = 1_024
 MAX_ERROR_MESSAGE = 1_024
@@ -30,6 +43,16 @@ _IDENTITY_KEYS = (
     ("accessKeyId", "access_key_id"),
     ("userName", "user_name"),
 )
+#: Keys in the line, and the fields that they are of: of parts that are left out whole, or key by key, where there is nothing.
+_TLS_KEYS = (("tlsVersion", "version"), ("cipherSuite", "cipher_suite"), ("clientProvidedHostHeader", "server_name"))
+_CERTIFICATE_KEYS = (
+    ("subject", "subject"),
+    ("issuer", "issuer"),
+    ("sha256", "sha256"),
+    ("alternativeNames", "alternative_names"),
+)
+_UPSTREAM_KEYS = (("host", "host"), ("attempts", "attempts"), ("status", "status"), ("requestId", "request_id"))
+_DENIED_KEYS = (("policy", "policy"), ("statement", "statement"))
 
 
 def timestamp(time_us: int) -> str:
@@ -78,6 +101,8 @@ def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
     document["eventCategory"] = "Management"
     if record.service_event_details is not None:
         document["serviceEventDetails"] = record.service_event_details
+    if record.tls is not None:
+        document["tlsDetails"] = _encode_tls(record.tls)
     try:
         line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
         if len(line) > MAX_PARAMETERS_BYTES:
@@ -126,17 +151,40 @@ def decode(line: bytes) -> AuditRecord:
         wire_error=extension.get("wireError"),
         latency_us=extension.get("latencyMicros"),
         repeated_signature=extension.get("repeatedSignature", False),
+        tls=_decode_part(TlsDetails, _TLS_KEYS, document.get("tlsDetails")),
+        peer=extension.get("peer"),
+        client_certificate=_decode_part(ClientCertificate, _CERTIFICATE_KEYS, extension.get("clientCertificate")),
+        upstream=_decode_part(Upstream, _UPSTREAM_KEYS, extension.get("upstream")),
+        effect_unknown=extension.get("effect") == "unknown",
+        denied_by=_decode_part(DeniedBy, _DENIED_KEYS, extension.get("deniedBy")),
     )
 
 
 @lru_cache(maxsize=1_024)
 def _encode_identity(identity: UserIdentity) -> orjson.Fragment:
-    encoded = {"type": identity.type}
-    for key, name in _IDENTITY_KEYS:
-        value = getattr(identity, name)
-        if value is not None:
-            encoded[key] = value
-    return orjson.Fragment(orjson.dumps(encoded))
+    return orjson.Fragment(orjson.dumps({"type": identity.type} | _encode_part(identity, _IDENTITY_KEYS)))
+
+
+@lru_cache(maxsize=1_024)
+def _encode_tls(tls: TlsDetails) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(_encode_part(tls, _TLS_KEYS)))
+
+
+@lru_cache(maxsize=1_024)
+def _encode_certificate(certificate: ClientCertificate) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(_encode_part(certificate, _CERTIFICATE_KEYS)))
+
+
+def _encode_part(part: object, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    found = {key: getattr(part, name) for key, name in keys}
+    return {key: value for key, value in found.items() if value is not None and value != ()}
+
+
+def _decode_part(kind: Callable[..., T], keys: tuple[tuple[str, str], ...], part: dict[str, Any] | None) -> T | None:
+    if part is None:
+        return None
+    found = {name: part[key] for key, name in keys if key in part}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
 
 def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[str, Any]:
@@ -156,6 +204,16 @@ def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[
         extension["latencyMicros"] = record.latency_us
     if record.repeated_signature:
         extension["repeatedSignature"] = True
+    if record.peer is not None:
+        extension["peer"] = record.peer
+    if record.client_certificate is not None:
+        extension["clientCertificate"] = _encode_certificate(record.client_certificate)
+    if record.upstream is not None:
+        extension["upstream"] = _encode_part(record.upstream, _UPSTREAM_KEYS)
+    if record.effect_unknown:
+        extension["effect"] = "unknown"
+    if record.denied_by is not None:
+        extension["deniedBy"] = _encode_part(record.denied_by, _DENIED_KEYS)
     return extension
 
 

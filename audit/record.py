@@ -142,6 +142,45 @@ class Resource:
     type: str = "AWS::KMS::Key"
 
 
+@dataclass(frozen=True, slots=True)
+class TlsDetails:
+    """The TLS session of a connection: `version` as in ``TLSv1.3``, the cipher suite, the name that was asked for (SNI)."""
+
+    version: str
+    cipher_suite: str
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Who a client's certificate says it is: subject and issuer as of RFC 4514, alternative names (``DNS:…``, ``URI:…``),
+    and the certificate's SHA-256 in hex."""
+
+    subject: str
+    issuer: str
+    sha256: str
+    alternative_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What AWS KMS was asked, and what it said: its host, how often it was tried, and where it answered its status and the
+    request id that it gave, which is the one in AWS's own CloudTrail."""
+
+    host: str
+    attempts: int
+    status: int | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedBy:
+    """The guardrail that refused a call: the policy's file, and the statement's Sid or number; "" where none allowed it."""
+
+    policy: str
+    statement: str
+
+
 @dataclass(slots=True, kw_only=True)
 class AuditRecord:
     """One call, or one event of keytrail itself, as it will stand in the log. Times are microseconds since the epoch, UTC.
@@ -169,6 +208,7 @@ class AuditRecord:
     resources: tuple[Resource, ...] = ()
     recipient_account_id: str | None = None
     key_material_ids: Mapping[str, str] | None = None  # keyMaterialId, sourceKeyMaterialId, destinationKeyMaterialId
+    tls: TlsDetails | None = None
 
     # additionalEventData.keytrail
     phase: Phase = Phase.OUTCOME
@@ -181,6 +221,11 @@ class AuditRecord:
     wire_error: str | None = None  # the error code as the client saw it: AccessDeniedException
     latency_us: int | None = None
     repeated_signature: bool = False  # the same signed request was seen before: an SDK's twin in one second, or a replay
+    peer: str | None = None  # the other end of the socket, where `source_ip` is what a trusted proxy said
+    client_certificate: ClientCertificate | None = None
+    upstream: Upstream | None = None
+    effect_unknown: bool = False  # a change that AWS was asked for, and that it may or may not have made
+    denied_by: DeniedBy | None = None
 
     def __post_init__(self) -> None:
         for parameters in (self.request_parameters, self.response_elements):

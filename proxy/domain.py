@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit.record import ClientCertificate as ClientCertificate  # words that both sides share
+from audit.record import DeniedBy as DeniedBy
+from audit.record import TlsDetails as TlsDetails
+from audit.record import Upstream as Upstream
+
 #: Members of a request or response: JSON values, and `bytes` for blobs. Any, because the service model decides, not mypy.
 Members = Mapping[str, Any]
 
@@ -22,26 +27,6 @@ class HttpFault:
     status: int
     code: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class TlsDetails:
-    """The TLS session of a connection: `version` as in ``TLSv1.3``, the cipher suite, the name that was asked for (SNI)."""
-
-    version: str
-    cipher_suite: str
-    server_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
-    """Who a client's certificate says it is: subject and issuer as of RFC 4514, alternative names (``DNS:…``, ``URI:…``),
-    and the certificate's SHA-256 in hex."""
-
-    subject: str
-    issuer: str
-    sha256: str
-    alternative_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +115,7 @@ class KmsCall:
     principal: Principal
     parameters: Members = field(repr=False)
     received_us: int
+    raw: RawRequest | None = None  # as it arrived; None for a call that the host makes itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +128,22 @@ class KeyUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What AWS answered, for the client to have as it is: body, and the headers that are AWS's to say."""
+
+    body: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful call: the response's members, and the keys used (for ReEncrypt the source, then the destination)."""
+    """A successful call: the response's members, and the keys used (for ReEncrypt the source, then the destination).
+
+    Where AWS gave it, `upstream` says so, `forwarded` is what goes to the client, and blobs in `members` are base64 text.
+    """
 
     members: Members = field(repr=False)
     keys: tuple[KeyUse, ...] = ()
     aliases: tuple[str, ...] = ()  # alias ARNs that the call made, moved or deleted
+    upstream: Upstream | None = None
+    forwarded: Forwarded | None = None

@@ -10,24 +10,27 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from audit.commit import Receipt
 from audit.errors import CommitFailed
-from audit.record import AuditRecord
+from audit.record import AuditRecord, IdentityProof
 from proxy.backends.base import Backend
 from proxy.domain import Answer, KmsCall, Members, Operation, RawRequest, RawResponse
 from proxy.errors import KmsError
 from proxy.kms import wire
-from proxy.kms.model import ServiceModel
+from proxy.kms.model import ServiceModel, validation_error
 from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder, operation_name, plausible
-from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verified, Verifier
+from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verified
 
 _log = logging.getLogger(__name__)
 _NOT_READY = KmsError("ServiceUnavailableException", "The audit log is not available; no call is answered.", status=503)
 _NOT_RECORDED = KmsError("KMSInternalException", "The call could not be recorded, so it is not answered.", status=500)
 _FAULT = KmsError("KMSInternalException", "The call failed because of an internal fault.", status=500)
+_THROTTLED = KmsError(
+    "ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
+)
 
 
 class Commits(Protocol):
@@ -39,21 +42,53 @@ class Commits(Protocol):
     def commit(self, record: AuditRecord) -> Awaitable[Receipt]: ...
 
 
+class Authenticator(Protocol):
+    """Who is calling: `proxy.sigv4.Verifier`, or where the signature is for AWS to verify, `proxy.claims.ClaimReader`."""
+
+    def verify(self, raw: RawRequest, now_us: int) -> Verified: ...
+
+
+#: Whether a caller (a word for it) may call once more now (microseconds since the epoch).
+MayCall: TypeAlias = Callable[[str, int], bool]
+#: Raises KmsError, with `denied_by`, for a call that the guardrails refuse; it is told the client's address as well.
+Authorise: TypeAlias = Callable[[KmsCall, str], None]
+#: The client's address by the headers of a request, where they may be believed.
+ClientOf: TypeAlias = Callable[[RawRequest], str | None]
+#: Told of each call that ended: its operation, error code ("" for none), and how long it took in microseconds.
+Observe: TypeAlias = Callable[[str, str, int], None]
+
+
 class Pipeline:
-    """Answers calls. One for each worker; `walk` runs as often at a time as there are calls. `now_us` is the clock, UTC."""
+    """Answers calls. One for each worker; `walk` runs as often at a time as there are calls. `now_us` is the clock, UTC.
+
+    `proof` says what the authenticator's word is worth. More than `calls_at_once` calls under way are refused as throttled.
+    """
 
     def __init__(
         self,
         *,
-        verifier: Verifier,
+        verifier: Authenticator,
         model: ServiceModel,
         backend: Backend,
         recorder: Recorder,
         log: Commits,
         now_us: Callable[[], int],
         new_id: Callable[[], str],
+        proof: IdentityProof = IdentityProof.SIGNATURE,
+        may_call: MayCall | None = None,
+        authorise: Authorise | None = None,
+        client_of: ClientOf | None = None,
+        observe: Observe | None = None,
+        calls_at_once: int = 1 << 30,
     ) -> None:
         self._verifier = verifier
+        self._proof = proof
+        self._may_call = may_call
+        self._authorise = authorise
+        self._client_of = client_of
+        self._observe = observe
+        self._calls_at_once = calls_at_once
+        self._under_way = 0
         self._model = model
         self._backend = backend
         self._recorder = recorder
@@ -67,12 +102,14 @@ class Pipeline:
         exchange = Exchange(raw, self._new_id())
         if self._log.fault is not None:
             return _encode(exchange, _NOT_READY)
+        self._under_way += 1
         try:
             outcome: Answer | KmsError
             try:
                 caller = self._authenticate(exchange)
                 await _turn()
                 call = self._parse(exchange, caller)
+                self._admit(exchange, call)
                 await _turn()
                 if call.operation.mutates:
                     exchange.intent_id = await self._commit_intent(exchange)
@@ -85,6 +122,8 @@ class Pipeline:
             record = self._recorder.outcome(exchange, outcome, self._now_us())
             await _turn()
             await self._log.commit(record)
+            if self._observe is not None:
+                self._observe(record.event_name, record.wire_error or "", record.latency_us or 0)
             return response
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
@@ -92,11 +131,15 @@ class Pipeline:
         except Exception:
             _log.exception("request %s: internal fault in %s", exchange.request_id, exchange.operation.name)
             return await self._record_fault(exchange)
+        finally:
+            self._under_way -= 1
 
     def _authenticate(self, exchange: Exchange) -> Verified:
         """Who is calling, and for which region. The operation is noted first, so that a refusal's record names it."""
         raw, target = exchange.raw, exchange.headers.get(b"x-amz-target")
         exchange.operation = wire.TARGETS.get(target) or Operation(operation_name(wire.claimed_operation(target)))
+        if self._client_of is not None:
+            exchange.source_ip = self._client_of(raw) or exchange.source_ip
         if raw.fault is not None:
             raise KmsError(raw.fault.code, raw.fault.message, status=raw.fault.status)
         try:
@@ -107,23 +150,39 @@ class Pipeline:
             exchange.parameters = _attempted(raw)
             raise
         exchange.principal = verified.principal
+        exchange.proof = self._proof
         exchange.region = verified.region
         exchange.repeated_signature = self._seen.seen(verified.signature)
         return verified
 
     def _parse(self, exchange: Exchange, caller: Verified) -> KmsCall:
-        """What is asked, by the service model."""
+        """What is asked, by the service model. AWS may know more than this version: what it is asked for, it refuses itself."""
         raw, operation = exchange.raw, exchange.operation
         wire.check_content_type(exchange.headers.get(b"content-type"))
-        if OPERATIONS.get(operation.name) is not operation:
-            raise KmsError("UnknownOperationException")
+        is_known = OPERATIONS.get(operation.name) is operation
+        if not is_known:
+            if not self._backend.forwards:
+                raise KmsError("UnknownOperationException")
+            operation = exchange.operation = wire.new_operation(exchange.headers.get(b"x-amz-target"))
         document = wire.parse_body(raw.body)
         try:
-            exchange.parameters = self._model.validate(operation.name, document)
+            exchange.parameters, faults = self._model.read(operation.name, document) if is_known else (plausible(document), ())
+            if faults and not self._backend.forwards:
+                raise validation_error(faults)
         except KmsError:
             exchange.parameters = plausible(document)
             raise
-        return KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us)
+        return KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us, raw)
+
+    def _admit(self, exchange: Exchange, call: KmsCall) -> None:
+        """Whether the call may go on: by its caller's rate, by how much is under way, and by the guardrails."""
+        if self._under_way > self._calls_at_once:
+            raise _THROTTLED
+        caller = call.principal.arn or call.principal.access_key_id
+        if self._may_call is not None and not self._may_call(caller, call.received_us):
+            raise _THROTTLED
+        if self._authorise is not None:
+            self._authorise(call, exchange.source_ip)
 
     async def _commit_intent(self, exchange: Exchange) -> str:
         intent = self._recorder.intent(exchange)
@@ -156,6 +215,9 @@ def _attempted(raw: RawRequest) -> Members:
 
 
 def _encode(exchange: Exchange, outcome: Answer | KmsError) -> RawResponse:
+    forwarded, upstream = outcome.forwarded, outcome.upstream
+    if forwarded is not None and upstream is not None and upstream.status is not None:
+        return RawResponse(upstream.status, forwarded.body, upstream.request_id or exchange.request_id, forwarded.headers)
     if isinstance(outcome, Answer):
         return RawResponse(200, wire.encode_answer(outcome.members), exchange.request_id)
     return RawResponse(outcome.status, wire.encode_error(outcome), exchange.request_id)

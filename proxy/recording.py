@@ -42,13 +42,16 @@ class Exchange:
     parameters: Members = field(default_factory=dict, repr=False)
     principal: Principal | None = None
     claimed_access_key_id: str | None = None
+    proof: IdentityProof = IdentityProof.NONE
     region: str | None = None
     repeated_signature: bool = False
     intent_id: str | None = None
     headers: Mapping[bytes, bytes] = field(init=False, repr=False)  # those of `raw`; of two with one name the last
+    source_ip: str = field(init=False)  # the client's address, as far as who says it is trusted
 
     def __post_init__(self) -> None:
         self.headers = dict(self.raw.headers)
+        self.source_ip = self.raw.origin.claimed_peer or self.raw.origin.peer
 
 
 def operation_name(claimed: str) -> str:
@@ -81,21 +84,27 @@ class Recorder:
     def _record(
         self, exchange: Exchange, phase: Phase, now_us: int, answer: Answer | None, error: KmsError | None
     ) -> AuditRecord:
-        operation, raw = exchange.operation, exchange.raw
+        operation, raw, origin = exchange.operation, exchange.raw, exchange.raw.origin
         keys = answer.keys if answer is not None else error.keys if error is not None else ()
         resources = tuple([_resource(key.arn, key.account_id) for key in keys])
         if answer is not None and answer.aliases:
             resources += tuple(Resource(arn, self._account_id, "AWS::KMS::Alias") for arn in answer.aliases)
         user_agent = exchange.headers.get(b"user-agent")
-        principal = exchange.principal
+        principal, proof = exchange.principal, exchange.proof
+        upstream = answer.upstream if answer is not None else error.upstream if error is not None else None
+        request_id = exchange.request_id
+        if upstream is not None:
+            request_id = upstream.request_id or request_id
+            if answer is not None and proof is IdentityProof.CLAIMED:
+                proof = IdentityProof.UPSTREAM
         return AuditRecord(
             time_us=raw.received_us,
             event_id=self._new_id(),
-            request_id=exchange.request_id,
+            request_id=request_id,
             event_name=operation.name,
             identity=_identity(principal, exchange.claimed_access_key_id),
             aws_region=exchange.region or self._home_region,
-            source_ip=raw.origin.claimed_peer or raw.origin.peer,
+            source_ip=exchange.source_ip,
             user_agent=None if user_agent is None else user_agent.decode("utf-8", "replace"),
             request_parameters=self._request_parameters(operation, exchange.parameters),
             response_elements=None if answer is None else _response_elements(operation, answer),
@@ -109,11 +118,18 @@ class Recorder:
             intent_id=exchange.intent_id if phase is Phase.OUTCOME else None,
             fingerprints_in=fingerprints(exchange.parameters, operation.ciphertexts_in),
             fingerprints_out=() if answer is None else fingerprints(answer.members, operation.ciphertexts_out),
-            identity_proof=IdentityProof.SIGNATURE if principal is not None else IdentityProof.NONE,
+            identity_proof=proof,
             backend=self._backend,
+            topology=origin.topology,
             wire_error=None if error is None else error.code,
             latency_us=None if phase is Phase.INTENT else max(0, now_us - raw.received_us),
             repeated_signature=exchange.repeated_signature,
+            tls=origin.tls,
+            peer=None if origin.peer == exchange.source_ip else origin.peer,
+            client_certificate=origin.client_certificate,
+            upstream=upstream,
+            effect_unknown=error is not None and error.effect_unknown,
+            denied_by=None if error is None else error.denied_by,
         )
 
     def _request_parameters(self, operation: Operation, parameters: Members) -> dict[str, Any] | None:

@@ -13,6 +13,12 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def forwards(self) -> bool:
+        """Whether it asks AWS, which may know more than this version: then it gets unknown operations too, and requests that
+        break constraints of the service model, for AWS to judge."""
+        ...
+
     async def call(self, call: KmsCall) -> Answer:
         """Answer one call; a change is durable when this returns.
 

@@ -54,18 +54,28 @@ class ServiceModel:
 
         Raises SerializationException, ValidationException, or UnknownOperationException.
         """
+        members, faults = self.read(operation_name, document)
+        if faults:
+            raise validation_error(faults)
+        return members
+
+    def read(self, operation_name: str, document: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
+        """The members of a request that the model knows, blobs decoded to bytes, and the constraints that do not hold.
+
+        Raises SerializationException or UnknownOperationException.
+        """
         check = self._checks.get(operation_name)
         if check is None:
             raise KmsError("UnknownOperationException")
         faults: list[str] = []
         members: dict[str, Any] = check(document, "", faults)
-        if faults:
-            noun = "error" if len(faults) == 1 else "errors"
-            raise KmsError(
-                "ValidationException",
-                f"{len(faults)} validation {noun} detected: {'; '.join(faults)}",
-            )
-        return members
+        return members, faults
+
+
+def validation_error(faults: Sequence[str]) -> KmsError:
+    """What AWS answers where constraints do not hold."""
+    noun = "error" if len(faults) == 1 else "errors"
+    return KmsError("ValidationException", f"{len(faults)} validation {noun} detected: {'; '.join(faults)}")
 
 
 def _no_members(value: Any, path: str, faults: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,7 @@ CONTENT_TYPE = "application/x-amz-json-1.1"
 _CONTENT_TYPE = CONTENT_TYPE.encode()
 MAX_DEPTH = 32  # the deepest request shape of the service model has 4
 _PREFIX = "TrentService."
+_NEW_TARGET = re.compile(rb"TrentService\.([A-Z][A-Za-z0-9]{0,127})")
 
 
 #: The operation that an X-Amz-Target header names. AWS answers any other with UnknownOperationException, without a message.
@@ -35,6 +37,19 @@ def claimed_operation(target: bytes | None) -> str:
     """What stands where the operation's name should: any text of the client's, at most 256 characters; "" where there is none."""
     text = (target or b"")[:256].decode("latin-1")
     return text.removeprefix(_PREFIX)
+
+
+def new_operation(target: bytes | None) -> Operation:
+    """An operation that this version does not know, for AWS to answer. By AWS's names for operations, all but Get, List and
+    Describe may change something; nothing of its request but the key is recorded.
+
+    Raises UnknownOperationException where `target` is none of KMS's.
+    """
+    name = _NEW_TARGET.fullmatch(target or b"")
+    if name is None:
+        raise KmsError("UnknownOperationException")
+    operation = name[1].decode()
+    return Operation(operation, mutates=not operation.startswith(("Get", "List", "Describe")), request=("KeyId",))
 
 
 def check_content_type(value: bytes | None) -> None:

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from audit import canonical
 from audit.canonical import MAX_ERROR_MESSAGE, MAX_PARAMETERS_BYTES, MAX_USER_AGENT, decode, encode, timestamp
 from audit.errors import RecordRejected
-from audit.record import PARAMETER_NAMES, AuditRecord, IdentityProof, Phase, Resource, UserIdentity
+from audit.record import (
+    PARAMETER_NAMES,
+    AuditRecord,
+    ClientCertificate,
+    DeniedBy,
+    IdentityProof,
+    Phase,
+    Resource,
+    TlsDetails,
+    Upstream,
+    UserIdentity,
+)
 
 PLAIN = AuditRecord(
     time_us=1_767_323_045_000_006,
@@ -76,6 +87,12 @@ def records(draw: st.DrawFn) -> AuditRecord:
         wire_error=draw(MAYBE_TEXT),
         latency_us=draw(st.none() | st.integers(0, 2**63 - 1)),
         repeated_signature=draw(st.booleans()),
+        tls=draw(st.none() | st.builds(TlsDetails, TEXT, TEXT, MAYBE_TEXT)),
+        peer=draw(MAYBE_TEXT),
+        client_certificate=draw(st.none() | st.builds(ClientCertificate, TEXT, TEXT, TEXT, TEXTS)),
+        upstream=draw(st.none() | st.builds(Upstream, TEXT, st.integers(1, 9), st.none() | st.integers(100, 599), MAYBE_TEXT)),
+        effect_unknown=draw(st.booleans()),
+        denied_by=draw(st.none() | st.builds(DeniedBy, TEXT, TEXT)),
     )
 
 

@@ -76,6 +76,7 @@ class FakeBackend:
     steps: list[str]
     outcome: Answer | Exception = DATA_KEY
     name: str = "local"
+    forwards: bool = False
     calls: list[KmsCall] = field(default_factory=list)
 
     async def call(self, call: KmsCall) -> Answer:

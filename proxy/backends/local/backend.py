@@ -58,6 +58,7 @@ class LocalBackend:
     """
 
     name = "local"
+    forwards = False
 
     def __init__(self, store: SealedStore, account_id: str, clock: Callable[[], float], random: Callable[[int], bytes]) -> None:
         self._store = store
