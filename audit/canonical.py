@@ -51,7 +51,13 @@ _CERTIFICATE_KEYS = (
     ("sha256", "sha256"),
     ("alternativeNames", "alternative_names"),
 )
-_UPSTREAM_KEYS = (("host", "host"), ("attempts", "attempts"), ("status", "status"), ("requestId", "request_id"))
+_UPSTREAM_KEYS = (
+    ("host", "host"),
+    ("attempts", "attempts"),
+    ("status", "status"),
+    ("requestId", "request_id"),
+    ("failures", "failures"),
+)
 _DENIED_KEYS = (("policy", "policy"), ("statement", "statement"))
 
 

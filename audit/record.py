@@ -164,13 +164,14 @@ class ClientCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """What AWS KMS was asked, and what it said: its host, how often it was tried, and where it answered its status and the
-    request id that it gave, which is the one in AWS's own CloudTrail."""
+    """What came of asking AWS KMS: its host, how often it was tried, and where it answered its status and the request id that
+    it gave, which is the one in AWS's own CloudTrail. `failures` says of each attempt without an answer what went wrong."""
 
     host: str
     attempts: int
     status: int | None = None
     request_id: str | None = None
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,10 @@ def serve(
 
         async def run() -> None:
             await supervisor.Supervisor(
-                chosen, lambda url, admin_url: _announce(url, admin_url, chosen), syncing=not without_syncing
+                chosen,
+                lambda url, admin_url: _announce(url, admin_url, chosen),
+                reread=lambda: _settings(config, data),
+                syncing=not without_syncing,
             ).run()
 
         asyncio.run(run())

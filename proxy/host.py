@@ -25,6 +25,7 @@ from audit.commit import BlockingLog
 from audit.instance import ADMIN_LOG, Instance
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.sealer import create_key
+from proxy.assembly import log_place, make_ids, read_master_key
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
 from proxy.domain import Answer, KmsCall, Operation, Origin, Principal, RawRequest
@@ -33,7 +34,6 @@ from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
-from proxy.worker import log_place, make_ids, read_master_key
 
 T = TypeVar("T")
 DEMO_ALIAS = "alias/demo"

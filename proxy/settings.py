@@ -12,8 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from proxy.errors import SetupError
 
@@ -34,6 +44,21 @@ Address = Annotated[
 ]
 
 
+#: As `Address`, or "" for no such listener.
+MaybeAddress = Annotated[str, AfterValidator(lambda address: address and TypeAdapter(Address).validate_python(address))]
+#: A path, or "" for none.
+MaybePath = Annotated[Path | None, BeforeValidator(lambda path: path or None)]
+#: A list; in the environment, its items with commas between them.
+Words = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda words: [w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else words),
+]
+#: Shown nowhere but to the worker, by its pipe.
+Secret = Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json")]
+Seconds = Annotated[float, Field(gt=0, le=600)]
+
+
 class Settings(BaseSettings):
     """Every setting. Made by `load`."""
 
@@ -52,6 +77,64 @@ class Settings(BaseSettings):
     segment_max_bytes: Annotated[int, Field(ge=4_096, le=4 << 30)] = 64 << 20
     segment_max_age_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
     grant_tokens: Literal["clear", "sha256"] = "clear"
+    calls_at_once: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    calls_per_caller_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    policies: MaybePath = None
+    backend: Literal["local", "aws"] = "local"
+    aws_signing: Literal["re-sign", "pass-through"] = "re-sign"
+    aws_role: Annotated[str, StringConstraints(pattern=r"^(arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/{}-]+)?$")] = ""
+    aws_role_session_s: Annotated[int, Field(ge=900, le=43_200)] = 3_600
+    aws_role_source_identity: bool = True
+    aws_endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[A-Za-z0-9.{}\[\]:-]+/?)?$")] = ""
+    aws_fips: bool = False
+    aws_dual_stack: bool = False
+    aws_ca_bundle: MaybePath = None
+    aws_egress_proxy: Secret = SecretStr("")
+    aws_nameservers: Words = ()
+    aws_hosts: Words = ()
+    aws_connections: Annotated[int, Field(ge=1, le=10_000)] = 64
+    aws_connect_timeout_s: Seconds = 3.0
+    aws_read_timeout_s: Seconds = 10.0
+    aws_call_timeout_s: Seconds = 20.0
+    access_keys: MaybePath = None
+    tls_listen: MaybeAddress = ""
+    tls_certificate: MaybePath = None
+    tls_key: MaybePath = None
+    tls_client_certificates: Literal["none", "optional", "required"] = "none"
+    tls_client_ca: MaybePath = None
+    forward_listen: MaybeAddress = ""
+    forward_others: Literal["refuse", "tunnel", "listed"] = "refuse"
+    forward_listed: Words = ()
+    ca_certificate: MaybePath = None
+    ca_key: MaybePath = None
+    trusted_networks: Words = ()
+    proxy_protocol: bool = False
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        for name, needs, is_missing in (
+            ("aws_signing", 'backend = "aws"', self.aws_signing == "pass-through" and self.backend != "aws"),
+            ("aws_role", 'aws_signing = "re-sign"', bool(self.aws_role) and self.aws_signing != "re-sign"),
+            ("aws_endpoint", 'aws_signing = "re-sign"', bool(self.aws_endpoint) and self.aws_signing != "re-sign"),
+            ("tls_listen", "tls_certificate and tls_key", bool(self.tls_listen) and not (self.tls_certificate and self.tls_key)),
+            ("tls_client_certificates", "tls_client_ca", self.tls_client_certificates != "none" and self.tls_client_ca is None),
+            ("forward_listed", 'forward_others = "listed"', bool(self.forward_listed) and self.forward_others != "listed"),
+            ("ca_certificate", "ca_key", (self.ca_certificate is None) != (self.ca_key is None)),
+            ("proxy_protocol", "trusted_networks", self.proxy_protocol and not self.trusted_networks),
+        ):
+            if is_missing:
+                raise ValueError(f"`{name}` needs {needs}")
+        if self.aws_egress_proxy.get_secret_value() and (self.aws_nameservers or self.aws_hosts):
+            raise ValueError("with `aws_egress_proxy` it is that proxy that finds AWS: no aws_nameservers or aws_hosts then")
+        for name, clash in (("aws_fips", self.aws_fips), ("aws_dual_stack", self.aws_dual_stack)):
+            if clash and self.aws_endpoint:
+                raise ValueError(f"`{name}` and `aws_endpoint` exclude each other")
+        return self
+
+    @property
+    def ca_files(self) -> tuple[Path, Path]:
+        """Certificate and key of the forward proxy's CA: by default in the data folder, where `keytrail ca init` puts them."""
+        return self.ca_certificate or self.data / "ca" / "ca.pem", self.ca_key or self.data / "ca" / "ca.key"
 
     @classmethod
     def settings_customise_sources(
@@ -86,8 +169,12 @@ def load(file: Path | None, environment: Mapping[str, str], **given: object) -> 
     try:
         return FromFile(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        faults = "; ".join(f"`{'.'.join(map(str, fault['loc']))}`: {fault['msg']}" for fault in error.errors())
-        raise SetupError(f"setting {faults}") from error
+        told = [
+            ": ".join([*(f"`{part}`" for part in fault["loc"]), fault["msg"].removeprefix("Value error, ")])
+            for fault in error.errors(include_input=False)
+        ]
+        # From None: the error's own text shows values, and one of them may be a password.
+        raise SetupError(f"setting {'; '.join(told)}") from None
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -1,9 +1,10 @@
 """`keytrail serve`: the supervisor of the workers and of the sealer.
 
-N workers, each with a log of its own, listen on one port (SO_REUSEPORT); the sealer signs what they write. Each child is a
-process with two pipes: it reports its status on standard output, a JSON line a change; and when its standard input ends, it
-finishes what it has under way and ends too, so that no child outlives a supervisor that was killed. What dies is started anew,
-after a pause.
+N workers, each with a log of its own, listen on the same ports (SO_REUSEPORT); the sealer signs what they write. Each child is a
+process with two pipes: on standard output it reports its status and its counts, a JSON line each; on standard input a worker gets
+its plan, which may hold a secret and so is no argument, and the new one at each SIGHUP. When that pipe ends, the child finishes
+what it has under way and ends too, so that no child outlives a supervisor that was killed. What dies is started anew, after a
+pause.
 """
 
 from __future__ import annotations
@@ -17,28 +18,51 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import orjson
+import prometheus_client
 from aiohttp import web
 
 from audit.instance import Instance
-from proxy.errors import SetupError
+from proxy.errors import ProxyError, SetupError
+from proxy.metrics import Metrics, as_tally
 from proxy.settings import Settings, host_and_port
-from proxy.worker import Status, WorkerPlan
+from proxy.worker import LISTENERS, Status, WorkerPlan
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _GRACE_S = 5.0
+#: What a SIGHUP does not change, since it stands for more than the calls to come.
+_FIXED = frozenset(
+    [
+        "data",
+        "listen",
+        "admin_listen",
+        "tls_listen",
+        "forward_listen",
+        "workers",
+        "region",
+        "account_id",
+        "backend",
+        "segment_max_bytes",
+        "segment_max_age_s",
+    ]
+)
 
 
 class Child:
-    """A process that is kept running until `stop`. `status` is what it last said of itself."""
+    """A process that is kept running until `stop`. `status` is what it last said of itself; `plan` is told to it at its start."""
 
-    def __init__(self, name: str, argv: Sequence[str], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], changed: Callable[[], None], metrics: Metrics, plan: WorkerPlan | None = None
+    ) -> None:
         self.name = name
         self.status = Status(ready=False, reason="starting")
+        self.plan = plan
         self._argv = argv
         self._changed = changed
+        self._metrics = metrics
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
 
@@ -50,10 +74,13 @@ class Child:
                 *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
             )
             self._process = process
+            if self.plan is not None:
+                self._write(self.plan)
             if self._stopping.is_set():
                 self._end(process)
             await self._follow(process)
             code = await process.wait()
+            self._metrics.ended(self.name)
             if self._stopping.is_set() or self.status.failed:
                 return
             reason = f"it ended with exit code {code}" if self.status.ready else self.status.reason
@@ -62,6 +89,12 @@ class Child:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def replan(self, plan: WorkerPlan) -> None:
+        """Have the process, and those after it, work by `plan` from now on."""
+        self.plan = plan
+        if self._process is not None and not self._stopping.is_set():
+            self._write(plan)
 
     async def stop(self, running: asyncio.Task[None], limit_s: float) -> None:
         """Let the process finish, for `limit_s` at most; `running` is the task of `keep`."""
@@ -76,11 +109,19 @@ class Child:
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101 - it is a pipe, as asked for
         async for line in process.stdout:
-            self._tell(Status(**orjson.loads(line)))
+            told = orjson.loads(line)
+            if isinstance(told, list):
+                self._metrics.tell(self.name, as_tally(told))
+            else:
+                self._tell(Status(**told))
 
     def _tell(self, status: Status) -> None:
         self.status = status
         self._changed()
+
+    def _write(self, plan: WorkerPlan) -> None:
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(plan.encode())
 
     @staticmethod
     def _end(process: asyncio.subprocess.Process) -> None:
@@ -91,29 +132,47 @@ class Child:
 class Supervisor:
     """Runs an instance. `announce` is told, once, when every worker is ready: the URL for calls, and the one for health.
 
-    Made inside a running event loop. `syncing=False` is for the benchmark that tells what durability costs.
+    `reread` gives the settings anew, at SIGHUP. Made inside a running event loop. `syncing=False` is for the benchmark that tells
+    what durability costs.
     """
 
-    def __init__(self, settings: Settings, announce: Callable[[str, str], None], *, syncing: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        announce: Callable[[str, str], None],
+        *,
+        reread: Callable[[], Settings] | None = None,
+        syncing: bool = True,
+    ) -> None:
         self._settings = settings
         self._announce = announce
+        self._reread = reread
         self._changed = asyncio.Event()
         self._stopping = False
-        self._reserved = _reserve(settings.listen)
-        self._url = _url(self._reserved.getsockname())
-        port = self._reserved.getsockname()[1]
+        self._reserved = {name: _reserve(address) for name in LISTENERS if (address := getattr(settings, name))}
+        self._url = _url(self._reserved["listen"].getsockname())
+        self._metrics = Metrics(lambda: {child.name: child.status.ready for child in self._children})
+        self._registry = prometheus_client.CollectorRegistry()
+        self._registry.register(self._metrics)
+        ports = {name: sock.getsockname()[1] for name, sock in self._reserved.items()}
         self._workers = []
         for number in range(settings.workers):
-            plan = WorkerPlan(settings, f"w{number}", port, syncing)
-            argv = (sys.executable, "-m", "proxy.worker", plan.encode())
-            self._workers.append(Child(plan.log, argv, self._changed.set))
-        self._sealer = Child("sealer", (sys.executable, "-m", "audit.sealer", str(settings.data)), self._changed.set)
+            plan = WorkerPlan(settings, f"w{number}", ports, syncing)
+            argv = (sys.executable, "-m", "proxy.worker")
+            self._workers.append(Child(plan.log, argv, self._changed.set, self._metrics, plan))
+        sealing = (sys.executable, "-m", "audit.sealer", str(settings.data))
+        self._sealer = Child("sealer", sealing, self._changed.set, self._metrics)
+
+    @property
+    def _children(self) -> tuple[Child, ...]:
+        return (*self._workers, self._sealer)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, `SetupError`, OSError where it cannot start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         instance = Instance.load(self._settings.data)
         lock = _lock(instance)
         instance.require_logs()
@@ -131,17 +190,36 @@ class Supervisor:
             await asyncio.gather(*(child.stop(task, limit_s) for child, task in working))
             await self._sealer.stop(sealing, limit_s)  # after the workers, so that it signs their last record
             await admin.cleanup()
-            self._reserved.close()
+            for sock in self._reserved.values():
+                sock.close()
             os.close(lock)
 
     def _stop(self) -> None:
         self._stopping = True
         self._changed.set()
 
+    def _reload(self) -> None:
+        """Read the settings again, and have the workers work by them; where they are not as they must be, nothing changes."""
+        if self._reread is None:
+            return
+        try:
+            wanted = self._reread()
+        except ProxyError as error:
+            _log.error("SIGHUP: nothing was changed: %s", error)
+            return
+        fixed = {name: getattr(self._settings, name) for name in _FIXED}
+        for name in sorted(name for name in _FIXED if getattr(wanted, name) != fixed[name]):
+            _log.warning("SIGHUP: `%s` takes effect at the next start", name)
+        self._settings = wanted.model_copy(update=fixed)
+        for worker in self._workers:
+            if worker.plan is not None:
+                worker.replan(replace(worker.plan, settings=self._settings))
+        _log.info("SIGHUP: the settings were read again")
+
     async def _until(self, reached: Callable[[], bool]) -> None:
         """Wait until `reached`, or until it is time to stop. Raises `SetupError` where a child gives up."""
         while not self._stopping and not reached():
-            for child in (*self._workers, self._sealer):
+            for child in self._children:
                 if child.status.failed:
                     raise SetupError(f"{child.name} cannot start: {child.status.reason}")
             await self._changed.wait()
@@ -151,11 +229,16 @@ class Supervisor:
         app = web.Application()
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
+        app.router.add_get("/metrics", self._show_metrics)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         host, port = host_and_port(self._settings.admin_listen)
         await web.TCPSite(runner, host, port).start()
         return runner, _url(runner.addresses[0])
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        text = prometheus_client.generate_latest(self._registry)
+        return web.Response(body=text, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "live"})
@@ -163,9 +246,7 @@ class Supervisor:
     async def _ready(self, _: web.Request) -> web.Response:
         """Ready when every worker is: one that is not answers 503 to whoever reaches it."""
         ready = not self._stopping and all(child.status.ready for child in self._workers)
-        children = {
-            child.name: {"ready": child.status.ready, "reason": child.status.reason} for child in (*self._workers, self._sealer)
-        }
+        children = {child.name: {"ready": child.status.ready, "reason": child.status.reason} for child in self._children}
         body = {"status": "ready" if ready else "not ready", "processes": children}
         return web.json_response(body, status=200 if ready else 503)
 

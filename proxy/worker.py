@@ -7,39 +7,35 @@ supervisor learns of each change. Its end of the pipe is also how a worker notic
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import gc
-import itertools
 import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
 import uvloop
 
-from audit.commit import AuditLog, LogPlace
+from audit.commit import AuditLog
 from audit.errors import AuditError, LogIncident
 from audit.instance import Instance
-from proxy.backends.local.backend import LocalBackend
-from proxy.callers import Callers
-from proxy.errors import ProxyError, SetupError
+from proxy.assembly import Parts, assemble, log_place, make_ids, read_master_key
+from proxy.errors import ProxyError
 from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
-from proxy.pipeline import Pipeline
-from proxy.recording import Recorder
-from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
+from proxy.metrics import Counts
+from proxy.sealed_store import SealedStore
 from proxy.settings import Settings, host_and_port
-from proxy.sigv4 import Verifier
 
 _log = logging.getLogger(__name__)
 _RECOVERY_INTERVAL_S = 1.0
 _HEALTH_INTERVAL_S = 0.2
+_COUNTS_INTERVAL_S = 1.0
 _GC_THRESHOLD = 20_000  # a call leaves no cycles behind; the default would look for some every few calls
+#: The settings that say where to listen.
+LISTENERS = ("listen", "tls_listen", "forward_listen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +49,64 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker needs to know. `port` is the real one, also where the setting says 0."""
+    """What a worker needs to know. `ports` are the real ones, also where a setting says 0; by the names of `LISTENERS`."""
 
     settings: Settings
     log: str
-    port: int
+    ports: Mapping[str, int]
     syncing: bool = True
 
-    def encode(self) -> str:
-        """As an argument for the worker's process."""
+    def encode(self) -> bytes:
+        """As a line, for the worker's pipe: it may hold a secret."""
         document = {
             "settings": self.settings.model_dump(mode="json"),
             "log": self.log,
-            "port": self.port,
+            "ports": dict(self.ports),
             "syncing": self.syncing,
         }
-        return orjson.dumps(document).decode()
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
-    def decode(cls, encoded: str) -> WorkerPlan:
-        document = orjson.loads(encoded)
-        return cls(Settings(**document["settings"]), document["log"], document["port"], document["syncing"])
+    def decode(cls, line: bytes) -> WorkerPlan:
+        document = orjson.loads(line)
+        return cls(Settings(**document["settings"]), document["log"], document["ports"], document["syncing"])
 
 
-def main(encoded_plan: str) -> int:
+class Orders:
+    """What the supervisor writes on the pipe `fd`: plans, one a line; its end means that it is time to go."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._held = b""
+
+    def first(self) -> WorkerPlan:
+        """Wait for the first plan. Raises EOFError where none comes."""
+        while True:
+            plans = self.read()
+            if plans is None:
+                raise EOFError("the supervisor is gone")
+            if plans:
+                return plans[0]
+
+    def read(self) -> list[WorkerPlan] | None:
+        """The plans that have arrived whole, by one read; None when there will be no more."""
+        arrived = os.read(self._fd, 1 << 16)
+        if not arrived:
+            return None
+        *lines, self._held = (self._held + arrived).split(b"\n")
+        return [WorkerPlan.decode(line) for line in lines]
+
+
+def main() -> int:
     """The worker's process, from start to end; gives its exit code."""
-    plan = WorkerPlan.decode(encoded_plan)
+    orders = Orders(sys.stdin.fileno())
+    try:
+        plan = orders.first()
+    except EOFError:
+        return 0
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {plan.log} %(levelname)s %(message)s")
     try:
-        uvloop.run(_serve(plan))
+        uvloop.run(_serve(plan, orders))
     except (LogIncident, ProxyError) as error:
         _report(Status(ready=False, reason=str(error), failed=True))
         return 3
@@ -91,74 +116,64 @@ def main(encoded_plan: str) -> int:
     return 0
 
 
-def _report(status: Status) -> None:
-    print(orjson.dumps(status).decode(), flush=True)
+def _report(told: Status | list[list[str | int]]) -> None:
+    print(orjson.dumps(told).decode(), flush=True)
 
 
-def read_master_key(instance: Instance) -> bytes:
-    """The master key of `instance`, which opens its key store. Raises `SetupError`; nothing of the key is in the message."""
-    try:
-        key = base64.b64decode(instance.master_key.read_bytes(), validate=False)
-    except (OSError, binascii.Error) as error:
-        raise SetupError(f"the master key cannot be read from {instance.master_key}; nothing was changed") from error
-    if len(key) != MASTER_KEY_BYTES:
-        raise SetupError(f"{instance.master_key} does not hold {MASTER_KEY_BYTES} bytes in base64; nothing was changed")
-    return key
-
-
-def log_place(instance: Instance, settings: Settings, log: str, *, syncing: bool = True) -> LogPlace:
-    """Where the log `log` of `instance` is, with the settings for its segments."""
-    return LogPlace(
-        instance.log_folder(log),
-        instance.checkpoint_folder(log),
-        instance.region,
-        instance.account_id,
-        settings.segment_max_bytes,
-        settings.segment_max_age_s,
-        syncing,
-    )
-
-
-async def _serve(plan: WorkerPlan) -> None:
+async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     settings, loop = plan.settings, asyncio.get_running_loop()
     instance = Instance.load(settings.data)
     log = AuditLog(log_place(instance, settings, plan.log, syncing=plan.syncing), loop)
     store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
     store.announce()
-    backend = LocalBackend(store, instance.account_id, time.time, os.urandom)
-    new_id = make_ids(os.urandom)
-    pipeline = Pipeline(
-        verifier=Verifier(Callers(store, time.time, os.urandom).find),
-        model=ServiceModel.load(),
-        backend=backend,
-        recorder=Recorder(instance.account_id, instance.region, backend.name, settings.grant_tokens, new_id),
-        log=log,
-        now_us=lambda: time.time_ns() // 1_000,
-        new_id=new_id,
-    )
+    counts = Counts()
+    parts = Parts(instance, log, store, ServiceModel.load(), counts, make_ids(os.urandom), frozenset())
+    assembly = await assemble(settings, parts)
     limits = Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s)
-    listener = Listener(pipeline.walk, limits)
+    listener = Listener(assembly.pipeline.walk, limits)
+    counts.readings.append(lambda: {"calls_under_way": listener.busy, "connections": len(listener.connections)})
     host, _ = host_and_port(settings.listen)
-    server = await loop.create_server(listener, host, plan.port, reuse_port=True, backlog=1_024)
+    server = await loop.create_server(listener, host, plan.ports["listen"], reuse_port=True, backlog=1_024)
 
-    stop = asyncio.Event()
+    stop, plans = asyncio.Event(), asyncio.Queue[WorkerPlan]()
+
+    def on_order() -> None:
+        arrived = orders.read()
+        if arrived is None:
+            loop.remove_reader(0)
+            stop.set()
+        for replanned in arrived or ():
+            plans.put_nowait(replanned)
+
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(0, stop.set)  # nothing is ever sent on standard input: readable means that it ended
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the supervisor's affair, also where all of a group get it
+    loop.add_reader(0, on_order)
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again
     gc.set_threshold(_GC_THRESHOLD)
     _report(Status(ready=True))
-    watching = loop.create_task(_watch(log))
+    watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts))]
     await stop.wait()
 
     loop.remove_reader(0)
-    watching.cancel()
+    for task in watching:
+        task.cancel()
     server.close()
     if not await listener.drain(settings.drain_timeout_s):
         _log.warning("not all calls finished within %s s", settings.drain_timeout_s)
     await log.close()
-    backend.close()
+    await assembly.close()
     store.close()
+
+
+async def _tell(counts: Counts) -> None:
+    """Tell the supervisor what was counted, when something was."""
+    told: list[list[str | int]] = []
+    while True:
+        if (now := counts.tally()) != told:
+            told = now
+            _report(told)
+        await asyncio.sleep(_COUNTS_INTERVAL_S)
 
 
 async def _watch(log: AuditLog) -> None:
@@ -186,13 +201,5 @@ async def _watch(log: AuditLog) -> None:
             _report(Status(ready=True))
 
 
-def make_ids(random: Callable[[int], bytes]) -> Callable[[], str]:
-    """A source of ids in the form of UUIDs (version 8): ten random bytes of this source, and a count. Unique, and no secret."""
-    prefix = random(10).hex()
-    head = f"{prefix[:8]}-{prefix[8:12]}-8{prefix[12:15]}-a{prefix[15:18]}-"
-    count = itertools.count()
-    return lambda: f"{head}{next(count):012x}"
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

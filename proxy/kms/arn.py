@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from proxy.errors import KmsError
+from proxy.kms import hosts
 
 ALIAS_PREFIX = "alias/"
 RESERVED_ALIAS_PREFIX = "alias/aws/"
@@ -35,11 +36,10 @@ class KeyRef:
         return self.name.startswith(ALIAS_PREFIX)
 
 
+@lru_cache(maxsize=256)
 def partition_of(region: str) -> str:
-    """The partition that a region belongs to, from its name."""
-    if region.startswith("cn-"):
-        return "aws-cn"
-    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
+    """The name of the partition that a region belongs to, from the region's name."""
+    return hosts.partition_of(region).name
 
 
 def key_arn(region: str, account_id: str, key_id: str) -> str:

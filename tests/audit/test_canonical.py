@@ -51,6 +51,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 PARAMETERS = st.none() | st.dictionaries(st.sampled_from(sorted(PARAMETER_NAMES)), JSON, max_size=5)
 IDENTITIES = st.builds(UserIdentity, TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)
+UPSTREAMS = st.builds(Upstream, TEXT, st.integers(1, 9), st.none() | st.integers(100, 599), MAYBE_TEXT, TEXTS)
 
 
 @st.composite
@@ -90,7 +91,7 @@ def records(draw: st.DrawFn) -> AuditRecord:
         tls=draw(st.none() | st.builds(TlsDetails, TEXT, TEXT, MAYBE_TEXT)),
         peer=draw(MAYBE_TEXT),
         client_certificate=draw(st.none() | st.builds(ClientCertificate, TEXT, TEXT, TEXT, TEXTS)),
-        upstream=draw(st.none() | st.builds(Upstream, TEXT, st.integers(1, 9), st.none() | st.integers(100, 599), MAYBE_TEXT)),
+        upstream=draw(st.none() | UPSTREAMS),
         effect_unknown=draw(st.booleans()),
         denied_by=draw(st.none() | st.builds(DeniedBy, TEXT, TEXT)),
     )
