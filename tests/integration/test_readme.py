@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.settings import Settings
 from tests.docs.repository import ROOT
 from tests.integration.conftest import LIMIT_S, wait_until
 
@@ -252,9 +251,3 @@ def test_every_make_target_that_is_named_is_there() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z]+)`", README))
     assert {"demo", "test"} <= named <= targets
-
-
-def test_the_table_of_settings_has_each_with_its_default() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `?([^|`]+?)`? \|", README, re.MULTILINE)
-    shown = {name: (variable, value) for name, variable, value in rows}
-    assert shown == {name: (f"KEYTRAIL_{name.upper()}", str(field.default)) for name, field in Settings.model_fields.items()}
