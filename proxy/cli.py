@@ -10,7 +10,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +75,7 @@ def serve(
         async def run() -> None:
             await supervisor.Supervisor(
                 chosen,
-                lambda url, admin_url: _announce(url, admin_url, chosen),
+                lambda urls: _announce(urls, chosen),
                 reread=lambda: _settings(config, data),
                 syncing=not without_syncing,
             ).run()
@@ -157,9 +157,13 @@ def rotate_caller(
     _tell_saved(made.principal.access_key_id, chosen, config, data)
 
 
-def _announce(url: str, admin_url: str, chosen: settings.Settings) -> None:
+def _announce(urls: Mapping[str, str], chosen: settings.Settings) -> None:
     data = "" if chosen.data == settings.Settings.model_fields["data"].default else f" --data {shlex.quote(str(chosen.data))}"
-    typer.echo(f"keytrail answers KMS calls at {url}; health at {admin_url}/health/ready")
+    typer.echo(f"keytrail answers KMS calls at {urls['listen']}; health at {urls['admin_listen']}/health/ready")
+    if "tls_listen" in urls:
+        typer.echo(f"With TLS at {urls['tls_listen']}")
+    if "forward_listen" in urls:
+        typer.echo(f"As a forward proxy (HTTPS_PROXY) at {urls['forward_listen']}")
     typer.echo("Next, in another shell:")
     typer.echo(f'  eval "$(keytrail env{data})"')
     typer.echo("  aws kms generate-data-key --key-id alias/demo --key-spec AES_256 --encryption-context tenant=acme")

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
@@ -130,7 +130,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs an instance. `announce` is told, once, when every worker is ready: the URL for calls, and the one for health.
+    """Runs an instance. `announce` is told, once, when every worker is ready: the URL of each listener, by its setting's name.
 
     `reread` gives the settings anew, at SIGHUP. Made inside a running event loop. `syncing=False` is for the benchmark that tells
     what durability costs.
@@ -139,7 +139,7 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        announce: Callable[[str, str], None],
+        announce: Callable[[Mapping[str, str]], None],
         *,
         reread: Callable[[], Settings] | None = None,
         syncing: bool = True,
@@ -150,7 +150,6 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._stopping = False
         self._reserved = {name: _reserve(address) for name in LISTENERS if (address := getattr(settings, name))}
-        self._url = _url(self._reserved["listen"].getsockname())
         self._metrics = Metrics(lambda: {child.name: child.status.ready for child in self._children})
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(self._metrics)
@@ -183,7 +182,8 @@ class Supervisor:
         try:
             await self._until(lambda: all(child.status.ready for child in self._workers))
             if not self._stopping:
-                self._announce(self._url, admin_url)
+                urls = {name: _url(sock.getsockname(), tls=name == "tls_listen") for name, sock in self._reserved.items()}
+                self._announce({**urls, "admin_listen": admin_url})
             await self._until(lambda: False)
         finally:
             limit_s = self._settings.drain_timeout_s + _GRACE_S
@@ -262,10 +262,10 @@ def _lock(instance: Instance) -> int:
     return fd
 
 
-def _url(address: tuple[object, ...]) -> str:
+def _url(address: tuple[object, ...], *, tls: bool = False) -> str:
     """The URL of a socket's address."""
     host, port = str(address[0]), address[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http{'s' * tls}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _reserve(address: str) -> socket.socket:

@@ -5,19 +5,35 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
+from typing import Any
 
+import orjson
 import pytest
 
 from audit import canonical
 from audit.commit import Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord, IdentityProof, Phase
-from proxy.domain import Answer, HttpFault, KeyUse, KmsCall, Origin, Principal, RawRequest, RawResponse
+from proxy.domain import (
+    Answer,
+    ClientCertificate,
+    DeniedBy,
+    Forwarded,
+    HttpFault,
+    KeyUse,
+    KmsCall,
+    Origin,
+    Principal,
+    RawRequest,
+    RawResponse,
+    TlsDetails,
+    Upstream,
+)
 from proxy.errors import KmsError
 from proxy.kms.model import ServiceModel
 from proxy.pipeline import Pipeline
@@ -88,11 +104,13 @@ class FakeBackend:
 
 
 class World:
-    def __init__(self, outcome: Answer | Exception = DATA_KEY, failing: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, outcome: Answer | Exception = DATA_KEY, failing: tuple[int, ...] = (), forwards: bool = False, **options: Any
+    ) -> None:
         numbers = count(1)
         self.steps: list[str] = []
         self.log = FakeLog(self.steps, frozenset(failing))
-        self.backend = FakeBackend(self.steps, outcome)
+        self.backend = FakeBackend(self.steps, outcome, forwards=forwards)
 
         def new_id() -> str:
             return f"id-{next(numbers)}"
@@ -105,6 +123,7 @@ class World:
             log=self.log,
             now_us=lambda: NOW_US + 1_500,
             new_id=new_id,
+            **options,
         )
 
     async def walk(self, raw: RawRequest) -> RawResponse:
@@ -422,3 +441,162 @@ async def test_many_calls_at_a_time_do_not_mix() -> None:
     by_id = {record.request_id: record for record in world.log.records}
     for number, response in enumerate(responses):
         assert by_id[response.request_id].request_parameters == {"keyId": f"key-{number}", "keySpec": "AES_256"}
+
+
+# --- in front of AWS
+
+
+BY_AWS = Upstream("kms.eu-west-1.amazonaws.com", 1, 200, "aws-request-1")
+FORWARDED = Answer(
+    {"KeyId": KEY.arn, "CiphertextBlob": "AAAA"},
+    (KEY,),
+    (),
+    BY_AWS,
+    Forwarded(b'{"as": "it came"}', (("cache-control", "no-store"),)),
+)
+
+
+async def test_the_clients_answer_is_aws_own_and_the_record_joins_aws_trail() -> None:
+    world = World(FORWARDED, forwards=True)
+    response = await world.walk(GENERATE)
+    assert (response.status, response.body, response.headers) == (200, b'{"as": "it came"}', (("cache-control", "no-store"),))
+    assert response.request_id == world.record.request_id == "aws-request-1"
+    assert (world.record.upstream, world.record.effect_unknown) == (BY_AWS, False)
+    assert world.record.fingerprints_out == (sha256(bytes(3)).hexdigest(),)
+
+
+async def test_a_change_without_an_answer_says_so_in_its_record_and_keeps_our_request_id() -> None:
+    unanswered = Upstream("kms.eu-west-1.amazonaws.com", 1, failures=("reset",))
+    world = World(KmsError("KMSInternalException", status=500, upstream=unanswered, effect_unknown=True), forwards=True)
+    response = await world.walk(CREATE)
+    intent, outcome = world.log.records
+    assert response.status == 500
+    assert (outcome.request_id, outcome.upstream, outcome.effect_unknown) == (response.request_id, unanswered, True)
+    assert (intent.upstream, intent.effect_unknown, outcome.intent_id) == (None, False, intent.event_id)
+
+
+async def test_an_operation_that_only_aws_knows_is_recorded_by_name_and_key() -> None:
+    world = World(Answer({"Plaintext": "AAAA"}, (), (), BY_AWS, Forwarded(b"{}")), forwards=True)
+    await world.walk(request("RotateEverything", {"KeyId": "alias/x", "Secret": "canary", "EncryptionContext": {"a": "b"}}))
+    assert world.steps == ["commit intent", "durable intent", "effect", "commit outcome", "durable outcome"]
+    for record in world.log.records:
+        assert (record.event_name, record.request_parameters, record.read_only) == (
+            "RotateEverything",
+            {"keyId": "alias/x"},
+            False,
+        )
+    assert world.log.records[-1].response_elements is None
+    assert b"canary" not in b"".join(world.log.lines)
+
+
+@pytest.mark.parametrize("name", ["", "lower", "With-Dash", "A" * 129, "Decrypt;x"])
+async def test_what_can_be_no_operation_is_not_forwarded(name: str) -> None:
+    world = World(FORWARDED, forwards=True)
+    response = await world.walk(request(name, {}))
+    assert json.loads(response.body) == {"__type": "UnknownOperationException"}
+    assert world.steps == ["commit outcome", "durable outcome"]
+
+
+async def test_constraints_are_for_aws_to_judge_but_not_what_json_means() -> None:
+    world = World(FORWARDED, forwards=True)
+    await world.walk(request("GenerateDataKey", {"KeyId": "alias/demo", "KeySpec": "AES_512_OF_TOMORROW"}))
+    assert world.record.request_parameters == {"keyId": "alias/demo", "keySpec": "AES_512_OF_TOMORROW"}
+    response = await world.walk(request("GenerateDataKey", {"KeyId": ["alias/demo"], "KeySpec": "AES_256"}))
+    assert json.loads(response.body)["__type"] == "SerializationException"
+    assert len(world.backend.calls) == 1
+
+
+async def test_an_identity_is_claimed_until_aws_has_accepted_it() -> None:
+    world = World(FORWARDED, forwards=True, proof=IdentityProof.CLAIMED)
+    await world.walk(GENERATE)
+    world.backend.outcome = KmsError("AccessDeniedException", "no", upstream=BY_AWS, forwarded=Forwarded(b"{}"))
+    await world.walk(GENERATE)
+    world.backend.outcome = KmsError("KMSInternalException", status=500)
+    await world.walk(GENERATE)
+    proofs = [record.identity_proof for record in world.log.records]
+    assert proofs == [IdentityProof.UPSTREAM, IdentityProof.CLAIMED, IdentityProof.CLAIMED]
+
+
+# --- who may go on
+
+
+async def turns() -> None:
+    """Let everyone else come as far as they can; the walk takes some six turns."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_a_guardrail_refuses_before_the_intent_and_is_named() -> None:
+    def authorise(call: KmsCall, source_ip: str) -> None:
+        assert (call.principal, source_ip) == (ALICE, "192.0.2.7")
+        if call.operation.mutates:
+            raise KmsError("AccessDeniedException", "no", denied_by=DeniedBy("frozen.json", "NoChanges"))
+
+    world = World(authorise=authorise)
+    assert (await world.walk(GENERATE)).status == 200
+    response = await world.walk(CREATE)
+    assert (response.status, json.loads(response.body)["__type"]) == (400, "AccessDeniedException")
+    record = world.log.records[-1]
+    assert (record.error_code, record.denied_by) == ("AccessDenied", DeniedBy("frozen.json", "NoChanges"))
+    assert len(world.backend.calls) == 1
+
+
+async def test_a_caller_over_its_rate_is_throttled_and_recorded() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def may_call(caller: str, now_us: int) -> bool:
+        asked.append((caller, now_us))
+        return False
+
+    world = World(may_call=may_call)
+    response = await world.walk(GENERATE)
+    assert (response.status, json.loads(response.body)["__type"]) == (400, "ThrottlingException")
+    assert asked == [(ALICE.arn, NOW_US)]
+    assert (world.record.error_code, world.backend.calls) == ("ThrottlingException", [])
+
+
+async def test_more_calls_than_may_be_under_way_are_throttled() -> None:
+    world = World(calls_at_once=2)
+    world.log.held = asyncio.Event()
+    held = [
+        asyncio.create_task(world.walk(request("GenerateDataKey", {"KeyId": f"key-{n}", "KeySpec": "AES_256"}))) for n in (1, 2)
+    ]
+    await turns()
+    assert len(world.backend.calls) == 2
+    third = asyncio.create_task(world.walk(GENERATE))
+    await turns()
+    assert len(world.log.records) == 3
+    world.log.held.set()
+    assert [response.status for response in await asyncio.gather(*held)] == [200, 200]
+    assert json.loads((await third).body)["__type"] == "ThrottlingException"
+    assert (await world.walk(GENERATE)).status == 200
+
+
+async def test_the_address_is_the_one_that_a_trusted_proxy_tells_and_its_own_is_kept() -> None:
+    world = World(client_of=lambda raw: "198.51.100.9")
+    await world.walk(GENERATE)
+    assert (world.record.source_ip, world.record.peer) == ("198.51.100.9", "192.0.2.7")
+    world = World(client_of=lambda raw: None)
+    await world.walk(GENERATE)
+    assert (world.record.source_ip, world.record.peer) == ("192.0.2.7", None)
+
+
+async def test_what_was_counted() -> None:
+    seen: list[tuple[str, str, int]] = []
+    world = World(observe=lambda *call: seen.append(call))
+    await world.walk(GENERATE)
+    world.backend.outcome = KmsError("DisabledException", "it is")
+    await world.walk(CREATE)
+    assert seen == [("GenerateDataKey", "", 1_500), ("CreateAlias", "DisabledException", 1_500)]
+
+
+async def test_the_connection_is_on_record() -> None:
+    world = World()
+    tls = TlsDetails("TLSv1.3", "TLS_AES_128_GCM_SHA256", "kms.eu-west-1.amazonaws.com")
+    certificate = ClientCertificate("CN=app", "CN=ca", "00" * 32, ("DNS:app",))
+    raw = replace(GENERATE, origin=Origin("10.0.0.1", "forward-proxy", "192.0.2.9", tls, certificate))
+    await world.walk(raw)
+    record = world.record
+    assert (record.topology, record.source_ip, record.peer) == ("forward-proxy", "192.0.2.9", "10.0.0.1")
+    assert (record.tls, record.client_certificate) == (tls, certificate)
+    assert orjson.loads(world.log.lines[0])["tlsDetails"]["clientProvidedHostHeader"] == "kms.eu-west-1.amazonaws.com"
