@@ -48,15 +48,17 @@ class Figures:
     cpu_us: float
 
 
-def prepare(server: Server, operation: str, folder: Path, count: int = SIGNED_REQUESTS) -> Path:
-    """A file of `count` signed requests for wrk (see load.lua). Their signatures differ, and hold for five minutes."""
+def prepare(server: Server, operation: str, folder: Path, count: int = SIGNED_REQUESTS, blob: str | None = None) -> Path:
+    """A file of `count` signed requests for wrk (see load.lua). Their signatures differ, and hold for five minutes.
+
+    Decrypt is of `blob` (base64), or of one that is made first.
+    """
     parameters: dict[str, object] = {"KeyId": "alias/demo", "KeySpec": "AES_256", "EncryptionContext": _CONTEXT}
     if operation == "Decrypt":
-        blob = "AQID"
-        if server.name != "aiohttp echo":
+        if blob is None and server.name != "aiohttp echo":
             made = server.client().generate_data_key(**parameters)["CiphertextBlob"]
             blob = base64.b64encode(made).decode()
-        parameters = {"CiphertextBlob": blob, "EncryptionContext": _CONTEXT}
+        parameters = {"CiphertextBlob": blob or "AQID", "EncryptionContext": _CONTEXT}
     body = json.dumps(parameters)
     target = f"TrentService.{operation}"
     lines = [target, body]
@@ -64,7 +66,7 @@ def prepare(server: Server, operation: str, folder: Path, count: int = SIGNED_RE
     for number in range(count):
         # A signed header of its own makes each signature its own.
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target, "X-Number": str(number)}
-        request = AWSRequest("POST", f"http://127.0.0.1:{server.port}/", headers, body)
+        request = AWSRequest("POST", f"{server.url}/", headers, body)
         signer.add_auth(request)
         lines.append("\t".join(request.headers[name] for name in ("X-Number", "X-Amz-Date", "Authorization")))
     path = folder / f"{server.port}-{operation}.txt"
@@ -77,9 +79,7 @@ def measure(server: Server, requests: Path, connections: int, seconds: float) ->
     script = Path(__file__).with_name("load.lua")
     before = server.cpu_seconds()
     argv = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
-    run = subprocess.run(
-        [*argv, f"http://127.0.0.1:{server.port}", "--", str(requests)], check=True, capture_output=True, text=True
-    )
+    run = subprocess.run([*argv, server.url, "--", str(requests)], check=True, capture_output=True, text=True)
     cpu_s = server.cpu_seconds() - before
     seen = json.loads(run.stdout.splitlines()[-1])
     if seen["refused"] or seen["broken"]:
@@ -128,19 +128,19 @@ def main() -> None:
                         figures = measure(server, requests, connections, options.seconds)
                         found[operation, connections, server.name].append(figures)
             sync_us.append(fdatasync_p50_us(folder))
-    medians = {key: _median(values) for key, values in found.items()}
+    medians = {key: median(values) for key, values in found.items()}
     _print(medians, statistics.median(sync_us))
     if options.json:
-        rows = [{"operation": o, "connections": c, "server": s, **_asdict(f)} for (o, c, s), f in medians.items()]
+        rows = [{"operation": o, "connections": c, "server": s, **asdict(f)} for (o, c, s), f in medians.items()]
         document = {"machine": platform.platform(), "fdatasync_p50_us": statistics.median(sync_us), "rows": rows}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _asdict(figures: Figures) -> dict[str, float]:
+def asdict(figures: Figures) -> dict[str, float]:
     return {name: round(getattr(figures, name), 1) for name in Figures.__slots__}
 
 
-def _median(values: list[Figures]) -> Figures:
+def median(values: list[Figures]) -> Figures:
     return Figures(*(statistics.median(getattr(value, name) for value in values) for name in Figures.__slots__))
 
 

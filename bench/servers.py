@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,17 @@ class Server:
     access_key: str
     secret_key: str
     pid: int
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def client(self) -> Any:  # boto3's clients have no type of their own
         """A boto3 KMS client for it."""
         return boto3.client(
             "kms",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
+            endpoint_url=self.url,
             region_name=REGION,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
@@ -55,7 +60,7 @@ class Server:
 @contextmanager
 def echo(port: int, folder: Path) -> Iterator[Server]:
     """The aiohttp echo."""
-    with _started([sys.executable, "-m", "bench.echo", str(port)], port, folder, {}) as pid:
+    with started([sys.executable, "-m", "bench.echo", str(port)], port, folder, {}) as pid:
         yield Server("aiohttp echo", port, "AKIAECHO", "secret", pid)
 
 
@@ -63,7 +68,7 @@ def echo(port: int, folder: Path) -> Iterator[Server]:
 def moto(port: int, folder: Path) -> Iterator[Server]:
     """moto_server, with the key alias/demo."""
     argv = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    with _started(argv, port, folder, {}) as pid:
+    with started(argv, port, folder, {}) as pid:
         server = Server("moto_server", port, "AKIAMOTO", "secret", pid)
         client = server.client()
         key_id = client.create_key()["KeyMetadata"]["KeyId"]
@@ -72,28 +77,32 @@ def moto(port: int, folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def keytrail(port: int, folder: Path, *, syncing: bool = True) -> Iterator[Server]:
-    """keytrail with one worker; without syncing only to tell what durability costs."""
+def keytrail(port: int, folder: Path, *, syncing: bool = True, further: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """keytrail with one worker; without syncing only to tell what durability costs. `further` goes into its environment."""
     command = str(Path(sys.executable).with_name("keytrail"))
     data = folder / f"data-{port}"
     environment = {
         "KEYTRAIL_DATA": str(data),
         "KEYTRAIL_LISTEN": f"127.0.0.1:{port}",
         "KEYTRAIL_ADMIN_LISTEN": f"127.0.0.1:{port + 1}",
+        **(further or {}),
     }
     subprocess.run([command, "init"], env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
     lines = (data / "credentials").read_text().splitlines()
     access_key, secret_key = (line.partition(" = ")[2] for line in lines[1:3])
     argv = [command, "serve"] if syncing else [command, "serve", "--without-syncing"]
-    with _started(argv, port, folder, environment) as pid:
+    with started(argv, port, folder, environment) as pid:
         yield Server("keytrail, durable" if syncing else "keytrail, not syncing", port, access_key, secret_key, pid)
 
 
 @contextmanager
-def _started(argv: list[str], port: int, folder: Path, environment: dict[str, str]) -> Iterator[int]:
+def started(
+    argv: list[str], port: int, folder: Path, environment: Mapping[str, str], *, core: str = SERVER_CORE
+) -> Iterator[int]:
+    """A process that listens on `port`, pinned to `core`; stopped by its process id."""
     with (folder / f"server-{port}.log").open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", SERVER_CORE, *argv], stdout=output, stderr=output, env={**os.environ, **environment}
+            ["taskset", "-c", core, *argv], stdout=output, stderr=output, env={**os.environ, **environment}
         )
     try:
         _wait_for(port, process)

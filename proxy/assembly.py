@@ -9,17 +9,31 @@ import base64
 import binascii
 import itertools
 import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import botocore.session
 
 from audit.commit import AuditLog, LogPlace
 from audit.instance import Instance
 from audit.record import IdentityProof
+from proxy.backends.aws.backend import AwsBackend
+from proxy.backends.aws.credentials import AssumedRoles, CredentialSource, OwnCredentials, sts_client
+from proxy.backends.aws.egress import Egress
+from proxy.backends.aws.pool import Pool
+from proxy.backends.aws.resigning import Resigner
+from proxy.backends.aws.resolver import NameserverResolver, Resolver, StaticResolver, SystemResolver
+from proxy.backends.aws.transport import Endpoint, Transport
 from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
 from proxy.errors import SetupError
+from proxy.kms.hosts import endpoint_host
 from proxy.kms.model import ServiceModel
 from proxy.metrics import Counts
 from proxy.pipeline import Authenticator, Pipeline
@@ -27,6 +41,8 @@ from proxy.recording import Recorder
 from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
 from proxy.settings import Settings
 from proxy.sigv4 import Verifier
+
+Close: TypeAlias = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +63,18 @@ class Assembly:
     """A pipeline, and how what is behind it is closed."""
 
     pipeline: Pipeline
-    close: Callable[[], Awaitable[None]]
+    close: Close
 
 
 async def assemble(settings: Settings, parts: Parts) -> Assembly:
     """The pipeline that `settings` ask for. Raises SetupError where it cannot be."""
     verifier: Authenticator = Verifier(Callers(parts.store, time.time, os.urandom).find)
     proof = IdentityProof.SIGNATURE
-    local = LocalBackend(parts.store, parts.instance.account_id, time.time, os.urandom)
-    backend: Backend = local
-
-    async def close() -> None:
-        local.close()
-
+    backend: Backend
+    if settings.backend == "aws":
+        backend, close = _aws(settings, parts)
+    else:
+        backend, close = _local(parts)
     pipeline = Pipeline(
         verifier=verifier,
         proof=proof,
@@ -73,6 +88,88 @@ async def assemble(settings: Settings, parts: Parts) -> Assembly:
         calls_at_once=settings.calls_at_once,
     )
     return Assembly(pipeline, close)
+
+
+def _local(parts: Parts) -> tuple[Backend, Close]:
+    local = LocalBackend(parts.store, parts.instance.account_id, time.time, os.urandom)
+
+    async def close() -> None:
+        local.close()
+
+    return local, close
+
+
+def _aws(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
+    session = botocore.session.Session()
+    account_id = parts.instance.account_id
+    credentials: CredentialSource
+    if settings.aws_role:
+        bundle = None if settings.aws_ca_bundle is None else str(settings.aws_ca_bundle)
+        sts = sts_client(session, parts.instance.region, settings.aws_egress_proxy.get_secret_value(), bundle)
+        credentials = AssumedRoles(
+            sts,
+            settings.aws_role,
+            account_id,
+            duration_s=settings.aws_role_session_s,
+            source_identity=settings.aws_role_source_identity,
+            clock=time.time,
+        )
+    else:
+        credentials = OwnCredentials(session, time.monotonic)
+    backend = AwsBackend(
+        _transport(settings, parts),
+        Resigner(credentials, _endpoints(settings), account_id, time.time),
+        settings.aws_call_timeout_s,
+    )
+
+    async def close() -> None:
+        await backend.close()
+        await credentials.close()
+
+    return backend, close
+
+
+def _transport(settings: Settings, parts: Parts) -> Transport:
+    """The way to AWS: through a proxy, or direct."""
+    tls = ssl.create_default_context()
+    if settings.aws_ca_bundle is not None:
+        try:
+            tls.load_verify_locations(settings.aws_ca_bundle)
+        except (OSError, ssl.SSLError) as error:
+            raise SetupError(f"aws_ca_bundle: {settings.aws_ca_bundle} cannot be read as certificates: {error}") from error
+    if egress := settings.aws_egress_proxy.get_secret_value():
+        return Egress(
+            egress,
+            tls=tls,
+            connections=settings.aws_connections,
+            connect_timeout_s=settings.aws_connect_timeout_s,
+            read_timeout_s=settings.aws_read_timeout_s,
+        )
+    resolver: Resolver = NameserverResolver(settings.aws_nameservers) if settings.aws_nameservers else SystemResolver()
+    if settings.aws_hosts:
+        resolver = StaticResolver(dict(entry.partition("=")[::2] for entry in settings.aws_hosts), resolver)
+    return Pool(
+        resolver,
+        tls=tls,
+        connections=settings.aws_connections,
+        connect_timeout_s=settings.aws_connect_timeout_s,
+        read_timeout_s=settings.aws_read_timeout_s,
+        own_addresses=parts.own_addresses,
+    )
+
+
+def _endpoints(settings: Settings) -> Callable[[str], Endpoint]:
+    """The endpoint of each region."""
+
+    @lru_cache(maxsize=128)
+    def endpoint_of(region: str) -> Endpoint:
+        if not settings.aws_endpoint:
+            return Endpoint(endpoint_host(region, fips=settings.aws_fips, dual_stack=settings.aws_dual_stack), 443)
+        parts = urlsplit(settings.aws_endpoint.replace("{region}", region))
+        tls = parts.scheme == "https"
+        return Endpoint(parts.hostname or "", parts.port or (443 if tls else 80), tls)
+
+    return endpoint_of
 
 
 def read_master_key(instance: Instance) -> bytes:

@@ -40,6 +40,8 @@ _GAUGES: Mapping[str, str] = {
     "calls_under_way": "Calls that have no answer yet.",
     "connections": "Connections of clients.",
     "tunnels_open": "Tunnels to other hosts that are open.",
+    "descriptors": "Open file descriptors of the workers.",
+    "tasks": "Tasks on the workers' event loops.",
 }
 
 

@@ -131,7 +131,14 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     assembly = await assemble(settings, parts)
     limits = Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s)
     listener = Listener(assembly.pipeline.walk, limits)
-    counts.readings.append(lambda: {"calls_under_way": listener.busy, "connections": len(listener.connections)})
+    counts.readings.append(
+        lambda: {
+            "calls_under_way": listener.busy,
+            "connections": len(listener.connections),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "tasks": len(asyncio.all_tasks(loop)),
+        }
+    )
     host, _ = host_and_port(settings.listen)
     server = await loop.create_server(listener, host, plan.ports["listen"], reuse_port=True, backlog=1_024)
 

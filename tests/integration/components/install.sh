@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what the integration tests and the bench drive for real: Squid, nginx, wrk, and Node with its AWS SDK. Debian, as root.
+# What is there already is left as it is, and no service is started: the tests start their own, on ports of their own.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+PATH="$PATH:/usr/sbin"
+
+packages=()
+for pair in squid:squid nginx:nginx-light wrk:wrk node:nodejs npm:npm; do
+	command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
+done
+
+if ((${#packages[@]})); then
+	if [[ $EUID != 0 ]] || ! command -v apt-get >/dev/null; then
+		echo "missing: ${packages[*]}; to install them, run this as root on Debian" >&2
+		exit 1
+	fi
+	policy=/usr/sbin/policy-rc.d # Debian's way to say whether a package may start its service
+	if [[ ! -e $policy ]]; then
+		trap 'rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq -o Acquire::Retries=3 update
+	apt-get -qq -o Acquire::Retries=3 install -y --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+# Installed once for each lock. Nothing that a package brings is run.
+installed=node/node_modules/.installed
+if ! cmp -s node/package-lock.json "$installed"; then
+	npm --prefix node ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cp node/package-lock.json "$installed"
+fi
