@@ -25,6 +25,7 @@ from audit.record import IdentityProof
 from proxy.backends.aws.backend import AwsBackend
 from proxy.backends.aws.credentials import AssumedRoles, CredentialSource, OwnCredentials, sts_client
 from proxy.backends.aws.egress import Egress
+from proxy.backends.aws.passing import Passer
 from proxy.backends.aws.pool import Pool
 from proxy.backends.aws.resigning import Resigner
 from proxy.backends.aws.resolver import NameserverResolver, Resolver, StaticResolver, SystemResolver
@@ -32,9 +33,11 @@ from proxy.backends.aws.transport import Endpoint, Transport
 from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
+from proxy.claims import ClaimReader, read_access_keys
 from proxy.errors import SetupError
 from proxy.kms.hosts import endpoint_host
 from proxy.kms.model import ServiceModel
+from proxy.limits import CallerRates
 from proxy.metrics import Counts
 from proxy.pipeline import Authenticator, Pipeline
 from proxy.recording import Recorder
@@ -70,11 +73,16 @@ async def assemble(settings: Settings, parts: Parts) -> Assembly:
     """The pipeline that `settings` ask for. Raises SetupError where it cannot be."""
     verifier: Authenticator = Verifier(Callers(parts.store, time.time, os.urandom).find)
     proof = IdentityProof.SIGNATURE
-    backend: Backend
-    if settings.backend == "aws":
-        backend, close = _aws(settings, parts)
-    else:
+    if settings.backend == "local":
         backend, close = _local(parts)
+    elif settings.aws_signing == "re-sign":
+        backend, close = _re_signing(settings, parts)
+    else:
+        claims = ClaimReader(read_access_keys(settings.access_keys) if settings.access_keys is not None else {})
+        verifier, proof = claims, IdentityProof.CLAIMED
+        backend, close = _passing_through(settings, parts, claims)
+    # Each worker has a share of what a caller may do.
+    per_worker = settings.calls_per_caller_s / settings.workers
     pipeline = Pipeline(
         verifier=verifier,
         proof=proof,
@@ -84,6 +92,7 @@ async def assemble(settings: Settings, parts: Parts) -> Assembly:
         log=parts.log,
         now_us=lambda: time.time_ns() // 1_000,
         new_id=parts.new_id,
+        may_call=CallerRates(per_worker, 2 * per_worker).take if per_worker else None,
         observe=parts.counts.observe,
         calls_at_once=settings.calls_at_once,
     )
@@ -99,10 +108,16 @@ def _local(parts: Parts) -> tuple[Backend, Close]:
     return local, close
 
 
-def _aws(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
+def _passing_through(settings: Settings, parts: Parts, claims: ClaimReader) -> tuple[Backend, Close]:
+    passer = Passer(parts.instance.account_id, claims.learn)
+    backend = AwsBackend(_transport(settings, parts), passer, settings.aws_call_timeout_s)
+    return backend, backend.close
+
+
+def _re_signing(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
     session = botocore.session.Session()
     account_id = parts.instance.account_id
-    credentials: CredentialSource
+    credentials: CredentialSource = OwnCredentials(session, time.monotonic)
     if settings.aws_role:
         bundle = None if settings.aws_ca_bundle is None else str(settings.aws_ca_bundle)
         sts = sts_client(session, parts.instance.region, settings.aws_egress_proxy.get_secret_value(), bundle)
@@ -114,13 +129,8 @@ def _aws(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
             source_identity=settings.aws_role_source_identity,
             clock=time.time,
         )
-    else:
-        credentials = OwnCredentials(session, time.monotonic)
-    backend = AwsBackend(
-        _transport(settings, parts),
-        Resigner(credentials, _endpoints(settings), account_id, time.time),
-        settings.aws_call_timeout_s,
-    )
+    resigner = Resigner(credentials, _endpoints(settings), account_id, time.time)
+    backend = AwsBackend(_transport(settings, parts), resigner, settings.aws_call_timeout_s)
 
     async def close() -> None:
         await backend.close()

@@ -34,6 +34,7 @@ _PARAMETERS = ("Credential", "Signature", "SignedHeaders")  # in the order in wh
 _TERMINATOR = b"aws4_request"
 _ALWAYS_SIGNED = frozenset((b"host", b"x-amz-target"))
 _SIGNATURE_SIZE = 64  # hex digits
+_SIGNATURE = re.compile(rb"[0-9a-f]{64}")
 _MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and "
     "signing method. Consult the service documentation for details."
@@ -85,6 +86,17 @@ class Verified(NamedTuple):
 
     def __repr__(self) -> str:  # the signature admits to a replay
         return f"Verified({self.principal!r}, {self.region!r})"
+
+
+class Claimed(NamedTuple):
+    """Who says that they signed a request, for which region, and the signature (lower-case hex)."""
+
+    access_key_id: str
+    region: str
+    signature: str
+
+    def __repr__(self) -> str:
+        return f"Claimed({self.access_key_id!r}, {self.region!r})"
 
 
 class _Claim:
@@ -145,38 +157,8 @@ class Verifier:
 
     def verify(self, raw: RawRequest, now_us: int) -> Verified:
         """Who signed `raw`, as of `now_us` (microseconds since the epoch). Raises `AuthenticationFailed`."""
-        values = dict(raw.headers)
-        if len(values) != len(raw.headers):
-            _refuse_repeated(raw.headers)
-            values = gather_headers(raw.headers)
-        if b"?" in raw.target:
-            _refuse_presigned(raw.target, values)
-
-        header = values.get(b"authorization", b"")  # 1 parse
-        date_header = b"x-amz-date" if b"x-amz-date" in values else b"date"
-        date = values.get(date_header)
-        known = self._known.get(header[:-_SIGNATURE_SIZE])
-        if known is None or date is None:
-            claim, signature, date = self._read(header, date)
-        else:
-            claim, signature = known, header[-_SIGNATURE_SIZE:]
-        timestamp, sent_us = _parse_time(date)
-        if not timestamp or (timestamp != date and date_header == b"x-amz-date"):
-            told = f"Got '{_echo(date)}'. See http://en.wikipedia.org/wiki/ISO_8601"
-            raise claim.incomplete(f"Date must be in ISO-8601 'basic format'. {told}")
-
-        if not -_SKEW_US <= sent_us - now_us <= _SKEW_US:  # 2 skew
-            raise _skewed(claim, timestamp, sent_us, now_us)
-
-        names = claim.signed.names  # 3 scope, and what is signed
+        values, claim, signature, timestamp, is_known = self._open(raw, now_us)
         token = values.get(b"x-amz-security-token")
-        if (
-            not claim.is_sound
-            or claim.scope_date != timestamp[:8]
-            or date_header not in names
-            or (token is not None and b"x-amz-security-token" not in names)
-        ):
-            raise _unsound(claim, date_header, token is not None, timestamp, self._service)
 
         caller = None if claim.access_key_id is None else self._find_caller(claim.access_key_id)  # 4 key
         if caller is None or not caller.enabled or claim.region is None:
@@ -198,9 +180,56 @@ class Verifier:
         if expires_us is not None and now_us >= expires_us:
             raise claim.refuse("ExpiredTokenException", "The security token included in the request is expired")
 
-        if known is None:
-            self._remember(header, claim)
+        if not is_known:
+            self._remember(raw, claim)
         return Verified(caller.principal, claim.region, expected)
+
+    def read(self, raw: RawRequest) -> Claimed:
+        """Who says that they signed `raw`, where somebody else will verify it; what is signed must be sound as in `verify`.
+
+        Raises `AuthenticationFailed`.
+        """
+        _, claim, signature, _, _ = self._open(raw, None)
+        if claim.access_key_id is None or claim.region is None or not _SIGNATURE.fullmatch(signature):
+            raise claim.unrecognized()
+        return Claimed(claim.access_key_id, claim.region, signature.decode())
+
+    def _open(self, raw: RawRequest, now_us: int | None) -> tuple[dict[bytes, bytes], _Claim, bytes, bytes, bool]:
+        """What can be checked without a key: the headers' values, the claim, the signature, the time, and whether the claim was
+        known. Without `now_us` the time is not compared with anything."""
+        values = dict(raw.headers)
+        if len(values) != len(raw.headers):
+            _refuse_repeated(raw.headers)
+            values = gather_headers(raw.headers)
+        if b"?" in raw.target:
+            _refuse_presigned(raw.target, values)
+
+        header = values.get(b"authorization", b"")  # 1 parse
+        date_header = b"x-amz-date" if b"x-amz-date" in values else b"date"
+        date = values.get(date_header)
+        known = self._known.get(header[:-_SIGNATURE_SIZE])
+        if known is None or date is None:
+            claim, signature, date = self._read(header, date)
+        else:
+            claim, signature = known, header[-_SIGNATURE_SIZE:]
+        timestamp, sent_us = _parse_time(date)
+        if not timestamp or (timestamp != date and date_header == b"x-amz-date"):
+            told = f"Got '{_echo(date)}'. See http://en.wikipedia.org/wiki/ISO_8601"
+            raise claim.incomplete(f"Date must be in ISO-8601 'basic format'. {told}")
+
+        if now_us is not None and not -_SKEW_US <= sent_us - now_us <= _SKEW_US:  # 2 skew
+            raise _skewed(claim, timestamp, sent_us, now_us)
+
+        names = claim.signed.names  # 3 scope, and what is signed
+        token = values.get(b"x-amz-security-token")
+        if (
+            not claim.is_sound
+            or claim.scope_date != timestamp[:8]
+            or date_header not in names
+            or (token is not None and b"x-amz-security-token" not in names)
+        ):
+            raise _unsound(claim, date_header, token is not None, timestamp, self._service)
+        return values, claim, signature, timestamp, known is not None
 
     def _read(self, header: bytes, date: bytes | None) -> tuple[_Claim, bytes, bytes]:
         """An Authorization header that is not known: what it says, its signature, and `date`, which must be there."""
@@ -213,7 +242,8 @@ class Verifier:
             raise _incomplete(claim, header, signature, date)
         return claim, signature.strip(), date
 
-    def _remember(self, header: bytes, claim: _Claim) -> None:
+    def _remember(self, raw: RawRequest, claim: _Claim) -> None:
+        header = dict(raw.headers).get(b"authorization", b"")
         if header.find(b"Signature=") + len(b"Signature=") + _SIGNATURE_SIZE == len(header):  # where SDKs put it, at the end
             if len(self._known) >= _MAX_KNOWN_CLAIMS:
                 del self._known[next(iter(self._known))]
