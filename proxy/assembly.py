@@ -14,16 +14,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from pathlib import Path
+from typing import IO, TypeAlias
 from urllib.parse import urlsplit
-
-import botocore.session
 
 from audit.commit import AuditLog, LogPlace
 from audit.instance import Instance
 from audit.record import IdentityProof
+from proxy import authority
 from proxy.backends.aws.backend import AwsBackend
-from proxy.backends.aws.credentials import AssumedRoles, CredentialSource, OwnCredentials, sts_client
+from proxy.backends.aws.credentials import AssumedRoles, CredentialSource, OwnCredentials, session_maker
 from proxy.backends.aws.egress import Egress
 from proxy.backends.aws.passing import Passer
 from proxy.backends.aws.pool import Pool
@@ -34,12 +34,14 @@ from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
+from proxy.domain import RawRequest
 from proxy.errors import SetupError
+from proxy.forwarded import TrustedNetworks
 from proxy.kms.hosts import endpoint_host
 from proxy.kms.model import ServiceModel
 from proxy.limits import CallerRates
 from proxy.metrics import Counts
-from proxy.pipeline import Authenticator, Pipeline
+from proxy.pipeline import Authenticator, ClientOf, Pipeline
 from proxy.recording import Recorder
 from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
 from proxy.settings import Settings
@@ -92,11 +94,25 @@ async def assemble(settings: Settings, parts: Parts) -> Assembly:
         log=parts.log,
         now_us=lambda: time.time_ns() // 1_000,
         new_id=parts.new_id,
+        client_of=_client_of(settings),
         may_call=CallerRates(per_worker, 2 * per_worker).take if per_worker else None,
         observe=parts.counts.observe,
         calls_at_once=settings.calls_at_once,
     )
     return Assembly(pipeline, close)
+
+
+def _client_of(settings: Settings) -> ClientOf | None:
+    """The client's address by X-Forwarded-For, where trusted networks are set."""
+    if not settings.trusted_networks:
+        return None
+    trusted = TrustedNetworks(settings.trusted_networks)
+
+    def client_of(raw: RawRequest) -> str | None:
+        told = [value for name, value in raw.headers if name == b"x-forwarded-for"]
+        return trusted.client_of(raw.origin.claimed_peer or raw.origin.peer, told)
+
+    return client_of
 
 
 def _local(parts: Parts) -> tuple[Backend, Close]:
@@ -115,19 +131,23 @@ def _passing_through(settings: Settings, parts: Parts, claims: ClaimReader) -> t
 
 
 def _re_signing(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
-    session = botocore.session.Session()
     account_id = parts.instance.account_id
-    credentials: CredentialSource = OwnCredentials(session, time.monotonic)
+    trusted = _trusted(settings)
+    make_session = session_maker(
+        parts.instance.region,
+        egress_proxy=settings.aws_egress_proxy.get_secret_value(),
+        ca_bundle=None if trusted is None else Path(f"/proc/self/fd/{trusted.fileno()}"),
+    )
+    credentials: CredentialSource = OwnCredentials(make_session, time.time)
     if settings.aws_role:
-        bundle = None if settings.aws_ca_bundle is None else str(settings.aws_ca_bundle)
-        sts = sts_client(session, parts.instance.region, settings.aws_egress_proxy.get_secret_value(), bundle)
         credentials = AssumedRoles(
-            sts,
+            credentials,
+            make_session,
             settings.aws_role,
             account_id,
             duration_s=settings.aws_role_session_s,
             source_identity=settings.aws_role_source_identity,
-            clock=time.time,
+            now_s=time.time,
         )
     resigner = Resigner(credentials, _endpoints(settings), account_id, time.time)
     backend = AwsBackend(_transport(settings, parts), resigner, settings.aws_call_timeout_s)
@@ -135,8 +155,20 @@ def _re_signing(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
     async def close() -> None:
         await backend.close()
         await credentials.close()
+        if trusted is not None:
+            trusted.close()
 
     return backend, close
+
+
+def _trusted(settings: Settings) -> IO[bytes] | None:
+    """A file, in memory, of the certificates that are trusted upstream, for botocore, which takes one file: the system's and
+    those of aws_ca_bundle. None where the system's are all."""
+    if settings.aws_ca_bundle is None:
+        return None
+    file = os.fdopen(os.memfd_create("trusted"), "wb", buffering=0)
+    file.write(authority.bundle(settings.aws_ca_bundle, [Path(ssl.get_default_verify_paths().openssl_cafile)]))
+    return file
 
 
 def _transport(settings: Settings, parts: Parts) -> Transport:

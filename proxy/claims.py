@@ -55,6 +55,7 @@ class ClaimReader:
         if access_key_id in self._known or told is None or _ARN.fullmatch(told[1]) is None:
             return
         self._learnt[access_key_id] = _principal(access_key_id, told[1])
+        self._learnt.move_to_end(access_key_id)
         if len(self._learnt) > MAX_LEARNT:
             self._learnt.popitem(last=False)
 
@@ -68,11 +69,12 @@ def read_access_keys(path: Path) -> dict[str, str]:
     table = document.get("access_keys")
     if set(document) != {"access_keys"} or not isinstance(table, dict):
         raise SetupError(f"{path}: it must hold one table, [access_keys]")
-    for key, arn in table.items():
+    for number, (key, arn) in enumerate(table.items(), 1):
+        # What stands in the wrong place may be a secret: it is named by its place.
         if not _ACCESS_KEY_ID.fullmatch(key):
-            raise SetupError(f"{path}: {key[:8]!r}… is no access key id")
+            raise SetupError(f"{path}: entry {number} does not begin with an access key id")
         if not isinstance(arn, str) or not _ARN.fullmatch(arn):
-            raise SetupError(f"{path}: {key}: {arn!r} is not the ARN of a user, a role session, or a root")
+            raise SetupError(f"{path}: what stands behind {key} is not the ARN of a user, a role session, or a root")
     return table
 
 
@@ -84,7 +86,8 @@ def account_of(access_key_id: str) -> str | None:
         decoded = base64.b32decode(access_key_id[4:])
     except binascii.Error:
         return None
-    return f"{(int.from_bytes(decoded[:6], 'big') & 0x7FFFFFFFFF80) >> 7:012d}"
+    account = f"{(int.from_bytes(decoded[:6], 'big') & 0x7FFFFFFFFF80) >> 7:012d}"
+    return account if len(account) == 12 else None
 
 
 def _principal(access_key_id: str, arn: str) -> Principal:

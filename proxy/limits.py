@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 MAX_CALLERS = 20_000
+_MAX_STEP_BACK_US = 1_000_000
 
 
 class CallerRates:
@@ -15,14 +18,17 @@ class CallerRates:
     def __init__(self, calls_per_s: float, burst: float) -> None:
         self._per_us = calls_per_s / 1e6
         self._burst = max(burst, 1.0)
-        self._buckets: dict[str, tuple[float, int]] = {}  # tokens, and when they were counted; oldest first
+        self._buckets: OrderedDict[str, tuple[float, int]] = OrderedDict()  # tokens, and when they were counted; oldest first
 
     def take(self, caller: str, now_us: int) -> bool:
-        """Whether `caller` may call now (microseconds; they may not run backwards far): takes one of its tokens if so."""
+        """Whether `caller` may call now (microseconds): takes one of its tokens if so. A clock that is set back by more than a
+        second refills the bucket from its new time on."""
         tokens, counted_us = self._buckets.pop(caller, (self._burst, now_us))
+        if counted_us - now_us > _MAX_STEP_BACK_US:
+            counted_us = now_us
         tokens = min(self._burst, tokens + max(0, now_us - counted_us) * self._per_us)
         may = tokens >= 1.0
         self._buckets[caller] = (tokens - 1.0 if may else tokens, max(now_us, counted_us))
         if len(self._buckets) > MAX_CALLERS:
-            del self._buckets[next(iter(self._buckets))]
+            self._buckets.popitem(last=False)
         return may

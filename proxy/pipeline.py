@@ -28,9 +28,7 @@ _log = logging.getLogger(__name__)
 _NOT_READY = KmsError("ServiceUnavailableException", "The audit log is not available; no call is answered.", status=503)
 _NOT_RECORDED = KmsError("KMSInternalException", "The call could not be recorded, so it is not answered.", status=500)
 _FAULT = KmsError("KMSInternalException", "The call failed because of an internal fault.", status=500)
-_THROTTLED = KmsError(
-    "ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
-)
+_TOO_OFTEN = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 
 
 class Commits(Protocol):
@@ -96,6 +94,11 @@ class Pipeline:
         self._now_us = now_us
         self._new_id = new_id
         self._seen = SeenSignatures(50_000)
+
+    @property
+    def under_way(self) -> int:
+        """How many calls have no answer yet."""
+        return self._under_way
 
     async def walk(self, raw: RawRequest) -> RawResponse:
         """The response to `raw`, its record durable. Raises nothing."""
@@ -176,11 +179,9 @@ class Pipeline:
 
     def _admit(self, exchange: Exchange, call: KmsCall) -> None:
         """Whether the call may go on: by its caller's rate, by how much is under way, and by the guardrails."""
-        if self._under_way > self._calls_at_once:
-            raise _THROTTLED
         caller = call.principal.arn or call.principal.access_key_id
-        if self._may_call is not None and not self._may_call(caller, call.received_us):
-            raise _THROTTLED
+        if self._under_way > self._calls_at_once or (self._may_call is not None and not self._may_call(caller, call.received_us)):
+            raise KmsError("ThrottlingException", _TOO_OFTEN)
         if self._authorise is not None:
             self._authorise(call, exchange.source_ip)
 
@@ -215,9 +216,11 @@ def _attempted(raw: RawRequest) -> Members:
 
 
 def _encode(exchange: Exchange, outcome: Answer | KmsError) -> RawResponse:
+    """The answer for the client; where AWS gave one, that, and in any case under AWS's request id, as in the record."""
     forwarded, upstream = outcome.forwarded, outcome.upstream
+    request_id = (upstream and upstream.request_id) or exchange.request_id
     if forwarded is not None and upstream is not None and upstream.status is not None:
-        return RawResponse(upstream.status, forwarded.body, upstream.request_id or exchange.request_id, forwarded.headers)
+        return RawResponse(upstream.status, forwarded.body, request_id, forwarded.headers)
     if isinstance(outcome, Answer):
-        return RawResponse(200, wire.encode_answer(outcome.members), exchange.request_id)
-    return RawResponse(outcome.status, wire.encode_error(outcome), exchange.request_id)
+        return RawResponse(200, wire.encode_answer(outcome.members), request_id)
+    return RawResponse(outcome.status, wire.encode_error(outcome), request_id)

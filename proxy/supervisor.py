@@ -25,10 +25,11 @@ import prometheus_client
 from aiohttp import web
 
 from audit.instance import Instance
+from proxy.entrances import LISTENERS
 from proxy.errors import ProxyError, SetupError
 from proxy.metrics import Metrics, as_tally
 from proxy.settings import Settings, host_and_port
-from proxy.worker import LISTENERS, Status, WorkerPlan
+from proxy.worker import Status, WorkerPlan
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0

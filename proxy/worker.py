@@ -21,21 +21,20 @@ import uvloop
 from audit.commit import AuditLog
 from audit.errors import AuditError, LogIncident
 from audit.instance import Instance
-from proxy.assembly import Parts, assemble, log_place, make_ids, read_master_key
+from proxy.assembly import Assembly, Parts, assemble, log_place, make_ids, read_master_key
+from proxy.entrances import Entrances, own_addresses
 from proxy.errors import ProxyError
 from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
 from proxy.metrics import Counts
 from proxy.sealed_store import SealedStore
-from proxy.settings import Settings, host_and_port
+from proxy.settings import Settings
 
 _log = logging.getLogger(__name__)
 _RECOVERY_INTERVAL_S = 1.0
 _HEALTH_INTERVAL_S = 0.2
 _COUNTS_INTERVAL_S = 1.0
 _GC_THRESHOLD = 20_000  # a call leaves no cycles behind; the default would look for some every few calls
-#: The settings that say where to listen.
-LISTENERS = ("listen", "tls_listen", "forward_listen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +126,14 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
     store.announce()
     counts = Counts()
-    parts = Parts(instance, log, store, ServiceModel.load(), counts, make_ids(os.urandom), frozenset())
+    own = own_addresses(settings, plan.ports)
+    parts = Parts(instance, log, store, ServiceModel.load(), counts, make_ids(os.urandom), own)
     assembly = await assemble(settings, parts)
     limits = Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s)
     listener = Listener(assembly.pipeline.walk, limits)
-    counts.readings.append(
-        lambda: {
-            "calls_under_way": listener.busy,
-            "connections": len(listener.connections),
-            "descriptors": len(os.listdir("/proc/self/fd")),
-            "tasks": len(asyncio.all_tasks(loop)),
-        }
-    )
-    host, _ = host_and_port(settings.listen)
-    server = await loop.create_server(listener, host, plan.ports["listen"], reuse_port=True, backlog=1_024)
+    entrances = Entrances(settings, plan.ports, listener)
+    await entrances.open()
+    counts.readings += [entrances.counts, lambda: _readings(listener, loop)]
 
     stop, plans = asyncio.Event(), asyncio.Queue[WorkerPlan]()
 
@@ -159,18 +152,82 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     gc.freeze()  # what is there now stays: the collector need not look at it again
     gc.set_threshold(_GC_THRESHOLD)
     _report(Status(ready=True))
-    watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts))]
+    at_work = Work(assembly, parts, listener, entrances)
+    watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
     await stop.wait()
 
     loop.remove_reader(0)
     for task in watching:
         task.cancel()
-    server.close()
-    if not await listener.drain(settings.drain_timeout_s):
-        _log.warning("not all calls finished within %s s", settings.drain_timeout_s)
+    drain_s = at_work.drain_s(settings)
+    closing = loop.create_task(entrances.close(drain_s))
+    if not await listener.drain(drain_s):
+        _log.warning("not all calls finished within %s s", drain_s)
+    await closing
     await log.close()
-    await assembly.close()
+    await at_work.close()
     store.close()
+
+
+class Work:
+    """What a worker answers calls with, now; `follow` puts something new in its place as the plans come."""
+
+    def __init__(self, assembly: Assembly, parts: Parts, listener: Listener, entrances: Entrances) -> None:
+        self._assembly = assembly
+        self._parts = parts
+        self._listener = listener
+        self._entrances = entrances
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._settings: Settings | None = None
+
+    def drain_s(self, settings: Settings) -> float:
+        """How long calls under way may take, by the newest settings; `settings` were the first."""
+        return (self._settings or settings).drain_timeout_s
+
+    async def follow(self, plans: asyncio.Queue[WorkerPlan]) -> None:
+        """Work by each plan that comes. Where one cannot be followed, everything stays as it was, and the log says why."""
+        while True:
+            settings = (await plans.get()).settings
+            try:
+                assembly = await assemble(settings, self._parts)
+                try:
+                    self._entrances.reload(settings)
+                except ProxyError:
+                    await assembly.close()
+                    raise
+            except ProxyError as error:
+                _log.error("the new settings cannot be followed; nothing was changed: %s", error)
+                continue
+            old, self._assembly, self._settings = self._assembly, assembly, settings
+            self._listener.walk = assembly.pipeline.walk
+            self._listener.limit(Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s))
+            retiring = asyncio.get_running_loop().create_task(_retire(old))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            _log.info("works by the new settings")
+
+    async def close(self) -> None:
+        """Close what is behind the pipeline; calls have ended, or are given up."""
+        for retiring in self._retiring:
+            retiring.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._assembly.close()
+
+
+async def _retire(old: Assembly) -> None:
+    """Close an assembly when the calls that began in it have ended."""
+    while old.pipeline.under_way:  # noqa: ASYNC110 - an event would be on the way of every call, for this alone
+        await asyncio.sleep(_HEALTH_INTERVAL_S)
+    await old.close()
+
+
+def _readings(listener: Listener, loop: asyncio.AbstractEventLoop) -> Mapping[str, int]:
+    return {
+        "calls_under_way": listener.busy,
+        "connections": len(listener.connections),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "tasks": len(asyncio.all_tasks(loop)),
+    }
 
 
 async def _tell(counts: Counts) -> None:

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias, cast
 import httptools
 
 from proxy.domain import HttpFault, Origin, RawRequest, RawResponse
+from proxy.kms.hosts import kms_region
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_CHUNK_OVERHEAD = 8  # a body in chunks of one byte takes six times its size
@@ -32,6 +33,8 @@ _JSON = "Content-Type: application/x-amz-json-1.1\r\n"
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
     408: "Request Timeout",
     413: "Content Too Large",
     431: "Request Header Fields Too Large",
@@ -39,6 +42,9 @@ _REASONS = {
 _REASONS |= {500: "Internal Server Error", 503: "Service Unavailable"}
 _BROKEN = HttpFault(400, "SerializationException", "The HTTP request could not be parsed.")
 _UPGRADE = HttpFault(400, "SerializationException", "Neither CONNECT nor another protocol is served here.")
+_NO_PATH = HttpFault(400, "SerializationException", "The request's target is not a path.")
+_NOT_KMS = HttpFault(403, "AccessDeniedException", "On this connection keytrail answers calls to AWS KMS alone.")
+_TWO_HOSTS = HttpFault(400, "SerializationException", "The request's target and its Host header name different hosts.")
 _SLOW = HttpFault(408, "RequestTimeoutException", "The request was not received in time.")
 _LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's head is over {MAX_HEAD_BYTES} bytes.")
 
@@ -46,6 +52,8 @@ _LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's hea
 Future: TypeAlias = "asyncio.Future[Any]"  # Any: what it holds is between the walk and whoever gave it
 #: Answers a call. It waits for futures, and where it yields None, for the other calls to come as far.
 Walk: TypeAlias = Callable[[RawRequest], Coroutine["Future | None", None, RawResponse]]
+#: Where the client of a transport comes from.
+OriginOf: TypeAlias = Callable[[asyncio.BaseTransport], Origin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +70,7 @@ class Listener:
 
     def __init__(self, walk: Walk, limits: Limits) -> None:
         self.walk = walk
-        self.limits = limits
-        self.too_large = HttpFault(413, "RequestEntityTooLargeException", f"The body is over {limits.body_bytes} bytes.")
+        self.limit(limits)
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.busy = 0  # calls under way, those of clients that have gone among them
@@ -76,6 +83,15 @@ class Listener:
 
     def __call__(self) -> Connection:
         return Connection(self)
+
+    def limit(self, limits: Limits) -> None:
+        """Have these limits from now on."""
+        self.limits = limits
+        self.too_large = HttpFault(413, "RequestEntityTooLargeException", f"The body is over {limits.body_bytes} bytes.")
+
+    def connection(self, origin_of: OriginOf, begun: bytes = b"") -> Connection:
+        """A connection of a client that said something before HTTP; `begun` is what of HTTP was read already."""
+        return Connection(self, origin_of, begun)
 
     def date(self) -> str:
         """The value of the Date header, true to the second."""
@@ -134,11 +150,13 @@ class _Phase(Enum):
 class Connection(asyncio.Protocol):
     """One client connection. Callbacks come from the event loop (upper half) and from the parser that it feeds (lower half)."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, origin_of: OriginOf | None = None, begun: bytes = b"") -> None:
         self.is_busy = False  # a call is under way
         self._listener = listener
         self._transport: asyncio.Transport
         self._origin: Origin
+        self._origin_of = origin_of or _plain_origin
+        self._begun = begun
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[_Parsed] = deque()
         self._answering: _Parsed
@@ -154,9 +172,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
-        peer = transport.get_extra_info("peername")
-        self._origin = Origin(peer[0] if isinstance(peer, tuple) else "unknown")
+        self._origin = self._origin_of(transport)
         self._listener.connections.add(self)
+        if self._begun:
+            self.data_received(self._begun)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deaf = True
@@ -354,9 +373,12 @@ class Connection(asyncio.Protocol):
         in_head = self._phase is _Phase.HEAD
         # Trailers are read over: none may stand for a header (RFC 9110 §6.5.1).
         headers = _normal(self._headers) if in_head else self._headers[: self._head]
+        target = self._target
+        if fault is None and not target.startswith(b"/"):
+            target, fault = _in_origin_form(target, headers, self._origin)
         request = RawRequest(
             method=b"" if in_head else self._parser.get_method(),
-            target=self._target,
+            target=target,
             headers=tuple(headers),
             body=b"" if fault is not None else b"".join(self._body),
             origin=self._origin,
@@ -381,6 +403,25 @@ class _Parsed:
 
     request: RawRequest
     is_http_1_0: bool
+
+
+def _plain_origin(transport: asyncio.BaseTransport) -> Origin:
+    peer = transport.get_extra_info("peername")
+    return Origin(peer[0] if isinstance(peer, tuple) else "unknown")
+
+
+def _in_origin_form(target: bytes, headers: list[tuple[bytes, bytes]], origin: Origin) -> tuple[bytes, HttpFault | None]:
+    """The path and query of a target in absolute form, which is what the client signed (RFC 9112 §3.2.2). It is for a proxy, and
+    for KMS: any other is a fault."""
+    scheme, _, rest = target.partition(b"://")
+    authority, slash, path = rest.partition(b"/")
+    if origin.topology != "forward-proxy" or scheme.lower() != b"http":
+        return target, _NO_PATH
+    if kms_region(authority.decode("latin-1").removesuffix(":80")) is None:
+        return target, _NOT_KMS
+    if [value.lower() for name, value in headers if name == b"host"] != [authority.lower()]:
+        return target, _TWO_HOSTS
+    return slash + path or b"/", None
 
 
 def _further(headers: tuple[tuple[str, str], ...]) -> str:

@@ -189,7 +189,10 @@ class Verifier:
 
         Raises `AuthenticationFailed`.
         """
-        _, claim, signature, _, _ = self._open(raw, None)
+        values, claim, signature, _, _ = self._open(raw, None)
+        body_sha256 = values.get(b"x-amz-content-sha256")
+        if body_sha256 is not None and body_sha256 != sha256(raw.body).hexdigest().encode():
+            raise claim.invalid()
         if claim.access_key_id is None or claim.region is None or not _SIGNATURE.fullmatch(signature):
             raise claim.unrecognized()
         return Claimed(claim.access_key_id, claim.region, signature.decode())

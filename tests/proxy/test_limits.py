@@ -45,9 +45,11 @@ def test_never_more_than_rate_and_burst(times: list[int], rate: float, burst: fl
     assert taken <= burst + rate * 3 + 1e-6
 
 
-def test_a_clock_that_runs_backwards_gives_nothing() -> None:
+def test_a_clock_that_steps_back_gives_nothing_and_takes_nothing_for_long() -> None:
     rates = CallerRates(1, 1)
     assert rates.take("a", 10 * SECOND)
-    assert not rates.take("a", 0)
+    assert not rates.take("a", 10 * SECOND - SECOND // 2)
     assert not rates.take("a", 10 * SECOND)
     assert rates.take("a", 11 * SECOND)
+    assert not rates.take("a", 2 * SECOND)  # set back by nine seconds: from here on it counts anew
+    assert rates.take("a", 3 * SECOND)

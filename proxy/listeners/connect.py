@@ -1,0 +1,199 @@
+"""The forward proxy: for clients with HTTPS_PROXY (CONNECT) and, in plain HTTP, HTTP_PROXY (absolute form).
+
+CONNECT to KMS is answered, and TLS is ended here under a leaf of the corporate CA; what is within are calls like any other. Other
+hosts are tunnelled unread, refused, or tunnelled where they are listed. A name is KMS's only as a whole, and only on port 443.
+
+Source: RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from proxy.domain import Origin
+from proxy.errors import SetupError
+from proxy.kms.hosts import kms_region
+from proxy.listeners.door import Unwelcome, Visitor, take_head
+from proxy.listeners.reverse import MAX_HEAD_BYTES, Listener
+from proxy.listeners.tls import begin_tls
+from proxy.listeners.tunnel import Refused, Tunnels
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]{1,255}):([0-9]{1,5})")
+_LISTED = re.compile(r"((?:\*\.)?[a-z0-9_.-]{1,255}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+_FORWARD_PROXY = (
+    "This is the port of a forward proxy: it takes CONNECT, or a request with the whole URL (HTTPS_PROXY, HTTP_PROXY)."
+)
+
+
+class Leaves(Protocol):
+    """Where the certificates of intercepted hosts come from: `proxy.authority.Authority`."""
+
+    def known(self, host: str) -> bool:
+        """Whether the context for `host` is at hand."""
+        ...
+
+    def leaf_context(self, host: str) -> ssl.SSLContext:
+        """The context for `host`, made where it is not at hand: that takes some milliseconds. For any thread."""
+        ...
+
+
+class OtherHosts:
+    """What becomes of hosts that are not KMS. `listed`: ``host``, ``*.host``, each with ``:port`` or for 443."""
+
+    def __init__(self, rule: Literal["refuse", "tunnel", "listed"], listed: Sequence[str]) -> None:
+        self._rule = rule
+        self._exact: set[tuple[str, int]] = set()
+        self._below: list[tuple[str, int]] = []
+        for entry in listed:
+            found = _LISTED.fullmatch(entry.lower())
+            port = int(found[2] or 443) if found else 0
+            if found is None or not 0 < port < 1 << 16:
+                raise SetupError(f"forward_listed: {entry!r} is not HOST, *.HOST, HOST:PORT or *.HOST:PORT")
+            name = found[1].strip("[]")
+            if name.startswith("*."):
+                self._below.append((name[1:], port))
+            else:
+                self._exact.add((name, port))
+
+    def lists(self, host: str, port: int) -> bool:
+        """Whether the list has it; `host` is in lower case, an IPv6 address without brackets."""
+        return (host, port) in self._exact or any(port == p and host.endswith(end) for end, p in self._below)
+
+    def allows(self, host: str, port: int) -> bool:
+        """Whether a tunnel may go there."""
+        return self._rule == "tunnel" or (self._rule == "listed" and self.lists(host, port))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The first request of a visitor, its head as it came. For CONNECT and in absolute form, host and port; else None."""
+
+    head: bytes
+    method: bytes
+    host: str | None
+    port: int
+
+    @property
+    def is_connect(self) -> bool:
+        return self.method == b"CONNECT"
+
+
+class ForwardProxy:
+    """How visitors of the forward proxy's port are taken over. `handshake_s` bounds TLS with an intercepted client."""
+
+    def __init__(self, listener: Listener, leaves: Leaves, others: OtherHosts, tunnels: Tunnels, *, handshake_s: float) -> None:
+        self.others = others
+        self.leaves = leaves
+        self.intercepted = 0
+        self.refused = 0
+        self._listener = listener
+        self._tunnels = tunnels
+        self._handshake_s = handshake_s
+
+    async def welcome(self, visitor: Visitor) -> None:
+        """See `door.Welcome`."""
+        request = _read(await take_head(visitor.sock, _end_of_head, MAX_HEAD_BYTES))
+        if request is None or request.host is None:
+            _answer(visitor, "400 Bad Request", _FORWARD_PROXY)
+            raise Unwelcome("its first request was none for a forward proxy")
+        is_kms = kms_region(request.host) is not None
+        if request.is_connect and is_kms and request.port == 443:
+            await self._intercept(visitor, request.host)
+        elif not request.is_connect and is_kms and request.port == 80:
+            await self._take_plain(visitor, request)
+        else:
+            await self._pass_on(visitor, request, request.host)
+
+    async def _intercept(self, visitor: Visitor, host: str) -> None:
+        self.intercepted += 1
+        loop = asyncio.get_running_loop()
+        if self.leaves.known(host):
+            context = self.leaves.leaf_context(host)
+        else:
+            context = await loop.run_in_executor(None, self.leaves.leaf_context, host)
+        await loop.sock_sendall(visitor.sock, _ESTABLISHED)
+        await begin_tls(visitor, self._listener, context, "forward-proxy", self._handshake_s, lambda _: host)
+
+    async def _take_plain(self, visitor: Visitor, request: _Request) -> None:
+        """A call to KMS over plain HTTP: answered like any other, and sent on over TLS."""
+        origin = Origin(visitor.peer, "forward-proxy", visitor.claimed_peer)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: self._listener.connection(lambda _: origin, request.head), visitor.sock)
+
+    async def _pass_on(self, visitor: Visitor, request: _Request, host: str) -> None:
+        if not self.others.allows(host, request.port):
+            self._refuse(visitor, f"keytrail is the proxy for AWS KMS, and {host}:{request.port} is not on its list.")
+        begun = b"" if request.is_connect else _in_origin_form(request)
+        try:
+            there = await self._tunnels.connect(host, request.port, is_listed=self.others.lists(host, request.port))
+        except Refused as refusal:
+            self._refuse(visitor, str(refusal))
+        except OSError:
+            _answer(visitor, "502 Bad Gateway", f"keytrail cannot reach {host}:{request.port}.")
+            raise Unwelcome(f"{host}:{request.port} cannot be reached") from None
+        if request.is_connect:
+            await asyncio.get_running_loop().sock_sendall(visitor.sock, _ESTABLISHED)
+        self._tunnels.begin(visitor.sock, there, begun)
+
+    def _refuse(self, visitor: Visitor, why: str) -> None:
+        self.refused += 1
+        _answer(visitor, "403 Forbidden", why)
+        raise Unwelcome(why)
+
+
+def _end_of_head(data: bytes) -> int | None:
+    """Where the head of the first request ends: none is longer than what is looked at."""
+    end = data.find(b"\r\n\r\n")
+    if end >= 0:
+        return end + 4
+    line, newline, _ = data.partition(b"\n")
+    if (newline and not line.endswith(b"\r")) or not re.match(rb"[!-~]{0,32}(?: |\Z)", data):
+        return len(data)  # no HTTP: to be answered now, rather than waited for
+    return None
+
+
+def _read(head: bytes) -> _Request | None:
+    """The first request by its head; None for what is no HTTP."""
+    words = head.partition(b"\r\n")[0].split(b" ")
+    if len(words) != 3 or not words[2].startswith(b"HTTP/1.") or not head.endswith(b"\r\n\r\n"):
+        return None
+    method, target = words[0], words[1].decode("latin-1")
+    if method != b"CONNECT":
+        if target[:7].lower() != "http://":
+            return _Request(head, method, None, 0)
+        target = target[7:].partition("/")[0].partition("?")[0]
+        if not re.search(r":[0-9]+\Z", target):
+            target += ":80"
+    found = _HOST_AND_PORT.fullmatch(target)
+    if found is None or not 0 < int(found[2]) < 1 << 16:
+        return _Request(head, method, None, 0)
+    return _Request(head, method, found[1].strip("[]").lower().removesuffix("."), int(found[2]))
+
+
+#: Headers for this hop alone (RFC 9110 §7.6.1).
+_FOR_THIS_HOP = (b"connection:", b"keep-alive:", b"proxy-authorization:", b"proxy-connection:", b"te:", b"upgrade:")
+
+
+def _in_origin_form(request: _Request) -> bytes:
+    """The head of a request in absolute form as its host is to get it: one request, and then the connection ends."""
+    first, *lines = request.head[:-4].split(b"\r\n")
+    method, url, version = first.split(b" ")
+    path = url[7:].partition(b"/")[2]
+    kept = [line for line in lines if not line.lower().startswith(_FOR_THIS_HOP)]
+    return b"\r\n".join([b"%b /%b %b" % (method, path, version), *kept, b"Connection: close", b"", b""])
+
+
+def _answer(visitor: Visitor, status: str, why: str) -> None:
+    """A short answer of the proxy's own. Where the client's buffer has no room for it, it goes without."""
+    body = f"{why}\n".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    try:
+        visitor.sock.send(head.encode() + body)
+    except OSError:
+        return
