@@ -16,16 +16,19 @@ TAKE_TURNS := $(if $(shell command -v flock),flock $(VENV).lock)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test serve lint bench lock clean venv
+.PHONY: help demo test servers serve lint bench lock clean venv
 
 help: ## Print these targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## Show keytrail at work, from a call to its proof. Needs no AWS account.
 	@$(VENV)/bin/python -m examples.demo
 
 test: $(VENV)/.dev ## Run the tests.
 	@$(VENV)/bin/python -m pytest
+
+servers: ## Install the servers that some tests drive for real (Debian, as root); without them, those tests are skipped.
+	@tests/integration/components/install.sh
 
 serve: $(VENV)/.runtime ## Serve on loopback; make the data folder first if there is none.
 	@test -e "$(DATA)" || KEYTRAIL_DATA="$(DATA)" $(VENV)/bin/keytrail init

@@ -167,7 +167,7 @@ def _trusted(settings: Settings) -> IO[bytes] | None:
     if settings.aws_ca_bundle is None:
         return None
     file = os.fdopen(os.memfd_create("trusted"), "wb", buffering=0)
-    file.write(authority.bundle(settings.aws_ca_bundle, [Path(ssl.get_default_verify_paths().openssl_cafile)]))
+    file.write(authority.bundle(settings.aws_ca_bundle, authority.system_bundles()))
     return file
 
 

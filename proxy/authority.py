@@ -144,6 +144,11 @@ def bundle(certificate: Path, system: Sequence[Path]) -> bytes:
     return others.rstrip() + b"\n" * bool(others) + own
 
 
+def system_bundles() -> list[Path]:
+    """Where this system may have the certificates that it trusts, as one file."""
+    return [Path(ssl.get_default_verify_paths().openssl_cafile), Path("/etc/ssl/certs/ca-certificates.crt")]
+
+
 def _kms_only() -> x509.NameConstraints:
     """The names of KMS in every region that is known, and no other name, address or mailbox."""
     hosts: dict[str, None] = {}

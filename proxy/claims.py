@@ -98,9 +98,9 @@ def _principal(access_key_id: str, arn: str) -> Principal:
     kind = "IAMUser" if found["user"] else "Root" if found["root_account"] else "AssumedRole"
     if ":federated-user/" in arn:
         kind = "FederatedUser"
-    return Principal(kind, arn, account, access_key_id, access_key_id, found["user"])
+    return Principal(kind, arn, account, access_key_id, "", found["user"])  # AWS's id of it is not known here
 
 
 @lru_cache(maxsize=1_024)
 def _stranger(access_key_id: str) -> Principal:
-    return Principal("Unknown", "", account_of(access_key_id) or "", access_key_id, access_key_id)
+    return Principal("Unknown", "", account_of(access_key_id) or "", access_key_id, "")

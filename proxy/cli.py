@@ -23,8 +23,8 @@ import audit.cli
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.sealer import seal_once
-from proxy import host, settings, supervisor
-from proxy.errors import ProxyError
+from proxy import authority, host, settings, supervisor
+from proxy.errors import ProxyError, SetupError
 
 app = typer.Typer(
     name="keytrail",
@@ -34,12 +34,17 @@ app = typer.Typer(
 )
 callers = typer.Typer(no_args_is_help=True, help="Who may call: access keys and the principals that they stand for.")
 app.add_typer(callers, name="caller")
+ca = typer.Typer(no_args_is_help=True, help="The CA of the forward proxy, for the names of KMS and for nothing else.")
+app.add_typer(ca, name="ca")
 audit.cli.add_to(app)
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The settings file [default: config/keytrail.toml].")]
 ProfileOption = Annotated[str | None, typer.Option(help="The profile in the file `credentials` [default: the name in the ARN].")]
 AccessKey = Annotated[str, typer.Argument(help="The access key id.")]
+
+#: The metadata services of hosts and containers, and this host: what must not go by a proxy.
+_NEVER_BY_PROXY = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "localhost", "127.0.0.1", "::1")
 
 #: What would win over the credentials file, and is therefore taken out of the environment.
 _CONTRADICTING = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
@@ -155,6 +160,48 @@ def rotate_caller(
         chosen = profile or host.profile_of(opened.instance.credentials, access_key_id)
         made = opened.rotate_caller(access_key_id, chosen, keep_old=keep_old)
     _tell_saved(made.principal.access_key_id, chosen, config, data)
+
+
+@ca.command("init")
+def init_ca(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Make the CA: its certificate and its key. Clients that trust it trust it for the names of KMS only."""
+    with _errors():
+        chosen = _settings(config, data)
+        Instance.load(chosen.data)
+        certificate, key = chosen.ca_files
+        authority.create(certificate, key)
+    typer.echo(f"Made a CA for the names of KMS: {certificate}; its key is in {key}.")
+
+
+@ca.command("export")
+def export_ca(
+    bundle: Annotated[
+        Path | None, typer.Option(help="Where the bundle goes [default: ca/bundle.pem in the data folder].")
+    ] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write the bundle that clients are to trust, and print what a shell needs to go by way of keytrail: eval "$(…)"."""
+    with _errors():
+        chosen = _settings(config, data)
+        if not chosen.forward_listen:
+            raise SetupError("there is no forward proxy: set forward_listen")
+        path = (bundle or chosen.data / "ca" / "bundle.pem").absolute()
+        path.write_bytes(authority.bundle(chosen.ca_files[0], authority.system_bundles()))
+    for name, value in client_environment(f"http://{chosen.forward_listen}", path).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def client_environment(proxy: str, bundle: Path) -> dict[str, str]:
+    """What clients' environments need to go by `proxy` and to trust `bundle`, and which of them reads it."""
+    return {
+        "HTTPS_PROXY": proxy,  # all of them; Node's SDK by a request handler that it is given
+        "NO_PROXY": ",".join(_NEVER_BY_PROXY),
+        "AWS_CA_BUNDLE": str(bundle),  # boto3, the aws CLI, the SDKs for Ruby, PHP and C++
+        "REQUESTS_CA_BUNDLE": str(bundle),  # Python's requests
+        "NODE_EXTRA_CA_CERTS": str(bundle),  # Node
+        "SSL_CERT_FILE": str(bundle),  # Go, Rust, and what goes by OpenSSL's default
+    }
 
 
 def _announce(urls: Mapping[str, str], chosen: settings.Settings) -> None:

@@ -185,9 +185,9 @@ def _identity(principal: Principal | None, claimed_access_key_id: str | None) ->
         return UserIdentity("Unknown", access_key_id=claimed_access_key_id)
     return UserIdentity(
         principal.type,
-        principal.principal_id,
-        principal.arn,
-        principal.account_id,
+        principal.principal_id or None,
+        principal.arn or None,
+        principal.account_id or None,
         principal.access_key_id,
         principal.user_name,
     )

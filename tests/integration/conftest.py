@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 JSON_1_1 = b"application/x-amz-json-1.1"
 LIMIT_S = 20.0
-_ANNOUNCED = re.compile(r"answers KMS calls at (\S+); health at (\S+)/health/ready")
+_ANNOUNCED = re.compile(
+    r"answers KMS calls at (\S+); health at (\S+)/health/ready\n"
+    r"(?:With TLS at (\S+)\n)?(?:As a forward proxy \(HTTPS_PROXY\) at (\S+)\n)?Next"
+)
 
 
 def wait_until(reached: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
@@ -75,6 +78,8 @@ class Server:
     settings: dict[str, str] = field(default_factory=dict)
     url: str = ""
     admin_url: str = ""
+    tls_url: str = ""
+    forward_url: str = ""
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -111,7 +116,7 @@ class Server:
             assert self.process.poll() is None and time.monotonic() < deadline, self._output("err").read_text()
             threading.Event().wait(0.02)
             announced = _ANNOUNCED.search(self._output("out").read_text())
-        self.url, self.admin_url = announced.groups()
+        self.url, self.admin_url, self.tls_url, self.forward_url = announced.groups(default="")
         return self
 
     def _output(self, name: str) -> Path:
@@ -226,6 +231,12 @@ class Server:
 
     def is_ready(self) -> bool:
         return self.health()[0] == 200
+
+    def metrics(self) -> dict[str, float]:
+        """The values of /metrics that have no labels."""
+        with urllib.request.urlopen(f"{self.admin_url}/metrics", timeout=LIMIT_S) as response:  # noqa: S310 - http
+            lines = [line.split() for line in response.read().decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines if "{" not in name}
 
     # --- what it wrote
 
