@@ -91,13 +91,13 @@ class Soak:
             self.faults.append(otherwise)
 
 
-def soak(folder: Path, calls: int, restarts: int) -> Soak:
-    """Run it, with everything in `folder`, and compare."""
+def soak(folder: Path, calls: int, restarts: int, port: int = 5760) -> Soak:
+    """Run it, with everything in `folder`, and compare. keytrail has `port`, and the next for its metrics."""
     authority = CertificateAuthority(folder)
     certificate = authority.server(_HOST, "127.0.0.1")
     with (
         stub_upstream(folder, certificate, {_AWS[0]: Credential(_AWS[1])}) as upstream,
-        _keytrail_before(upstream, authority, folder) as server,
+        _keytrail_before(upstream, authority, folder, port) as server,
     ):
         while not (first := _held(server))["keytrail_tasks"]:  # the worker tells its counts once a second
             time.sleep(0.1)
@@ -183,7 +183,7 @@ class _Clients:
 
 
 @contextmanager
-def _keytrail_before(upstream: StubUpstream, authority: CertificateAuthority, folder: Path) -> Iterator[Server]:
+def _keytrail_before(upstream: StubUpstream, authority: CertificateAuthority, folder: Path, port: int) -> Iterator[Server]:
     further = {
         "KEYTRAIL_BACKEND": "aws",
         "KEYTRAIL_AWS_HOSTS": f"{_HOST}=127.0.0.1:{upstream.port}",
@@ -191,7 +191,7 @@ def _keytrail_before(upstream: StubUpstream, authority: CertificateAuthority, fo
         "AWS_ACCESS_KEY_ID": _AWS[0],
         "AWS_SECRET_ACCESS_KEY": _AWS[1],
     }
-    with keytrail(5760, folder, further=further) as server:
+    with keytrail(port, folder, further=further) as server:
         yield server
 
 

@@ -429,7 +429,7 @@ def test_the_stub_stops_like_a_crash_and_starts_again_on_its_port(stub: StubUpst
 def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, required: str, outcome: str) -> None:
     from tests.integration.components import require_program
 
-    monkeypatch.setenv("KEYTRAIL_TEST_SERVERS", required)
+    monkeypatch.setenv("TEST_SERVERS", required)
     with pytest.raises((pytest.skip.Exception, pytest.fail.Exception), match=r"install\.sh as root") as raised:
         require_program("no-such-server")
     assert type(raised.value).__name__ == outcome

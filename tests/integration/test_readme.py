@@ -1,7 +1,8 @@
 """README.md's recipes, run as they stand there, in their order, by one reader: each must work and show what it promises.
 
 A block marked `sh` runs in bash, a block marked `python` in the interpreter; what a block exports, the next one has. `sh serve`
-and `sh tail` run until they are told to stop. The ports are not the README's, since these may be in use on this machine.
+and `sh tail` run until they are told to stop. What is marked `sh aws` is for test_readme_aws.py. The ports are not the README's,
+since these may be in use on this machine.
 
 `make …` is not run here: its targets are checked to be in the Makefile. `make test` is what runs this test, and test_demo.py runs
 what `make demo` runs.
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +82,7 @@ PROMISED = {
         r"AKIA\w{16} is enabled\.",
         r"AKIA\w{16}: its credentials are in .*, profile alice\.",
     ],
-    "Operate": [r'"status": ?"live"', r'"status": ?"ready"'],
+    "Operate": [r'"status": ?"live"', r'"status": ?"ready"', r'keytrail_calls_total\{error="",operation="Decrypt"\}'],
 }
 
 
@@ -105,8 +107,8 @@ class Ran:
     err: str
 
 
-def recipes() -> list[Recipe]:
-    """Every block that is marked `sh` or `python`, in order."""
+def recipes(*, for_aws: bool = False) -> list[Recipe]:
+    """Every block that is marked `sh` or `python`, in order; or every one that is marked `sh aws`, which then is no mark."""
     found: list[Recipe] = []
     heading, opened, code = "", "", []  # `opened` is the mark of the block that we are in
     start = 0
@@ -116,7 +118,8 @@ def recipes() -> list[Recipe]:
                 code.append(line)
                 continue
             language, _, mark = opened.partition(" ")
-            if language in ("sh", "python"):
+            is_for_aws, mark = mark.startswith("aws"), mark.removeprefix("aws").strip()
+            if language in ("sh", "python") and is_for_aws is for_aws:
                 found.append(Recipe(heading, start, language, mark, "\n".join(code)))
             opened, code = "", []
         elif line.startswith("```"):
@@ -128,26 +131,35 @@ def recipes() -> list[Recipe]:
 
 
 class Reader:
-    """Someone who follows the README in `folder`, which has what a checkout has after `make demo`: `.venv` and `config`."""
+    """Someone who follows the README in `folder`, which has what a checkout has after `make demo`: `.venv` and `config`.
 
-    def __init__(self, folder: Path) -> None:
+    `places` are words of the README, and what stands for them here; `environment` is the reader's own.
+    """
+
+    def __init__(
+        self, folder: Path, places: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self._listen, self._admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+        self._places = {"127.0.0.1:4599": self._listen, "127.0.0.1:4598": self._admin, **(places or {})}
         self._exported = folder / "exported.sh"
         self._serving: tuple[Recipe, subprocess.Popen[str]] | None = None
         (folder / ".venv").symlink_to(sys.prefix)
         (folder / "config").symlink_to(ROOT / "config")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-        self._environment = environment | {
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
+        self._environment = kept | {
             "HOME": str(folder),
             "NO_PROXY": "127.0.0.1",
             "KEYTRAIL_LISTEN": self._listen,
             "KEYTRAIL_ADMIN_LISTEN": self._admin,
+            **(environment or {}),
         }
 
     def run(self, recipe: Recipe) -> Ran | None:
         """Follow one recipe. None for the one that serves: it is done when `stop` is called."""
-        code = recipe.code.replace("127.0.0.1:4599", self._listen).replace("127.0.0.1:4598", self._admin)
+        code = recipe.code
+        for place, here in self._places.items():
+            code = code.replace(place, here)
         if recipe.language == "python":
             (self.folder / "recipe.py").write_text(code)
             code = "python recipe.py"
@@ -184,7 +196,12 @@ class Reader:
     def _start(self, recipe: Recipe, code: str) -> subprocess.Popen[str]:
         with self._file(recipe, "out").open("w") as out, self._file(recipe, "err").open("w") as err:
             return subprocess.Popen(
-                self._bash(f"exec {code}"), cwd=self.folder, env=self._environment, stdout=out, stderr=err, text=True
+                self._bash(re.sub(r"(?m)^keytrail ", "exec keytrail ", code)),
+                cwd=self.folder,
+                env=self._environment,
+                stdout=out,
+                stderr=err,
+                text=True,
             )
 
     def _end(self, recipe: Recipe, process: subprocess.Popen[str], number: signal.Signals) -> Ran:

@@ -1,7 +1,7 @@
 """The real components that keytrail stands between: moto for KMS and STS, Squid, Node's AWS SDK, a stub that verifies SigV4.
 
 Each is a process of its own, on ports of loopback that nobody else has, with everything it writes in a folder of the test. What
-is not installed makes a test skip, with a reason that says what to run; with ``KEYTRAIL_TEST_SERVERS=required`` it fails.
+is not installed makes a test skip, with a reason that says what to run; with ``TEST_SERVERS=required`` it fails.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INSTALL = "run tests/integration/components/install.sh as root"
 def missing(what: str) -> None:
     """Skip the test that needs `what`, or fail it where the servers are required."""
     reason = f"{what} is not installed: {_INSTALL}"
-    if os.environ.get("KEYTRAIL_TEST_SERVERS") == "required":
+    if os.environ.get("TEST_SERVERS") == "required":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
