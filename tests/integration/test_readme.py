@@ -181,7 +181,8 @@ class Reader:
                 return None
             case "tail":
                 process = self._start(recipe, code)
-                wait_until(lambda: bool(self._written(recipe, "out")) or process.poll() is not None, "there is a line")
+                last = re.compile(PROMISED[recipe.heading][-1])
+                wait_until(lambda: bool(last.search(self._written(recipe, "out"))) or process.poll() is not None, "its last line")
                 return self._end(recipe, process, signal.SIGINT)
         raise AssertionError(f"README.md:{recipe.line}: what is `{recipe.language} {recipe.mark}`?")
 
