@@ -34,14 +34,17 @@ from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
-from proxy.domain import RawRequest
+from proxy.domain import KmsCall, RawRequest
 from proxy.errors import SetupError
 from proxy.forwarded import TrustedNetworks
 from proxy.kms.hosts import endpoint_host
 from proxy.kms.model import ServiceModel
 from proxy.limits import CallerRates
 from proxy.metrics import Counts
-from proxy.pipeline import Authenticator, ClientOf, Pipeline
+from proxy.pipeline import Authenticator, Authorise, ClientOf, Pipeline
+from proxy.policy.access import AuthorizationRequest
+from proxy.policy.evaluate import load, refusal
+from proxy.policy.folder import read_folder
 from proxy.recording import Recorder
 from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
 from proxy.settings import Settings
@@ -94,12 +97,30 @@ async def assemble(settings: Settings, parts: Parts) -> Assembly:
         log=parts.log,
         now_us=lambda: time.time_ns() // 1_000,
         new_id=parts.new_id,
+        authorise=_authorise(settings, parts.instance.account_id),
         client_of=_client_of(settings),
         may_call=CallerRates(per_worker, 2 * per_worker).take if per_worker else None,
         observe=parts.counts.observe,
         calls_at_once=settings.calls_at_once,
     )
     return Assembly(pipeline, close)
+
+
+def _authorise(settings: Settings, account_id: str) -> Authorise | None:
+    """The guardrails of the folder `policies`, where there is one."""
+    if settings.policies is None:
+        return None
+    guardrails = load(read_folder(settings.policies))
+    is_theirs = settings.aws_signing == "pass-through"  # then a key id without an account is of the caller's
+
+    def authorise(call: KmsCall, source_ip: str) -> None:
+        if guardrails.concerns(call.operation.name):
+            request = AuthorizationRequest.of(call, (is_theirs and call.principal.account_id) or account_id, source_ip)
+            decision = guardrails.decide(request)
+            if not decision.allowed:
+                raise refusal(request, decision)
+
+    return authorise
 
 
 def _client_of(settings: Settings) -> ClientOf | None:

@@ -1,0 +1,212 @@
+"""What a call is asked to be allowed for: IAM actions on resources, as far as the request tells. Pure.
+
+Most operations are one action of the same name on the key that `KeyId` names. The others stand in `_SPECIAL`.
+
+**Which key.** IAM decides on the key's ARN. A request may not tell it: an alias stands for some key of its account, and a Decrypt
+without KeyId finds its key in the ciphertext, of whatever account. Such a resource has `UNKNOWN_PART`s; a pattern that some keys
+match and others do not *may* match it, which counts against the caller. An alias ARN in a policy is, as in IAM, about
+the alias itself (CreateAlias and its kin), never about the key behind it; for calls by an alias there is ``kms:RequestAlias``.
+
+Source: AWS KMS developer guide, "AWS KMS permissions"; Service Authorization Reference (what CreateKey needs besides).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from proxy.domain import KmsCall, Members, Principal
+from proxy.kms.arn import alias_arn, is_alias_name, key_arn
+from proxy.kms.operations import OPERATIONS
+from proxy.policy.patterns import UNKNOWN_PART
+
+_KEY_ID = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
+_BARE_KEY_ID = re.compile(_KEY_ID, re.IGNORECASE)
+_KMS_ARN = re.compile(
+    rf"(?P<head>arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{{12}}:)(?:key/(?P<key>{_KEY_ID})|(?P<alias>alias/[a-zA-Z0-9/_-]+))",
+    re.IGNORECASE | re.ASCII,
+)
+_NO_RESOURCE = "*"
+
+
+@dataclass(slots=True)
+class AuthorizationRequest:
+    """What guardrails are told of a call. `account_id` is whose keys are meant where the request names no account.
+
+    `parameters` are the API's members (None where they are not known, as in a record that has left them out); `now_us` is
+    microseconds since the epoch; `secure` says whether the call came by TLS. Not frozen, for its price.
+    """
+
+    operation: str
+    region: str
+    account_id: str
+    parameters: Members | None = field(repr=False)
+    principal: Principal
+    source_ip: str
+    secure: bool
+    now_us: int
+    user_agent: str | None = None
+
+    @classmethod
+    def of(cls, call: KmsCall, account_id: str, source_ip: str) -> AuthorizationRequest:
+        """The request of `call`, whose client has the address `source_ip`."""
+        raw = call.raw
+        agent = None if raw is None else next((value for name, value in raw.headers if name == b"user-agent"), None)
+        return cls(
+            call.operation.name,
+            call.region,
+            account_id,
+            call.parameters,
+            call.principal,
+            source_ip,
+            raw is not None and raw.origin.tls is not None,
+            call.received_us,
+            None if agent is None else agent.decode("utf-8", "replace"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One action on one resource, in the region in which AWS decides on it. `member`: the parameter that names the key."""
+
+    action: str
+    resource: str
+    region: str
+    member: str | None = None
+
+
+def accesses(request: AuthorizationRequest) -> tuple[Access, ...]:
+    """What `request` has to be allowed for, all of it."""
+    special = _SPECIAL.get(request.operation)
+    if special is not None:
+        return special(request)
+    return (Access(f"kms:{request.operation}", key_resource(request, "KeyId"), request.region, "KeyId"),)
+
+
+def alias_of(request: AuthorizationRequest, member: str) -> str | None:
+    """The alias name by which the parameter `member` names a key; None where it does not."""
+    value = (request.parameters or {}).get(member)
+    if not isinstance(value, str):
+        return None
+    if is_alias_name(value):
+        return value
+    found = _KMS_ARN.fullmatch(value)
+    return None if found is None else found["alias"]
+
+
+def key_resource(request: AuthorizationRequest, member: str) -> str:
+    """The ARN of the key that the parameter `member` names, with what is not known of it as `UNKNOWN_PART`.
+
+    Key ids are written in small letters: KMS knows no others, and capitals are no way around a guardrail.
+    """
+    value = (request.parameters or {}).get(member)
+    if isinstance(value, str):
+        if _BARE_KEY_ID.fullmatch(value):
+            return key_arn(request.region, request.account_id, value.lower())
+        if is_alias_name(value):
+            return key_arn(request.region, request.account_id or UNKNOWN_PART, UNKNOWN_PART)
+        if (found := _KMS_ARN.fullmatch(value)) is not None:
+            return found["head"].lower() + "key/" + (found["key"].lower() if found["key"] else UNKNOWN_PART)
+    return key_arn(request.region, UNKNOWN_PART, UNKNOWN_PART)
+
+
+def _no_resource(request: AuthorizationRequest) -> tuple[Access, ...]:
+    return (Access(f"kms:{request.operation}", _NO_RESOURCE, request.region),)
+
+
+def _create_key(request: AuthorizationRequest) -> tuple[Access, ...]:
+    return (Access("kms:CreateKey", _NO_RESOURCE, request.region), *_on_the_new_key(request, request.region))
+
+
+def _on_the_new_key(request: AuthorizationRequest, region: str) -> tuple[Access, ...]:
+    """What making a key needs besides. Nobody knows the new key's id: patterns for all keys match it, and none for one key."""
+    sent, resource = request.parameters or {}, key_arn(region, request.account_id, "*")
+    needed = (("Tags", "kms:TagResource"), ("Policy", "kms:PutKeyPolicy"))
+    return tuple(Access(action, resource, region) for member, action in needed if sent.get(member))
+
+
+def _replicate_key(request: AuthorizationRequest) -> tuple[Access, ...]:
+    """The replica is a key made in its own region, and decided on there."""
+    region = _region_in(request, "ReplicaRegion")
+    key = Access("kms:ReplicateKey", key_resource(request, "KeyId"), request.region, "KeyId")
+    return (key, Access("kms:CreateKey", _NO_RESOURCE, region), *_on_the_new_key(request, region))
+
+
+def _update_primary_region(request: AuthorizationRequest) -> tuple[Access, ...]:
+    """On the primary, and on the replica, which has the same id."""
+    region, here = _region_in(request, "PrimaryRegion"), key_resource(request, "KeyId")
+    account_id, _, name = here.split(":", 4)[4].partition(":")
+    there = key_arn(region, account_id, name.removeprefix("key/"))
+    return tuple(
+        Access("kms:UpdatePrimaryRegion", key, where, "KeyId") for key, where in ((here, request.region), (there, region))
+    )
+
+
+def _region_in(request: AuthorizationRequest, member: str) -> str:
+    region = (request.parameters or {}).get(member)
+    return region if isinstance(region, str) else UNKNOWN_PART
+
+
+def _re_encrypt(request: AuthorizationRequest) -> tuple[Access, ...]:
+    return tuple(
+        Access(action, key_resource(request, member), request.region, member)
+        for action, member in (("kms:ReEncryptFrom", "SourceKeyId"), ("kms:ReEncryptTo", "DestinationKeyId"))
+    )
+
+
+def _on_alias(request: AuthorizationRequest) -> tuple[Access, ...]:
+    """On the alias, the key that it is to stand for, and the one that it stands for now, which the request does not tell."""
+    name = (request.parameters or {}).get("AliasName")
+    alias = alias_arn(request.region, request.account_id, name if isinstance(name, str) else f"alias/{UNKNOWN_PART}")
+    keys = [key_resource(request, "TargetKeyId")] if request.operation != "DeleteAlias" else []
+    if request.operation != "CreateAlias":
+        keys.append(key_arn(request.region, request.account_id, UNKNOWN_PART))
+    return tuple(Access(f"kms:{request.operation}", resource, request.region) for resource in (alias, *keys))
+
+
+#: Operations that IAM decides on no key of, though some name one.
+_WITHOUT_KEY = (
+    "GenerateRandom",
+    "ListKeys",
+    "ListAliases",
+    "ListRetirableGrants",
+    *(name for name in OPERATIONS if name.endswith(("CustomKeyStore", "CustomKeyStores"))),
+)
+ALIAS_OPERATIONS = ("CreateAlias", "UpdateAlias", "DeleteAlias")
+_SPECIAL: dict[str, Callable[[AuthorizationRequest], tuple[Access, ...]]] = {
+    **dict.fromkeys(_WITHOUT_KEY, _no_resource),
+    **dict.fromkeys(ALIAS_OPERATIONS, _on_alias),
+    "CreateKey": _create_key,
+    "ReplicateKey": _replicate_key,
+    "UpdatePrimaryRegion": _update_primary_region,
+    "ReEncrypt": _re_encrypt,
+}
+#: Actions by operation, where they are not one of the same name.
+_ACTIONS = {
+    "ReEncrypt": ("kms:ReEncryptFrom", "kms:ReEncryptTo"),
+    "CreateKey": ("kms:CreateKey", "kms:TagResource", "kms:PutKeyPolicy"),
+    "ReplicateKey": ("kms:ReplicateKey", "kms:CreateKey", "kms:TagResource", "kms:PutKeyPolicy"),
+}
+
+
+def actions_of(operation: str) -> tuple[str, ...]:
+    """The actions that a call of `operation` may need."""
+    return _ACTIONS.get(operation) or (f"kms:{operation}",)
+
+
+#: Every action that a call can need.
+ACTIONS = frozenset(action for operation in OPERATIONS for action in actions_of(operation))
+#: Those that are decided on a key that exists.
+KEY_ACTIONS = frozenset(action for name in OPERATIONS if name not in _WITHOUT_KEY for action in actions_of(name)) - {
+    "kms:CreateKey"
+}
+#: Those whose request may name the key by an alias, or not at all.
+_BY_ALIAS = ("kms:DescribeKey", "kms:GetPublicKey", "kms:DeleteAlias", "kms:UpdateAlias", "kms:RetireGrant")
+CRYPTOGRAPHIC = frozenset(
+    action
+    for name, row in OPERATIONS.items()
+    if not row.mutates and not name.startswith(("List", "Get", "Describe")) and name not in _WITHOUT_KEY
+    for action in actions_of(name)
+)
+KEY_MAY_BE_UNKNOWN = CRYPTOGRAPHIC | frozenset(_BY_ALIAS)
