@@ -23,7 +23,7 @@ import audit.cli
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.sealer import seal_once
-from proxy import authority, host, settings, supervisor
+from proxy import authority, host, settings, simulation, supervisor
 from proxy.errors import ProxyError, SetupError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ callers = typer.Typer(no_args_is_help=True, help="Who may call: access keys and 
 app.add_typer(callers, name="caller")
 ca = typer.Typer(no_args_is_help=True, help="The CA of the forward proxy, for the names of KMS and for nothing else.")
 app.add_typer(ca, name="ca")
+app.add_typer(simulation.app, name="policy")
 audit.cli.add_to(app)
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")]

@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
+from audit.reconcile import rules
 from proxy.backends.aws import credentials as module
 from proxy.backends.aws.credentials import (
     AssumedRoles,
@@ -520,3 +521,23 @@ def test_a_name_that_looks_like_anothers_marked_one_is_marked_too() -> None:
         session_name(user("alice", "444455556666"), ACCOUNT),
     )
     assert len({session_name(user("x" * 63 + end), "444455556666") for end in "ab"}) == 2
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        Principal("IAMUser", "arn:aws:iam::111122223333:user/alice", "111122223333", "AKIA1", "", "alice"),
+        Principal("IAMUser", "arn:aws:iam::111122223333:user/teams/alice", "111122223333", "AKIA1", "", "alice"),
+        Principal("IAMUser", "arn:aws:iam::999922223333:user/alice", "999922223333", "AKIA1", "", "alice"),
+        Principal("IAMUser", "arn:aws:iam::111122223333:user/a", "111122223333", "AKIA1", "", "a"),
+        Principal("AssumedRole", "arn:aws:sts::111122223333:assumed-role/reader/bob", "111122223333", "ASIA1", "", None),
+        Principal("IAMUser", f"arn:aws:iam::111122223333:user/{'x' * 64}", "111122223333", "AKIA1", "", "x" * 64),
+        Principal("IAMUser", f"arn:aws:iam::111122223333:user/x@{'0' * 16}", "111122223333", "AKIA1", "", f"x@{'0' * 16}"),
+    ],
+)
+def test_the_name_is_the_one_that_reconcile_looks_for(principal: Principal) -> None:
+    identity = {"arn": principal.arn, "accountId": principal.account_id, "accessKeyId": principal.access_key_id}
+    if principal.user_name is not None:
+        identity["userName"] = principal.user_name
+    record = {"userIdentity": identity, "recipientAccountId": "111122223333"}
+    assert session_name(principal, "111122223333") == rules.session_name(record)
