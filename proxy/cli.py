@@ -18,12 +18,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import audit.cli
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.sealer import seal_once
-from proxy import authority, host, settings, simulation, supervisor
+from proxy import authority, doctor, host, settings, simulation, supervisor
 from proxy.errors import ProxyError, SetupError
 
 app = typer.Typer(
@@ -106,6 +107,19 @@ def env(data: DataOption = None, config: ConfigOption = None) -> None:
             typer.echo(f"unset {name}")
     for name, value in variables.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command("doctor")
+def diagnose(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Look for what stands in the way of calls: names, certificates, clock, proxies, rights, disk. Exits 1 where it found any."""
+    with _errors():
+        checks = doctor.run(_settings(config, data), os.environ)
+    styles = {doctor.Verdict.OK: "green", doctor.Verdict.WARNING: "yellow", doctor.Verdict.FAILED: "red"}
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for number, check in enumerate(checks, 1):
+        seen = check.seen + (f" → {check.advice}" if check.advice else "")
+        console.print(Text(f"{number:2}. {check.verdict.value:14} {check.name}: {seen}", styles.get(check.verdict, "dim")))
+    raise typer.Exit(1 if any(check.verdict is doctor.Verdict.FAILED for check in checks) else 0)
 
 
 @callers.command("add")

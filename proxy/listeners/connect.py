@@ -9,7 +9,9 @@ Source: RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -193,7 +195,7 @@ def _answer(visitor: Visitor, status: str, why: str) -> None:
     """A short answer of the proxy's own. Where the client's buffer has no room for it, it goes without."""
     body = f"{why}\n".encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    try:
+    with contextlib.suppress(OSError):
         visitor.sock.send(head.encode() + body)
-    except OSError:
-        return
+        visitor.sock.shutdown(socket.SHUT_WR)
+        visitor.sock.recv(MAX_HEAD_BYTES)  # closing with something unread would reset the connection, and lose the answer

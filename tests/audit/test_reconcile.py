@@ -169,7 +169,7 @@ SAME: list[dict[str, Any]] = [
         "aws": {"parameters": {"policy": '{"b":2,"a":1}', "operations": ["Encrypt", "Decrypt"]}},
     },
     {"context": {}},
-    {"user": "a/b", "aws": {"user": f"a-b-{hashlib.sha256(f'arn:aws:iam::{ACCOUNT}:user/a/b'.encode()).hexdigest()[:10]}"}},
+    {"user": "a/b", "aws": {"user": f"a-b@{hashlib.sha256(f'arn:aws:iam::{ACCOUNT}:user/a/b'.encode()).hexdigest()[:16]}"}},
 ]
 
 

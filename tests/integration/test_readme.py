@@ -82,6 +82,7 @@ PROMISED = {
         r"AKIA\w{16} is enabled\.",
         r"AKIA\w{16}: its credentials are in .*, profile alice\.",
     ],
+    "Guardrails": [r"user/demo", r"GenerateDataKey"],
     "Operate": [r'"status": ?"live"', r'"status": ?"ready"', r'keytrail_calls_total\{error="",operation="Decrypt"\}'],
 }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.audit.fixtures.reconcile import World as ReconcileWorld
 from tests.integration.components.certificates import CertificateAuthority
 from tests.integration.components.moto import KMS, MotoServer, moto_server
 from tests.integration.components.squid import SquidOptions, squid
@@ -48,13 +49,14 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
         yield Company(folder, authority, moto, stub)
 
 
-def follow(folder: Path, heading: str, places: dict[str, str], environment: dict[str, str]) -> str:
+def follow(folder: Path, heading: str, places: dict[str, str], environment: dict[str, str], *, init: bool = True) -> str:
     """Run the recipes below `heading`, in a folder that `keytrail init` was run in; what they printed."""
     chosen = [recipe for recipe in RECIPES if recipe.heading == heading]
     assert chosen, f"README.md has no recipe below {heading!r}"
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     reader = Reader(folder, places, {"PATH": path, **environment})
-    subprocess.run([keytrail_command(), "init"], cwd=folder, check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
+    if init:
+        subprocess.run([keytrail_command(), "init"], cwd=folder, check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
     ran: list[Ran] = []
     try:
         ran += [one for recipe in chosen if (one := reader.run(recipe)) is not None]
@@ -140,10 +142,23 @@ def test_out_through_another_proxy(company: Company, tmp_path: Path) -> None:
     assert {(access.method, access.user) for access in proxy.accesses} == {("CONNECT", "keytrail")}
 
 
+def test_reconcile_with_awss_own_trail(tmp_path: Path) -> None:
+    world = ReconcileWorld(tmp_path / "data", tmp_path / "aws-cloudtrail")
+    world.call(0)
+    bypass = world.event(60, userIdentity=world.user("eve"))
+    world.call(120)
+    world.deliver()
+    printed = follow(tmp_path, "Did anything bypass keytrail?", {}, {"KEYTRAIL_DATA": str(world.data)}, init=False)
+    assert re.search(r"bypass[^\n]*", printed) and "user/eve" in printed
+    assert bypass["requestID"][:13] in printed
+    assert printed.endswith("FINDINGS.\n")
+
+
 def test_every_recipe_for_aws_is_run_here() -> None:
     assert {recipe.heading for recipe in RECIPES} == {
         "As an endpoint, signing anew",
         "Under KMS's own names, by private DNS",
         "As the company's HTTPS proxy",
         "Out through another proxy",
+        "Did anything bypass keytrail?",
     }
