@@ -147,7 +147,7 @@ def _local(parts: Parts) -> tuple[Backend, Close]:
 
 def _passing_through(settings: Settings, parts: Parts, claims: ClaimReader) -> tuple[Backend, Close]:
     passer = Passer(parts.instance.account_id, claims.learn)
-    backend = AwsBackend(_transport(settings, parts), passer, settings.aws_call_timeout_s)
+    backend = AwsBackend(_transport(settings, parts), passer, settings.aws_call_timeout_s, parts.counts.upstream_failed)
     return backend, backend.close
 
 
@@ -171,7 +171,7 @@ def _re_signing(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
             now_s=time.time,
         )
     resigner = Resigner(credentials, _endpoints(settings), account_id, time.time)
-    backend = AwsBackend(_transport(settings, parts), resigner, settings.aws_call_timeout_s)
+    backend = AwsBackend(_transport(settings, parts), resigner, settings.aws_call_timeout_s, parts.counts.upstream_failed)
 
     async def close() -> None:
         await backend.close()

@@ -57,6 +57,11 @@ class Counts:
         self._codes: set[str] = {""}
         self._buckets = [0] * (len(_BUCKETS_US) + 1)
         self._sum_us = 0
+        self._upstream_failures = 0
+
+    def upstream_failed(self) -> None:
+        """Count an attempt to reach AWS that got no answer."""
+        self._upstream_failures += 1
 
     def observe(self, operation: str, code: str, latency_us: int) -> None:
         """Count a call that was answered."""
@@ -78,7 +83,7 @@ class Counts:
         """All counts, for the supervisor: each a list of its key's parts and its value."""
         counts: list[list[str | int]] = [["calls", *key, count] for key, count in self._calls.items()]
         counts += [["bucket", str(number), count] for number, count in enumerate(self._buckets)]
-        counts.append(["sum_us", self._sum_us])
+        counts += [["sum_us", self._sum_us], ["upstream_failures", self._upstream_failures]]
         for reading in self.readings:
             counts += [[name, value] for name, value in reading().items()]
         return counts

@@ -6,7 +6,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.metrics import Counts, Metrics, as_tally
+from proxy.metrics import _COUNTERS, _GAUGES, Counts, Metrics, as_tally
 
 
 def told(counts: Counts) -> list[list[str | int]]:
@@ -30,6 +30,7 @@ def test_calls_of_all_workers_are_added_up() -> None:
         counts.observe("Decrypt", "", 900)
         counts.observe("Decrypt", "", 1_100)
         counts.observe("Decrypt", "DisabledException", 40_000_000)
+        counts.upstream_failed()
         counts.readings.append(lambda: {"connections": 3, "tunnels": 2})
         metrics.tell(worker, as_tally(told(counts)))
     samples = shown(metrics)
@@ -37,6 +38,7 @@ def test_calls_of_all_workers_are_added_up() -> None:
     assert samples["keytrail_calls_total", "DisabledException", "Decrypt"] == 2
     assert samples["keytrail_connections",] == 6
     assert samples["keytrail_tunnels_total",] == 4
+    assert samples["keytrail_upstream_failures_total",] == 2
     assert samples["keytrail_call_seconds_count",] == 6
     assert samples["keytrail_call_seconds_sum",] == 80.004
     assert [samples["keytrail_call_seconds_bucket", le] for le in ("0.0005", "0.001", "0.002", "30.0", "+Inf")] == [0, 2, 4, 4, 6]
@@ -69,3 +71,8 @@ def test_no_client_can_make_labels_without_end() -> None:
     assert len(calls) <= 202
     assert {key[2] for key in calls} == {"other"}
     assert sum(calls.values()) == 1_000
+
+
+def test_every_reading_of_a_worker_has_a_name_in_the_tables() -> None:
+    names = {str(key[0]) for key in Counts().tally()} - {"bucket", "sum_us"}
+    assert names <= set(_COUNTERS) | set(_GAUGES)

@@ -8,6 +8,7 @@ answer; what may change something never is. Each attempt is on record.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.backends.aws.answers import meant_keys, read_answer
@@ -35,15 +36,19 @@ class Addresser(Protocol):
 
 
 class AwsBackend:
-    """A `Backend` on AWS KMS. `call_s` bounds a call, its second attempt included. Made inside a running event loop."""
+    """A `Backend` on AWS KMS. `call_s` bounds a call, its second attempt included; `failed` is told of each attempt without an
+    answer. Made inside a running event loop."""
 
     name = "aws"
     forwards = True
 
-    def __init__(self, transport: Transport, addresser: Addresser, call_s: float) -> None:
+    def __init__(
+        self, transport: Transport, addresser: Addresser, call_s: float, failed: Callable[[], None] = lambda: None
+    ) -> None:
         self._transport = transport
         self._addresser = addresser
         self._call_s = call_s
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
 
     async def call(self, call: KmsCall) -> Answer:
@@ -70,6 +75,7 @@ class AwsBackend:
                 return response, Upstream(endpoint.host, len(failures) + 1, failures=tuple(failures))
             except UpstreamFailed as failure:
                 failures.append(str(failure))
+                self._failed()
                 if failure.timed_out or call.operation.mutates or len(failures) == 2:
                     raise self._unanswered(call, endpoint, failure, failures) from failure
 
