@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from proxy.backends.aws.credentials import AwsCredentials, CredentialsUnavailable
 
 from proxy.backends.aws.backend import Addresser, AwsBackend
+from proxy.backends.aws.credentials import AwsCredentials, CredentialsUnavailable
 from proxy.backends.aws.passing import Passer
 from proxy.backends.aws.resigning import Resigner
 from proxy.backends.aws.transport import Endpoint, MayHaveBeenSent, NotSent, UpstreamFailed, UpstreamRequest, UpstreamResponse
