@@ -9,9 +9,7 @@ Source: RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Literal, Protocol
 from proxy.domain import Origin
 from proxy.errors import SetupError
 from proxy.kms.hosts import kms_region
-from proxy.listeners.door import Unwelcome, Visitor, take_head
+from proxy.listeners.door import Unwelcome, Visitor, answer, take_head
 from proxy.listeners.reverse import MAX_HEAD_BYTES, Listener
 from proxy.listeners.tls import begin_tls
 from proxy.listeners.tunnel import Refused, Tunnels
@@ -102,7 +100,7 @@ class ForwardProxy:
         """See `door.Welcome`."""
         request = _read(await take_head(visitor.sock, _end_of_head, MAX_HEAD_BYTES))
         if request is None or request.host is None:
-            _answer(visitor, "400 Bad Request", _FORWARD_PROXY)
+            answer(visitor.sock, "400 Bad Request", _FORWARD_PROXY)
             raise Unwelcome("its first request was none for a forward proxy")
         is_kms = kms_region(request.host) is not None
         if request.is_connect and is_kms and request.port == 443:
@@ -137,7 +135,7 @@ class ForwardProxy:
         except Refused as refusal:
             self._refuse(visitor, str(refusal))
         except OSError:
-            _answer(visitor, "502 Bad Gateway", f"keytrail cannot reach {host}:{request.port}.")
+            answer(visitor.sock, "502 Bad Gateway", f"keytrail cannot reach {host}:{request.port}.")
             raise Unwelcome(f"{host}:{request.port} cannot be reached") from None
         if request.is_connect:
             await asyncio.get_running_loop().sock_sendall(visitor.sock, _ESTABLISHED)
@@ -145,7 +143,7 @@ class ForwardProxy:
 
     def _refuse(self, visitor: Visitor, why: str) -> None:
         self.refused += 1
-        _answer(visitor, "403 Forbidden", why)
+        answer(visitor.sock, "403 Forbidden", why)
         raise Unwelcome(why)
 
 
@@ -189,13 +187,3 @@ def _in_origin_form(request: _Request) -> bytes:
     path = url[7:].partition(b"/")[2]
     kept = [line for line in lines if not line.lower().startswith(_FOR_THIS_HOP)]
     return b"\r\n".join([b"%b /%b %b" % (method, path, version), *kept, b"Connection: close", b"", b""])
-
-
-def _answer(visitor: Visitor, status: str, why: str) -> None:
-    """A short answer of the proxy's own. Where the client's buffer has no room for it, it goes without."""
-    body = f"{why}\n".encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    with contextlib.suppress(OSError):
-        visitor.sock.send(head.encode() + body)
-        visitor.sock.shutdown(socket.SHUT_WR)
-        visitor.sock.recv(MAX_HEAD_BYTES)  # closing with something unread would reset the connection, and lose the answer

@@ -8,6 +8,7 @@ limit. What goes wrong with one is counted, told in the log now and then, and no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from proxy.errors import ProxyError
-from proxy.forwarded import BadProxyHeader, ProxyHeader, TrustedNetworks, read_proxy_header
+from proxy.forwarded import ProxyHeader, TrustedNetworks, read_proxy_header
 
 _log = logging.getLogger(__name__)
 _TELL_EVERY_S = 10.0
+_UNREAD_BYTES = 64 << 10
 _PAUSE_S = 0.1  # where the process has no descriptor left for another connection
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -94,12 +96,12 @@ class Door:
         except TimeoutError:
             sock.close()
             self._turn_away(peer, "it took too long")
-        except (Unwelcome, BadProxyHeader, ssl.SSLError) as error:
+        except (ProxyError, ssl.SSLError) as error:
             sock.close()
             self._turn_away(peer, str(error))
         except (OSError, EOFError):  # gone before it said anything, as load balancers do to see whether somebody is there
             sock.close()
-        except asyncio.CancelledError:
+        except BaseException:  # the door is being closed, or a fault of ours: the event loop tells of that
             sock.close()
             raise
 
@@ -112,6 +114,16 @@ class Door:
         if self._loop.time() - self._told_s >= _TELL_EVERY_S:
             self._told_s = self._loop.time()
             _log.warning("%s (%d so far)", what, self.unwelcome)
+
+
+def answer(sock: socket.socket, status: str, why: str) -> None:
+    """A short answer in plain HTTP, to a visitor who gets no further; where the socket takes nothing, it goes without."""
+    body = f"{why}\n".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    with contextlib.suppress(OSError):
+        sock.send(head.encode() + body)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(_UNREAD_BYTES)  # closing with something unread would reset the connection, and lose the answer
 
 
 async def peek(sock: socket.socket, size_bytes: int) -> bytes:

@@ -22,16 +22,13 @@ from proxy.authority import server_context
 from proxy.domain import ClientCertificate, Origin, TlsDetails
 from proxy.errors import SetupError
 from proxy.kms.hosts import kms_region
-from proxy.listeners.door import Unwelcome, Visitor, Welcome, peek
+from proxy.listeners.door import Unwelcome, Visitor, Welcome, answer, peek
 from proxy.listeners.reverse import Listener
 
 ClientCertificates: TypeAlias = Literal["none", "optional", "required"]
 
 _HANDSHAKE = b"\x16"  # the first byte of TLS
-_NO_TLS = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 52\r\n\r\n"
-    b"This port speaks HTTPS, and the request was in HTTP.\n"
-)[:-1]
+_NO_TLS = "This port speaks HTTPS, and the request was in HTTP."
 _MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _MAX_TEXT, _MAX_NAMES = 1_024, 64
 
@@ -99,7 +96,7 @@ async def begin_tls(
 ) -> None:
     """End TLS on the visitor's socket, and hand what is within to `listener`. `name_of` gives the name that was asked for."""
     if await peek(visitor.sock, 1) != _HANDSHAKE:
-        visitor.sock.send(_NO_TLS)
+        answer(visitor.sock, "400 Bad Request", _NO_TLS)
         raise Unwelcome("it spoke something else where TLS begins")
 
     def origin(transport: asyncio.BaseTransport) -> Origin:

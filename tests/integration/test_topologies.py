@@ -196,6 +196,13 @@ def test_under_another_name_nothing_is_passed_through(private_dns: PrivateDns, w
     assert keytrail(private_dns.server.records()[-1])["topology"] == "endpoint"
 
 
+def test_plain_http_on_the_tls_port_is_told_so(private_dns: PrivateDns) -> None:
+    with socket.create_connection(("127.0.0.1", int(private_dns.server.tls_url.rpartition(":")[2])), LIMIT_S) as tcp:
+        tcp.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        told = b"".join(iter(lambda: tcp.recv(4096), b""))
+    assert told.startswith(b"HTTP/1.1 400 ") and b"speaks HTTPS" in told
+
+
 def test_certificates_are_read_again_without_a_restart(world: World, tmp_path: Path) -> None:
     first, second = CertificateAuthority(tmp_path, "first"), CertificateAuthority(tmp_path, "second")
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
