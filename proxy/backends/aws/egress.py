@@ -1,6 +1,7 @@
 """The way to AWS through another proxy: CONNECT, with basic authentication, over HTTP or HTTPS; then TLS to AWS within.
 
-On aiohttp's client session, which knows proxies and TLS within TLS, and takes two to six times the CPU of `pool` (docs/adr/0008). Rules kept:
+On aiohttp's client session, which knows proxies and TLS within TLS, and takes two to six times the
+CPU of `pool` (docs/adr/0008). Rules kept:
 
 - What is sent is what was given: no header added or left out, the target as it is, the body not compressed. What aiohttp could
   not send so is refused. Only the place of Host among the headers is aiohttp's: the first.
