@@ -99,12 +99,12 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
     if family is None or len(words) != 6 or not all(map(_is_port, words[4:])):
         raise BadProxyHeader("the PROXY line is not as it must be")
     try:
-        source, destination = (ipaddress.ip_address(word.decode("ascii")) for word in words[2:4])
+        source, destination = (_parse(word.decode("ascii")) for word in words[2:4])
     except ValueError:
         raise BadProxyHeader("the PROXY line names no addresses") from None
     if {source.version, destination.version} != {family}:
         raise BadProxyHeader("the PROXY line names addresses of another family")
-    return ProxyHeader(str(source), size_bytes)
+    return ProxyHeader(str(_plain(source)), size_bytes)
 
 
 def _read_v2(data: bytes) -> ProxyHeader | None:
@@ -128,7 +128,7 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
 
 
 def _is_port(word: bytes) -> bool:
-    return word.isdigit() and len(word) <= 5 and int(word) < 1 << 16
+    return word.isdigit() and len(word) <= 5 and int(word) < 1 << 16 and word == b"%d" % int(word)
 
 
 def _address(hop: bytes) -> Address | None:
@@ -139,9 +139,16 @@ def _address(hop: bytes) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return _plain(ipaddress.ip_address(text))
+        return _plain(_parse(text))
     except ValueError:
         return None
+
+
+def _parse(text: str) -> Address:
+    """An address without a zone: that is a name of the sender's own, of any length and with any characters. Raises ValueError."""
+    if "%" in text:
+        raise ValueError("an address with a zone")
+    return ipaddress.ip_address(text)
 
 
 def _plain(address: Address) -> Address:

@@ -25,6 +25,7 @@ from proxy.listeners.tunnel import Refused, Tunnels
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]{1,255}):([0-9]{1,5})")
 _LISTED = re.compile(r"((?:\*\.)?[a-z0-9_.-]{1,255}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*")  # RFC 9112 §5.1: no blank before the colon, nothing folded
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _FORWARD_PROXY = (
     "This is the port of a forward proxy: it takes CONNECT, or a request with the whole URL (HTTPS_PROXY, HTTP_PROXY)."
@@ -138,7 +139,11 @@ class ForwardProxy:
             answer(visitor.sock, "502 Bad Gateway", f"keytrail cannot reach {host}:{request.port}.")
             raise Unwelcome(f"{host}:{request.port} cannot be reached") from None
         if request.is_connect:
-            await asyncio.get_running_loop().sock_sendall(visitor.sock, _ESTABLISHED)
+            try:
+                await asyncio.get_running_loop().sock_sendall(visitor.sock, _ESTABLISHED)
+            except BaseException:  # who asked for the tunnel has gone
+                there.close()
+                raise
         self._tunnels.begin(visitor.sock, there, begun)
 
     def _refuse(self, visitor: Visitor, why: str) -> None:
@@ -160,8 +165,11 @@ def _end_of_head(data: bytes) -> int | None:
 
 def _read(head: bytes) -> _Request | None:
     """The first request by its head; None for what is no HTTP."""
-    words = head.partition(b"\r\n")[0].split(b" ")
+    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    words = first.split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1.") or not head.endswith(b"\r\n\r\n"):
+        return None
+    if not all(map(_HEADER.fullmatch, lines)):
         return None
     method, target = words[0], words[1].decode("latin-1")
     if method != b"CONNECT":
@@ -176,14 +184,24 @@ def _read(head: bytes) -> _Request | None:
     return _Request(head, method, found[1].strip("[]").lower().removesuffix("."), int(found[2]))
 
 
-#: Headers for this hop alone (RFC 9110 §7.6.1).
-_FOR_THIS_HOP = (b"connection:", b"keep-alive:", b"proxy-authorization:", b"proxy-connection:", b"te:", b"upgrade:")
+#: Headers for this hop alone, besides those that Connection names (RFC 9110 §7.6.1), and Host, which the target stands in for.
+_FOR_THIS_HOP = frozenset([b"connection", b"host", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"upgrade"])
+
+_FRAMING = frozenset([b"content-length", b"transfer-encoding"])  # the body is passed on as it is framed, so they must stay
 
 
 def _in_origin_form(request: _Request) -> bytes:
-    """The head of a request in absolute form as its host is to get it: one request, and then the connection ends."""
+    """The head of a request in absolute form as its host is to get it: one request, and then the connection ends.
+
+    Host says what the target says, whatever the client wrote there (RFC 9112 §3.2.2): by it the rule for other hosts was asked.
+    """
     first, *lines = request.head[:-4].split(b"\r\n")
     method, url, version = first.split(b" ")
-    path = url[7:].partition(b"/")[2]
-    kept = [line for line in lines if not line.lower().startswith(_FOR_THIS_HOP)]
-    return b"\r\n".join([b"%b /%b %b" % (method, path, version), *kept, b"Connection: close", b"", b""])
+    authority = re.split(rb"[/?]", url[7:], maxsplit=1)[0]
+    path = url[7 + len(authority) :]
+    headers = [(line.partition(b":")[0].lower(), line) for line in lines]
+    named = [line.partition(b":")[2].lower().split(b",") for name, line in headers if name == b"connection"]
+    dropped = _FOR_THIS_HOP.union(name.strip() for names in named for name in names) - _FRAMING
+    target = path if path.startswith(b"/") else b"/" + path
+    kept = [line for name, line in headers if name not in dropped]
+    return b"\r\n".join([b"%b %b %b" % (method, target, version), b"Host: " + authority, *kept, b"Connection: close", b"", b""])

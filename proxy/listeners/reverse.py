@@ -183,9 +183,9 @@ class Connection(asyncio.Protocol):
         self._listener.connections.discard(self)
 
     def eof_received(self) -> bool:
-        """A client may shut its sending side and still wait for its answer."""
+        """A client may shut its sending side and still wait for its answer; within TLS the transport ends in any case."""
         self._deaf = True
-        return self.is_busy or bool(self._waiting)
+        return self._origin.tls is None and (self.is_busy or bool(self._waiting))
 
     def pause_writing(self) -> None:
         self._writable = False

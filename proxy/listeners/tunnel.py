@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from proxy.errors import ProxyError
 
 _PIECE_BYTES = 64 << 10
+_METADATA = ipaddress.ip_network("fd00:ec2::/32")  # EC2's metadata service by IPv6, which is not link-local
 
 
 class Refused(ProxyError):
@@ -48,7 +49,10 @@ class Tunnels:
         """A connection to the first address of `host` that answers. Raises Refused, OSError."""
         error: OSError = OSError("no address")
         async with asyncio.timeout(self._connect_s):
-            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            try:
+                found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except UnicodeError as failure:  # an empty label, or one of more than 63 characters
+                raise OSError("no host can have this name") from failure
             for family, kind, protocol, _, address in found:
                 self._require_foreign(str(address[0]), port, is_listed)
                 sock = socket.socket(family, kind, protocol)
@@ -87,9 +91,9 @@ class Tunnels:
         is_here = address.is_loopback or address.is_unspecified
         for own, own_port in self._own:
             listens = ipaddress.ip_address(own)
-            if port == own_port and (listens == address or (listens.is_unspecified and is_here)):
+            if port == own_port and (listens == address or (listens.is_unspecified and (is_here or _is_of_this_host(address)))):
                 raise Refused("The tunnel would lead back to keytrail.")
-        if (is_here or address.is_link_local) and not is_listed:
+        if (is_here or address.is_link_local or address in _METADATA) and not is_listed:
             raise Refused("Tunnels lead to this host and to link-local addresses only where they are listed.")
 
     async def _run(self, here: socket.socket, there: socket.socket, begun: bytes) -> None:
@@ -114,3 +118,13 @@ class Tunnels:
             for end in (source, sink):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+
+def _is_of_this_host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether one of this host's interfaces has `address`: only then can a socket be bound to it."""
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((str(address), 0))
+        except OSError:
+            return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
 import ssl
@@ -17,6 +18,7 @@ import uvloop
 from proxy.domain import RawRequest, RawResponse
 from proxy.errors import SetupError
 from proxy.forwarded import TrustedNetworks
+from proxy.listeners import tunnel
 from proxy.listeners.connect import ForwardProxy, OtherHosts
 from proxy.listeners.door import Door
 from proxy.listeners.reverse import Limits, Listener
@@ -78,9 +80,13 @@ def sockets() -> int:
 
 @asynccontextmanager
 async def forward_proxy(
-    rule: Any = "refuse", listed: tuple[str, ...] = (), greeting_s: float = 5.0, proxied: TrustedNetworks | None = None
+    rule: Any = "refuse",
+    listed: tuple[str, ...] = (),
+    greeting_s: float = 5.0,
+    proxied: TrustedNetworks | None = None,
+    address: str = "127.0.0.1",
 ) -> AsyncIterator[World]:
-    """A forward proxy on loopback; afterwards no task and no descriptor of it is left."""
+    """A forward proxy on loopback, which believes to listen on `address`; afterwards no task and no descriptor of it is left."""
     before = sockets()
     seen: list[RawRequest] = []
 
@@ -91,7 +97,7 @@ async def forward_proxy(
     sock = socket.create_server(("127.0.0.1", 0))
     port: int = sock.getsockname()[1]
     listener = Listener(walk, Limits(1 << 16, 5.0, 5.0))
-    tunnels = Tunnels(frozenset({("127.0.0.1", port)}), connect_s=2.0, idle_s=5.0)
+    tunnels = Tunnels(frozenset({(address, port)}), connect_s=2.0, idle_s=5.0)
     proxy = ForwardProxy(listener, NoLeaves(), OtherHosts(rule, listed), tunnels, handshake_s=2.0)
     door = Door(sock, proxy.welcome, greeting_s=greeting_s, proxied=proxied)
     try:
@@ -173,6 +179,60 @@ def test_a_request_in_absolute_form_goes_on_alone_and_without_what_is_for_the_pr
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("request_line", "headers", "passed_on"),
+    [
+        ("GET http://HERE/a HTTP/1.1", "Host: internal.example", "GET /a HTTP/1.1\r\nHost: HERE"),
+        ("GET http://HERE/a HTTP/1.0", "X: y", "GET /a HTTP/1.0\r\nHost: HERE\r\nX: y"),
+        ("GET http://HERE?b=/c HTTP/1.1", "Host: HERE", "GET /?b=/c HTTP/1.1\r\nHost: HERE"),
+        (
+            "GET http://HERE HTTP/1.1",
+            "Connection: X-One, X-Two\r\nX-One: 1\r\nx-two: 2\r\nX: y",
+            "GET / HTTP/1.1\r\nHost: HERE\r\nX: y",
+        ),
+        (
+            "GET http://HERE/ HTTP/1.1",
+            "Connection: Content-Length\r\nContent-Length: 0",
+            "GET / HTTP/1.1\r\nHost: HERE\r\nContent-Length: 0",
+        ),
+    ],
+)
+def test_what_goes_on_says_what_the_rule_was_asked_for(run: Run, request_line: str, headers: str, passed_on: str) -> None:
+    async def scenario() -> None:
+        async with other_host(lambda got: got) as port, forward_proxy("listed", (f"127.0.0.1:{port}",)) as world:
+            here = f"127.0.0.1:{port}"
+            reader, writer = await world.connect()
+            writer.write(f"{request_line}\r\n{headers}\r\n\r\n".replace("HERE", here).encode())
+            writer.write_eof()
+            assert await reader.read() == f"{passed_on}\r\nConnection: close\r\n\r\n".replace("HERE", here).encode()
+            writer.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "line", ["Proxy-Authorization : c2VjcmV0", "X: y\r\nProxy-Authorization: Basic\r\n c2VjcmV0", "nonsense"]
+)
+def test_no_header_that_is_not_understood_goes_on(run: Run, line: str) -> None:
+    async def scenario() -> None:
+        async with other_host(lambda got: got) as port, forward_proxy("listed", (f"127.0.0.1:{port}",)) as world:
+            answer = await world.ask(f"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
+            assert answer.startswith(b"HTTP/1.1 400 ") and b"c2VjcmV0" not in answer
+            assert world.tunnels.counts()["tunnels"] == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..b", "."])
+def test_a_name_that_no_host_can_have_is_told_so(run: Run, host: str) -> None:
+    async def scenario() -> None:
+        async with forward_proxy("tunnel") as world:
+            assert (await world.ask(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())).startswith(b"HTTP/1.1 502 ")
+            assert world.door.unwelcome == 1
+
+    run(scenario())
+
+
 def test_calls_to_kms_in_absolute_form_are_calls(run: Run) -> None:
     async def scenario() -> None:
         async with forward_proxy() as world:
@@ -221,10 +281,32 @@ def test_no_tunnel_leads_back_to_keytrail_or_to_this_host_unlisted(run: Run) -> 
         async with forward_proxy("tunnel") as world:
             back = await world.ask(f"CONNECT 127.0.0.1:{world.port} HTTP/1.1\r\n\r\n".encode())
             assert b"lead back to keytrail" in back
-            for host in ("127.0.0.1:1", "[::1]:1", "169.254.169.254:80", "[::ffff:127.0.0.1]:1", "0.0.0.0:1"):
+            for host in (
+                "127.0.0.1:1",
+                "[::1]:1",
+                "169.254.169.254:80",
+                "[fd00:ec2::254]:80",
+                "[::ffff:127.0.0.1]:1",
+                "0.0.0.0:1",
+            ):
                 assert b"403" in (await world.ask(f"CONNECT {host} HTTP/1.1\r\n\r\n".encode()))[:12], host
 
     run(scenario())
+
+
+def test_a_listener_on_every_address_is_known_by_any_of_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(tunnel, "_is_of_this_host", lambda address: str(address) == "192.0.2.1")
+        async with forward_proxy("tunnel", address="0.0.0.0") as world:  # noqa: S104 - that is what is tried
+            back = await world.ask(f"CONNECT 192.0.2.1:{world.port} HTTP/1.1\r\n\r\n".encode())
+            assert b"lead back to keytrail" in back
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("address", "is_here"), [("127.0.0.1", True), ("127.8.8.8", True), ("203.0.113.1", False)])
+def test_which_addresses_this_host_has(address: str, is_here: bool) -> None:
+    assert tunnel._is_of_this_host(ipaddress.ip_address(address)) is is_here
 
 
 def test_a_slow_head_and_a_large_one_are_ended(run: Run) -> None:

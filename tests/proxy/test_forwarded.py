@@ -36,6 +36,7 @@ SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
         ("::ffff:10.0.0.1", [b"198.51.100.7"], "198.51.100.7"),
         ("10.0.0.1", [b"198.51.100.7" + b", 10.0.0.9" * 40], "10.0.0.9"),  # bounded
         ("unknown", [b"198.51.100.7"], None),
+        ("10.0.0.1", [b"fe80::1%what I like, 10.0.0.9"], None),  # a zone would bring any text into the record
     ],
 )
 def test_the_client_by_x_forwarded_for(peer: str, headers: list[bytes], client: str | None) -> None:
@@ -62,6 +63,7 @@ TLVS = b"\x03\x00\x04\x00\x00\x00\x00" + b"\x01\x00\x02h2"
 HEADERS = [
     (b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", "192.0.2.1"),
     (b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n", "2001:db8::1"),
+    (b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:192.0.2.2 56324 443\r\n", "192.0.2.1"),
     (b"PROXY UNKNOWN\r\n", None),
     (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", None),
     (v2(0x21, 0x11, ends(1, "192.0.2.1", "192.0.2.2")), "192.0.2.1"),
@@ -96,6 +98,8 @@ def test_a_header_that_comes_in_pieces_is_waited_for(header: bytes, source: str 
         b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 70000\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 56324\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 -1 443\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 0443 443\r\n",
+        b"PROXY TCP6 fe80::1%eth0 2001:db8::2 1 443\r\n",
         b"PROXY TCP4 2001:db8::1 2001:db8::2 1 443\r\n",
         b"PROXY TCP4 192.0.2.1 2001:db8::2 1 443\r\n",
         b"PROXY TCP4 evil.example 192.0.2.2 1 443\r\n",
