@@ -15,7 +15,7 @@ import ssl
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,9 +68,13 @@ def create(certificate: Path, key: Path, *, name: str = "keytrail KMS intercepti
 
 
 class Authority:
-    """A CA that mints leaves. For any thread. Raises SetupError where the files are not a CA and its key."""
+    """A CA that mints leaves. For any thread. Raises SetupError where the files are not a CA and its key.
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    `prepare` is given each context before it serves: what it asks of clients is not the CA's affair.
+    """
+
+    def __init__(self, certificate: Path, key: Path, prepare: Callable[[ssl.SSLContext], None] = lambda _: None) -> None:
+        self._prepare = prepare
         self.certificate, self._key = _load(certificate, key)
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())  # one for all leaves: each is as secret as the process
         self._leaves: OrderedDict[str, tuple[ssl.SSLContext, datetime]] = OrderedDict()
@@ -97,6 +101,7 @@ class Authority:
             context = server_context()
             with _as_file(self._chain(leaf)) as path:
                 context.load_cert_chain(path)
+            self._prepare(context)
             self._leaves[host] = context, leaf.not_valid_after_utc - _RENEW_BEFORE
             if len(self._leaves) > MAX_LEAVES:
                 self._leaves.popitem(last=False)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from proxy.authority import Authority
+from proxy.authority import Authority, server_context
 from proxy.domain import Origin
 from proxy.errors import SetupError
 from proxy.forwarded import TrustedNetworks
@@ -24,8 +24,9 @@ _BACKLOG = 1_024
 
 
 def own_addresses(settings: Settings, ports: Mapping[str, int]) -> frozenset[tuple[str, int]]:
-    """(address, port) of every listener; `ports` are the real ones, by setting."""
-    return frozenset((_address(getattr(settings, name)), port) for name, port in ports.items())
+    """(address, port) of every listener; `ports` are the real ones, by setting. The admin listener's is as it is set."""
+    own = {(_address(getattr(settings, name)), port) for name, port in ports.items()}
+    return frozenset(own | {(_address(settings.admin_listen), host_and_port(settings.admin_listen)[1])})
 
 
 class Entrances:
@@ -53,7 +54,7 @@ class Entrances:
             self._doors.append(Door(self._bind("tls_listen"), welcome, greeting_s=handshake_s, proxied=proxied))
         if settings.forward_listen:
             self._forward = ForwardProxy(
-                self._listener, Authority(*settings.ca_files), _others(settings), self._tunnels, handshake_s=handshake_s
+                self._listener, _authority(settings), _others(settings), self._tunnels, handshake_s=handshake_s
             )
             welcome = self._forward.welcome
             self._doors.append(Door(self._bind("forward_listen"), welcome, greeting_s=handshake_s, proxied=proxied))
@@ -65,7 +66,7 @@ class Entrances:
     def reload(self, settings: Settings) -> None:
         """Take certificates, CA and lists anew, for the connections to come. Raises SetupError, and nothing is changed."""
         tls = _certificate(settings) if self._tls is not None else None
-        leaves = Authority(*settings.ca_files) if self._forward is not None else None
+        leaves = _authority(settings) if self._forward is not None else None
         others = _others(settings)
         if self._tls is not None and tls is not None:
             self._tls.reload(*tls)
@@ -109,7 +110,18 @@ class Entrances:
 def _certificate(settings: Settings) -> tuple[Path, Path, ClientTrust]:
     if settings.tls_certificate is None or settings.tls_key is None:
         raise SetupError("`tls_listen` needs tls_certificate and tls_key")
-    return settings.tls_certificate, settings.tls_key, ClientTrust(settings.tls_client_certificates, settings.tls_client_ca)
+    return settings.tls_certificate, settings.tls_key, _client_trust(settings)
+
+
+def _client_trust(settings: Settings) -> ClientTrust:
+    """What every TLS session asks of its client, that within an intercepted CONNECT too."""
+    trust = ClientTrust(settings.tls_client_certificates, settings.tls_client_ca)
+    trust.apply(server_context())  # now, rather than at the first client
+    return trust
+
+
+def _authority(settings: Settings) -> Authority:
+    return Authority(*settings.ca_files, prepare=_client_trust(settings).apply)
 
 
 def _others(settings: Settings) -> OtherHosts:

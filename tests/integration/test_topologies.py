@@ -282,6 +282,21 @@ def test_a_client_certificate_is_on_record_beside_the_signature(world: World, tm
         assert server.count_records() == before
 
 
+def test_a_client_certificate_is_asked_for_within_connect_too(world: World, tmp_path: Path) -> None:
+    clients = CertificateAuthority(tmp_path, "clients")
+    shown = clients.client("billing")
+    both = tmp_path / "both.pem"
+    both.write_bytes(shown.chain.read_bytes() + shown.key.read_bytes())
+    required = {"tls_client_certificates": "required", "tls_client_ca": str(clients.bundle)}
+    with world.keytrail("mutual-forward", forward_listen="127.0.0.1:0", **required) as server:
+        client(bundle_of(server), server.forward_url, client_cert=str(both)).list_keys()
+        assert keytrail(server.records()[-1])["clientCertificate"]["subject"] == "CN=billing"
+        before = server.count_records()
+        with pytest.raises(Exception, match=r"(?i)ssl|connection"):
+            client(bundle_of(server), server.forward_url).list_keys()
+        assert server.count_records() == before
+
+
 # --- the forward proxy
 
 
