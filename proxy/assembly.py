@@ -74,10 +74,12 @@ class Assembly:
     close: Close
 
 
-async def assemble(settings: Settings, parts: Parts) -> Assembly:
-    """The pipeline that `settings` ask for. Raises SetupError where it cannot be."""
+def assemble(settings: Settings, parts: Parts) -> Assembly:
+    """The pipeline that `settings` ask for. Raises SetupError where it cannot be. Called inside a running event loop."""
     verifier: Authenticator = Verifier(Callers(parts.store, time.time, os.urandom).find)
     proof = IdentityProof.SIGNATURE
+    authorise, client_of = _authorise(settings, parts.instance.account_id), _client_of(settings)
+    # What has something to close comes last: until here there is nothing to undo.
     if settings.backend == "local":
         backend, close = _local(parts)
     elif settings.aws_signing == "re-sign":
@@ -97,8 +99,8 @@ async def assemble(settings: Settings, parts: Parts) -> Assembly:
         log=parts.log,
         now_us=lambda: time.time_ns() // 1_000,
         new_id=parts.new_id,
-        authorise=_authorise(settings, parts.instance.account_id),
-        client_of=_client_of(settings),
+        authorise=authorise,
+        client_of=client_of,
         may_call=CallerRates(per_worker, 2 * per_worker).take if per_worker else None,
         observe=parts.counts.observe,
         calls_at_once=settings.calls_at_once,
@@ -153,7 +155,7 @@ def _passing_through(settings: Settings, parts: Parts, claims: ClaimReader) -> t
 
 def _re_signing(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
     account_id = parts.instance.account_id
-    trusted = _trusted(settings)
+    transport, trusted = _transport(settings, parts), _trusted(settings)
     make_session = session_maker(
         parts.instance.region,
         egress_proxy=settings.aws_egress_proxy.get_secret_value(),
@@ -171,7 +173,7 @@ def _re_signing(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
             now_s=time.time,
         )
     resigner = Resigner(credentials, _endpoints(settings), account_id, time.time)
-    backend = AwsBackend(_transport(settings, parts), resigner, settings.aws_call_timeout_s, parts.counts.upstream_failed)
+    backend = AwsBackend(transport, resigner, settings.aws_call_timeout_s, parts.counts.upstream_failed)
 
     async def close() -> None:
         await backend.close()

@@ -2,7 +2,8 @@
 
 A CA that is made here has critical name constraints for the names of KMS and for nothing else, so its key is of no use to a thief
 who wants to be another site. The names stand one by one, region by region, since a constraint has no wildcard in its middle; a
-name in it also permits those below it. Keys of leaves stay in memory.
+name in it also permits those below it. So a region that AWS opens later needs a new CA, made by a version that knows it. Keys of
+leaves stay in memory.
 
 Source: RFC 5280 §4.2.1.10 (name constraints), CA/Browser Forum baseline requirements for the leaves' extensions.
 """
@@ -36,11 +37,8 @@ _RENEW_BEFORE = timedelta(days=1)
 _BACKDATED = timedelta(hours=1)  # for clients whose clocks are behind
 
 
-def create(certificate: Path, key: Path, *, name: str = "keytrail KMS interception CA", days: int = 3_650) -> None:
-    """Make a CA: its certificate and key (PEM, 0600) as new files. Durable when this returns.
-
-    Raises SetupError where either is there already; then nothing is changed.
-    """
+def make(*, name: str = "keytrail KMS interception CA", days: int = 3_650) -> tuple[bytes, bytes]:
+    """A new CA: its certificate and its private key, PEM."""
     private = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -58,13 +56,9 @@ def create(certificate: Path, key: Path, *, name: str = "keytrail KMS intercepti
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
         .sign(private, hashes.SHA384())
     )
-    pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for path in (key, certificate):
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-    if certificate.exists():
-        raise SetupError(f"{certificate} is there already; nothing was changed")
-    _write_new(key, pem, 0o600)  # the key first: who comes second at the same time stops here
-    _write_new(certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
+    pem = serialization.Encoding.PEM
+    key = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return made.public_bytes(pem), key
 
 
 class Authority:
@@ -212,22 +206,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SetupError(f"{path} cannot be read ({error.strerror}); `keytrail ca init` makes a CA") from error
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError as error:
-        raise SetupError(f"{path} is there already; nothing was changed") from error
-    with open(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager

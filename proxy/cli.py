@@ -24,7 +24,7 @@ import audit.cli
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.sealer import seal_once
-from proxy import authority, doctor, host, settings, simulation, supervisor
+from proxy import doctor, host, settings, simulation, supervisor
 from proxy.errors import ProxyError, SetupError
 
 app = typer.Typer(
@@ -180,11 +180,9 @@ def rotate_caller(
 @ca.command("init")
 def init_ca(data: DataOption = None, config: ConfigOption = None) -> None:
     """Make the CA: its certificate and its key. Clients that trust it trust it for the names of KMS only."""
-    with _errors():
-        chosen = _settings(config, data)
-        Instance.load(chosen.data)
-        certificate, key = chosen.ca_files
-        authority.create(certificate, key)
+    with _host(config, data) as opened:
+        certificate, key = opened.settings.ca_files
+        opened.make_ca(certificate, key)
     typer.echo(f"Made a CA for the names of KMS: {certificate}; its key is in {key}.")
 
 
@@ -202,7 +200,7 @@ def export_ca(
         if not chosen.forward_listen:
             raise SetupError("there is no forward proxy: set forward_listen")
         path = (bundle or chosen.data / "ca" / "bundle.pem").absolute()
-        path.write_bytes(authority.bundle(chosen.ca_files[0], authority.system_bundles()))
+        host.write_bundle(path, chosen.ca_files[0])
     for name, value in client_environment(f"http://{chosen.forward_listen}", path).items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 

@@ -1,4 +1,4 @@
-"""What is done on the host, by whoever may read the data folder: `init`, and the callers' life. None of it without a record.
+"""What is done on the host, by whoever may read the data folder: `init`, the callers' life, the CA. None of it without a record.
 
 Each change commits its intent to the log `admin` first, and its outcome afterwards, as a call through the proxy does. A running
 `serve` sees the change at its next call, since the store's generation moves.
@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from audit import durable
 from audit.commit import BlockingLog
 from audit.instance import ADMIN_LOG, Instance
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.sealer import create_key
+from proxy import authority
 from proxy.assembly import log_place, make_ids, read_master_key
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
@@ -78,6 +79,7 @@ class Host:
 
     def __init__(self, instance: Instance, settings: Settings) -> None:
         self.instance = instance
+        self.settings = settings
         self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG))
         self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
         self._new_id = make_ids(os.urandom)
@@ -129,6 +131,11 @@ class Host:
         """Accept the access key again."""
         self._changed_caller("EnableCaller", {"accessKeyId": access_key_id}, lambda: self.callers.enable(access_key_id))
 
+    def make_ca(self, certificate: Path, key: Path) -> None:
+        """A CA for the forward proxy, as new files; durable when this returns."""
+        operation = Operation("CreateCertificateAuthority", mutates=True)
+        self._recorded(self._exchange(operation, {}), "keytrail", lambda: write_ca(certificate, key), lambda _: Answer({}))
+
     def _changed_caller(self, event: str, parameters: Mapping[str, str], change: Callable[[], T]) -> T:
         operation = Operation(event, mutates=True, request=("principalArn", "accessKeyId"), response=("accessKeyId",))
 
@@ -163,6 +170,28 @@ class Host:
             raise
         self._log.commit(by_operator(self._recorder.outcome(exchange, answer(made), _now_us())))
         return made
+
+
+def write_ca(certificate: Path, key: Path, **options: Any) -> None:  # Any: of `authority.make`
+    """Make a CA and put it into new files, PEM, the key's 0600; durable when this returns.
+
+    Raises SetupError where either is there already; nothing is changed then.
+    """
+    for path in (certificate, key):
+        if path.exists():
+            raise SetupError(f"{path} is there already; nothing was changed")
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+    certificate_pem, key_pem = authority.make(**options)
+    try:
+        durable.create(key, key_pem)  # the key first: who makes one at the same time stops here
+    except FileExistsError as error:
+        raise SetupError(f"{key} is there already; nothing was changed") from error
+    durable.create(certificate, certificate_pem, mode=0o644)
+
+
+def write_bundle(path: Path, certificate: Path) -> None:
+    """What clients of the forward proxy are to trust: the system's certificates and the CA's; durable when this returns."""
+    durable.replace(path, authority.bundle(certificate, authority.system_bundles()), mode=0o644)
 
 
 def write_credentials(path: Path, profile: str, caller: Caller) -> None:

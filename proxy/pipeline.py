@@ -125,8 +125,7 @@ class Pipeline:
             record = self._recorder.outcome(exchange, outcome, self._now_us())
             await _turn()
             await self._log.commit(record)
-            if self._observe is not None:
-                self._observe(record.event_name, record.wire_error or "", record.latency_us or 0)
+            self._count(record)
             return response
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
@@ -194,10 +193,16 @@ class Pipeline:
         """A fault of ours is an outcome too: recorded as far as that goes, and answered without a word of what it was."""
         exchange.parameters = {}
         try:
-            await self._log.commit(self._recorder.outcome(exchange, _FAULT, self._now_us()))
+            record = self._recorder.outcome(exchange, _FAULT, self._now_us())
+            await self._log.commit(record)
+            self._count(record)
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
         return _encode(exchange, _FAULT)
+
+    def _count(self, record: AuditRecord) -> None:
+        if self._observe is not None:
+            self._observe(record.event_name, record.wire_error or "", record.latency_us or 0)
 
 
 @types.coroutine

@@ -128,7 +128,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     counts = Counts()
     own = own_addresses(settings, plan.ports)
     parts = Parts(instance, log, store, ServiceModel.load(), counts, make_ids(os.urandom), own)
-    assembly = await assemble(settings, parts)
+    assembly = assemble(settings, parts)
     limits = Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s)
     listener = Listener(assembly.pipeline.walk, limits)
     entrances = Entrances(settings, plan.ports, listener)
@@ -152,14 +152,14 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     gc.freeze()  # what is there now stays: the collector need not look at it again
     gc.set_threshold(_GC_THRESHOLD)
     _report(Status(ready=True))
-    at_work = Work(assembly, parts, listener, entrances)
+    at_work = Work(settings, assembly, parts, listener, entrances)
     watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
     await stop.wait()
 
     loop.remove_reader(0)
     for task in watching:
         task.cancel()
-    drain_s = at_work.drain_s(settings)
+    drain_s = at_work.settings.drain_timeout_s
     closing = loop.create_task(entrances.close(drain_s))
     if not await listener.drain(drain_s):
         _log.warning("not all calls finished within %s s", drain_s)
@@ -172,24 +172,20 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
 class Work:
     """What a worker answers calls with, now; `follow` puts something new in its place as the plans come."""
 
-    def __init__(self, assembly: Assembly, parts: Parts, listener: Listener, entrances: Entrances) -> None:
+    def __init__(self, settings: Settings, assembly: Assembly, parts: Parts, listener: Listener, entrances: Entrances) -> None:
+        self.settings = settings
         self._assembly = assembly
         self._parts = parts
         self._listener = listener
         self._entrances = entrances
         self._retiring: set[asyncio.Task[None]] = set()
-        self._settings: Settings | None = None
-
-    def drain_s(self, settings: Settings) -> float:
-        """How long calls under way may take, by the newest settings; `settings` were the first."""
-        return (self._settings or settings).drain_timeout_s
 
     async def follow(self, plans: asyncio.Queue[WorkerPlan]) -> None:
         """Work by each plan that comes. Where one cannot be followed, everything stays as it was, and the log says why."""
         while True:
             settings = (await plans.get()).settings
             try:
-                assembly = await assemble(settings, self._parts)
+                assembly = assemble(settings, self._parts)
                 try:
                     self._entrances.reload(settings)
                 except ProxyError:
@@ -198,7 +194,7 @@ class Work:
             except ProxyError as error:
                 _log.error("the new settings cannot be followed; nothing was changed: %s", error)
                 continue
-            old, self._assembly, self._settings = self._assembly, assembly, settings
+            old, self._assembly, self.settings = self._assembly, assembly, settings
             self._listener.walk = assembly.pipeline.walk
             self._listener.limit(Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s))
             retiring = asyncio.get_running_loop().create_task(_retire(old))

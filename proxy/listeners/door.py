@@ -128,28 +128,26 @@ def answer(sock: socket.socket, status: str, why: str) -> None:
 
 async def peek(sock: socket.socket, size_bytes: int) -> bytes:
     """What has arrived, left where it is. Waits for a byte. Raises EOFError where the other end has closed."""
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-
-    def on_readable() -> None:
-        loop.remove_reader(sock)
-        if not readable.done():
-            readable.set_result(None)
-
     while True:
         try:
             seen = sock.recv(size_bytes, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
-            readable = loop.create_future()
-            loop.add_reader(sock, on_readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(sock)
+            await _readable(sock)
             continue
         if not seen:
             raise EOFError
         return seen
+
+
+async def _readable(sock: socket.socket) -> None:
+    """Wait until something has arrived, or the other end has closed."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    loop.add_reader(sock, arrived.set)
+    try:
+        await arrived.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 async def take_head(sock: socket.socket, end_of: Callable[[bytes], int | None], limit_bytes: int) -> bytes:

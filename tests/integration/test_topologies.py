@@ -330,6 +330,16 @@ def test_the_aws_cli_with_nothing_but_a_proxy_and_a_ca(forward: Server, world: W
     assert (outcome["eventName"], keytrail(outcome)["intent"]) == ("CreateKey", intent["eventID"])
 
 
+def test_the_making_of_the_ca_is_on_record(forward: Server) -> None:
+    intent, outcome = (record for record in forward.records("admin") if record["eventName"] == "CreateCertificateAuthority")
+    assert (keytrail(intent)["phase"], keytrail(outcome)["intent"]) == ("intent", intent["eventID"])
+    assert (outcome["eventSource"], keytrail(outcome)["identityProof"]) == ("keytrail", "host-operator")
+    command = [keytrail_command(), "ca", "init", "--data", str(forward.data)]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 3 and "nothing was changed" in again.stderr
+    assert forward.records("admin")[-1]["errorCode"] == "InvalidRequest"
+
+
 def test_the_exports_are_all_that_a_shell_needs(world: World, tmp_path: Path) -> None:
     with world.keytrail("exported", forward_listen="127.0.0.1:0") as server:
         listening = server.forward_url.removeprefix("http://")

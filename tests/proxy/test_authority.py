@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import ssl
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from proxy.authority import Authority, bundle, create
+from proxy.authority import Authority, bundle
 from proxy.errors import SetupError
+from proxy.host import write_ca
 from proxy.kms.hosts import endpoint_host
+from tests.integration.components import require_program
 
 KMS = "kms.us-east-1.amazonaws.com"
 NAMES = [KMS, "kms-fips.us-gov-west-1.amazonaws.com", "kms.cn-north-1.amazonaws.com.cn", "kms.eu-west-1.api.aws"]
@@ -28,7 +29,7 @@ NAMES.append("vpce-0123456789abcdef0-abcdefgh.kms.us-east-1.vpce.amazonaws.com")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("ca")
-    create(folder / "ca.pem", folder / "ca.key")
+    write_ca(folder / "ca.pem", folder / "ca.key")
     return folder / "ca.pem", folder / "ca.key"
 
 
@@ -92,8 +93,7 @@ def test_the_cas_key_is_of_no_use_for_addresses(files: tuple[Path, Path]) -> Non
 
 
 def test_openssl_takes_the_ca_for_one(files: tuple[Path, Path]) -> None:
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("openssl is not installed")
+    openssl = require_program("openssl")
     argv = [openssl, "x509", "-in", str(files[0]), "-noout", "-text"]
     shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert "X509v3 Name Constraints: critical" in shown and "CA:TRUE, pathlen:0" in shown
@@ -119,22 +119,22 @@ def test_the_key_is_its_owners_alone_and_nothing_is_overwritten(files: tuple[Pat
     assert files[1].stat().st_mode & 0o777 == 0o600
     before = [path.read_bytes() for path in files]
     with pytest.raises(SetupError, match="nothing was changed"):
-        create(*files)
+        write_ca(*files)
     with pytest.raises(SetupError, match="nothing was changed"):
-        create(tmp_path / "new.pem", files[1])
+        write_ca(tmp_path / "new.pem", files[1])
     assert [path.read_bytes() for path in files] == before
     assert not (tmp_path / "new.pem").exists()
 
 
 def test_a_ca_given_by_files_that_is_none_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "other.pem", tmp_path / "other.key"
-    create(*other)
+    write_ca(*other)
     encrypted = tmp_path / "encrypted.key"
     key = serialization.load_pem_private_key(files[1].read_bytes(), None)
     encryption = serialization.BestAvailableEncryption(b"x")
     encrypted.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
     expired = tmp_path / "expired.pem", tmp_path / "expired.key"
-    create(*expired, days=0)
+    write_ca(*expired, days=0)
     for certificate, secret, why in [
         (tmp_path / "none.pem", files[1], "ca init"),
         (files[0], tmp_path / "none.key", "ca init"),
@@ -150,7 +150,7 @@ def test_a_ca_given_by_files_that_is_none_is_refused(files: tuple[Path, Path], t
 
 def test_the_bundle_holds_the_systems_certificates_and_ours(files: tuple[Path, Path], tmp_path: Path) -> None:
     system = tmp_path / "system.pem"
-    create(system, tmp_path / "system.key", name="system")
+    write_ca(system, tmp_path / "system.key", name="system")
     loaded = x509.load_pem_x509_certificates(bundle(files[0], [tmp_path / "none", system, files[0]]))
     assert [found.subject.rfc4514_string() for found in loaded] == ["CN=system", "CN=keytrail KMS interception CA"]
     assert x509.load_pem_x509_certificates(bundle(files[0], [])) == loaded[1:]

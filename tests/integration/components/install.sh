@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the integration tests and the bench drive for real: Squid, nginx, wrk, and Node with its AWS SDK. Debian, as root.
+# Installs what tests and the bench drive for real: openssl, Squid, nginx, wrk, and Node with its AWS SDK. Debian, as root.
 # What is there already is left as it is, and no service is started: the tests start their own, on ports of their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 PATH="$PATH:/usr/sbin"
 
 packages=()
-for pair in squid:squid nginx:nginx-light wrk:wrk node:nodejs npm:npm; do
+for pair in openssl:openssl squid:squid nginx:nginx-light wrk:wrk node:nodejs npm:npm; do
 	command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
 done
 

@@ -93,6 +93,11 @@ def way(request: pytest.FixtureRequest) -> Way:
     return chosen
 
 
+@pytest.fixture(params=[name for name, way in WAYS.items() if way.tls])
+def tls_way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
 @dataclass
 class World:
     """A way, and what stands at its end."""
@@ -462,43 +467,34 @@ def test_a_name_that_nobody_knows(way: Way) -> None:
 
 
 @pytest.mark.parametrize("kind", ["another name", "another authority"])
-def test_a_certificate_that_is_not_to_be_trusted(way: Way, kind: str) -> None:
-    if not way.tls:
-        pytest.skip("without TLS")
-
+def test_a_certificate_that_is_not_to_be_trusted(tls_way: Way, kind: str) -> None:
     async def scenario() -> None:
-        async with world(way, server=Authority().server(NAME) if kind == "another authority" else None) as w:
+        async with world(tls_way, server=Authority().server(NAME) if kind == "another authority" else None) as w:
             what = await w.fails(NotSent, host=NAME if kind == "another authority" else "other.test")
             assert "certificate" in what
             assert ("other.test" in what) is (kind == "another name")
             assert w.upstream.received == []
 
-    way.run(scenario())
+    tls_way.run(scenario())
 
 
-def test_silence_where_tls_should_begin(way: Way) -> None:
-    if not way.tls:
-        pytest.skip("without TLS")
-
+def test_silence_where_tls_should_begin(tls_way: Way) -> None:
     async def scenario() -> None:
-        async with world(way, far=False, connect_timeout_s=0.3) as w:
+        async with world(tls_way, far=False, connect_timeout_s=0.3) as w:
             w.upstream.greeting = hangs()
             await w.fails(NotSent, timed_out=True)
             await w.settled()
 
-    way.run(scenario())
+    tls_way.run(scenario())
 
 
-def test_rubbish_where_tls_should_begin(way: Way) -> None:
-    if not way.tls:
-        pytest.skip("without TLS")
-
+def test_rubbish_where_tls_should_begin(tls_way: Way) -> None:
     async def scenario() -> None:
-        async with world(way, far=False) as w:
+        async with world(tls_way, far=False) as w:
             w.upstream.greeting = sends(b"SSH-2.0-OpenSSH_9.2\r\n")
             await w.fails(NotSent)
 
-    way.run(scenario())
+    tls_way.run(scenario())
 
 
 def test_a_reset_before_anything_is_read(way: Way) -> None:
