@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,37 +92,57 @@ def keytrail(port: int, folder: Path, *, syncing: bool = True, further: Mapping[
     lines = (data / "credentials").read_text().splitlines()
     access_key, secret_key = (line.partition(" = ")[2] for line in lines[1:3])
     argv = [command, "serve"] if syncing else [command, "serve", "--without-syncing"]
-    with started(argv, port, folder, environment) as pid:
+    # Asked by its admin listener: a probe of the worker's own port would be one of its descriptors for a moment.
+    with started(argv, port, folder, environment, is_up=lambda: _is_ready(port + 1)) as pid:
         yield Server("keytrail, durable" if syncing else "keytrail, not syncing", port, access_key, secret_key, pid)
 
 
 @contextmanager
 def started(
-    argv: list[str], port: int, folder: Path, environment: Mapping[str, str], *, core: str = SERVER_CORE
+    argv: list[str],
+    port: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    core: str = SERVER_CORE,
+    is_up: Callable[[], bool] | None = None,
 ) -> Iterator[int]:
-    """A process that listens on `port`, pinned to `core`; stopped by its process id."""
+    """A process that listens on `port`, pinned to `core`; stopped by its process id. It is up when `is_up` says so, or else
+    when it takes connections."""
     with (folder / f"server-{port}.log").open("wb") as output:
         process = subprocess.Popen(
             ["taskset", "-c", core, *argv], stdout=output, stderr=output, env={**os.environ, **environment}
         )
     try:
-        _wait_for(port, process)
+        _wait_for(is_up or (lambda: _takes_connections(port)), process)
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(is_up: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_LIMIT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended with exit code {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if is_up():
+            return
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
+    raise RuntimeError(f"{process.args!r} was not up within {_START_LIMIT_S} s")
+
+
+def _takes_connections(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _is_ready(admin_port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/health/ready", timeout=10) as response:
+            return bool(response.status == 200)
+    except OSError:  # nobody there yet, or not ready: URLError and HTTPError are OSErrors
+        return False
 
 
 def _tree(pid: int) -> list[int]:
