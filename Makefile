@@ -46,7 +46,7 @@ bench: $(VENV)/.dev ## Measure what the README's figures come from.
 
 lock: ## Make the locks again from pyproject.toml (UPGRADE=--upgrade takes newer releases).
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet uv==$(UV_VERSION); }
-	@echo '$(BUILD_BACKEND)' | $(COMPILE) --extra test --output-file requirements-dev.lock
+	@echo '$(BUILD_BACKEND)' | $(COMPILE) --extra test --overrides tests/lock-overrides.txt --output-file requirements-dev.lock
 	@echo '$(BUILD_BACKEND)' | $(COMPILE) --constraints requirements-dev.lock --output-file requirements.lock
 
 # Both locks hold the build backend too: installing keytrail itself fetches nothing. No setting of this machine goes in.

@@ -1,0 +1,86 @@
+"""What a reader of artefacts gets, and what it gives: `Artifact` and `WrappedKey`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Protocol, TypeAlias
+
+from audit.errors import QueryError
+
+#: The most that a reader takes into memory of one artefact, however large that is.
+MAX_PIECE_BYTES = 16 << 20
+#: No CiphertextBlob is longer: KMS returns at most 6,144 bytes.
+MAX_BLOB_BYTES = 65_536
+#: The most keys that are told of one artefact.
+MAX_KEYS = 10_000
+
+
+class DamagedArtifact(QueryError):
+    """It is of the format that it seems to be, and broken: cut off, or its length fields lie. `format` names it."""
+
+    def __init__(self, format: str, reason: str) -> None:
+        super().__init__(f"damaged {format}: {reason}")
+        self.format = format
+        self.reason = reason
+
+
+class Artifact(Protocol):
+    """Something that is stored: a file, an S3 object, what came by standard input."""
+
+    @property
+    def name(self) -> str:
+        """As the user knows it: a path, an ``s3://`` URI, ``-``."""
+        ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """S3's user metadata: names in lower case, without ``x-amz-meta-``. Empty for files."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on, fewer where it ends before. Raises OSError; ValueError for a length that is negative
+        or above `MAX_PIECE_BYTES`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A data key in an artefact, as KMS wrapped it.
+
+    `where` is the place within the artefact, in the format's own words (``EDK 2 of 3``, ``sops.kms[0]``). `key` is the KMS key as the
+    artefact names it, `context` the encryption context that it keeps: None where the format keeps none. `note` is what a reader of
+    the answer must know, such as that the key is wrapped twice.
+    """
+
+    fingerprint: str
+    format: str
+    where: str
+    key: str | None = None
+    context: Mapping[str, str] | None = None
+    note: str | None = None
+    blob: bytes = field(default=b"", repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        blob: bytes,
+        format: str,
+        where: str,
+        *,
+        key: str | None = None,
+        context: Mapping[str, str] | None = None,
+        note: str | None = None,
+    ) -> WrappedKey:
+        """The key whose CiphertextBlob is `blob`. Raises `DamagedArtifact` for one that is empty, or longer than any of KMS's."""
+        if not 0 < len(blob) <= MAX_BLOB_BYTES:
+            raise DamagedArtifact(format, f"{where} has a wrapped key of {len(blob)} bytes")
+        return cls(sha256(blob).hexdigest(), format, where, key, context, note, blob)
+
+
+#: Gives the keys of an artefact; None where it is not of the reader's format. Raises DamagedArtifact, OSError.
+Reader: TypeAlias = Callable[[Artifact], "list[WrappedKey] | None"]
