@@ -52,9 +52,9 @@ class Artifact(Protocol):
 class WrappedKey:
     """A data key in an artefact, as KMS wrapped it.
 
-    `where` is the place within the artefact, in the format's own words (``EDK 2 of 3``, ``sops.kms[0]``). `key` is the KMS key as the
-    artefact names it, `context` the encryption context that it keeps: None where the format keeps none. `note` is what a reader of
-    the answer must know, such as that the key is wrapped twice.
+    `where` is the place within the artefact, in the format's own words (``EDK 2 of 3``, ``sops.kms[0]``). `key` is the KMS key
+    as the artefact names it, `context` the encryption context that it keeps: None where the format keeps none. `note` is what a
+    reader of the answer must know, such as that the key is wrapped twice.
     """
 
     fingerprint: str
