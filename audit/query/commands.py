@@ -76,6 +76,9 @@ Fingerprint = Annotated[
     list[str] | None,
     typer.Option(help="SHA-256 (hex) of a CiphertextBlob; repeat for alternatives.", rich_help_panel=_ASK),
 ]
+Ids = Annotated[
+    list[str] | None, typer.Option("--id", help="A request id or an event id; repeat for alternatives.", rich_help_panel=_ASK)
+]
 Error = Annotated[str | None, typer.Option(help="Error code, any, or none.", rich_help_panel=_ASK)]
 Source = Annotated[str | None, typer.Option(help="Source address, or network such as 10.0.0.0/8.", rich_help_panel=_ASK)]
 Phases = Annotated[
@@ -97,6 +100,7 @@ def query(
     access_key: AccessKey = None,
     context: Context = None,
     fingerprint: Fingerprint = None,
+    id: Ids = None,
     error: Error = None,
     source: Source = None,
     phase: Phases = None,
@@ -113,7 +117,7 @@ def query(
     Exits 0 also where nothing matches; 1 where lines of the log were damaged, so that the answer may lack some.
     """
     with errors():
-        wanted = _filter(since, until, event, key, caller, access_key, context, fingerprint, error, source, phase, intents)
+        wanted = _filter(since, until, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
         with progress_bar("searching") as progress, search(data, [wanted], log=log, progress=progress) as result:
             progress.stop()
             records = result.records(newest=limit)
@@ -162,6 +166,7 @@ def tail(
     access_key: AccessKey = None,
     context: Context = None,
     fingerprint: Fingerprint = None,
+    id: Ids = None,
     error: Error = None,
     source: Source = None,
     phase: Phases = None,
@@ -175,7 +180,7 @@ def tail(
 ) -> None:
     """Follow all logs as they are written; end with Ctrl-C."""
     with errors():
-        wanted = _filter(None, None, event, key, caller, access_key, context, fingerprint, error, source, phase, intents)
+        wanted = _filter(None, None, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
         console = render.make_console(sys.stdout)
         try:
             for news in follow(Follower(data, wanted, log), lines, _wait):
@@ -210,6 +215,7 @@ def _filter(
     access_key: str | None,
     context: list[str] | None,
     fingerprint: list[str] | None,
+    ids: list[str] | None,
     error: str | None,
     source: str | None,
     phase: list[PhaseName] | None,
@@ -226,6 +232,7 @@ def _filter(
         access_key=access_key,
         context=tuple(map(parse_pair, context or ())),
         fingerprints=tuple(text.lower() for text in fingerprint or ()),
+        ids=tuple(ids or ()),
         error=error,
         source=source,
         phases=phases | {Phase.INTENT} if intents else phases,

@@ -1,10 +1,12 @@
 """Searching the logs: every line is read as text, sifted and matched by DuckDB, and the answer comes in the order of
 time.
 
+Where the index has a term of the question, only the segments that it does not have are read whole (`audit.query.indexed`).
+
 Rules kept: no line is dropped silently (`Result.damaged`); memory is bounded, for the answer is kept as places in the
 log, in a DuckDB table that may spill to a temporary folder of the system, which never holds anything of a record but
-its time; DuckDB reads no file and loads no extension. A question that the sieve answers checks other lines for being
-JSON with our extension, not for every field of it. Segments out of a time range go by `scan.within`.
+its time; DuckDB reads no file but the index, and loads no extension. A question that the sieve answers checks other lines
+for being JSON with our extension, not for every field of it. Segments out of a time range go by `scan.within`.
 
 Order: time of arrival (microseconds), then log, then place in the log.
 """
@@ -26,12 +28,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit.errors import DamagedLog
+from audit.errors import DamagedLog, QueryError
 from audit.query import scan
 from audit.query.filters import Filter
+from audit.query.index.layout import index_folder
+from audit.query.index.lookup import Index, open_index
+from audit.query.indexed import Hit, look_up
 from audit.query.lines import Damage, Found, Place, parse
 from audit.query.scan import Chunk, Coverage, Part
 from audit.query.sql import Question
+from audit.query.tables import lines_table
 
 #: Told how many of how many bytes are scanned.
 Progress = Callable[[int, int], None]
@@ -40,6 +46,7 @@ _THREADS = 2
 _MEMORY_LIMIT = "1GB"
 _FETCH_ROWS = 4_096
 _OPEN_FILES = 64
+_INDEX_TRIES = 5
 _UNSOUND = """SELECT n FROM lines WHERE NOT (starts_with(line, '{') AND json_valid(line) AND contains(line, '"keytrail":{'))"""
 _IN_ORDER = "SELECT time, part, line, start, size FROM hits ORDER BY time, part, line"
 _NEWEST_IN_ORDER = "FROM (FROM hits ORDER BY time DESC, part DESC, line DESC LIMIT ?) ORDER BY time, part, line"
@@ -55,13 +62,16 @@ class _Sifted:
 
 @dataclass(slots=True)
 class Result:
-    """An answer: `count` records, what was damaged, what the logs cover. A context manager; `records` is gone after
-    it."""
+    """An answer: `count` records, what was damaged, what the logs cover. A context manager; `records` is gone after it.
+
+    `index_fault` says why the index could not be used, where it is there and could not; the answer lacks nothing for that.
+    """
 
     count: int
     damaged: list[Damage]
     coverage: tuple[Coverage, ...]
     scanned_bytes: int
+    index_fault: str | None
     _database: duckdb.DuckDBPyConnection
     _parts: list[Part]
     _spill: tempfile.TemporaryDirectory[str] = field(repr=False)
@@ -106,23 +116,76 @@ def search(data: Path, filters: Sequence[Filter], *, log: str | None = None, pro
     Raises `QueryError` where there is no such log, OSError. Can be interrupted (KeyboardInterrupt) while it scans.
     """
     logs, damaged = scan.find_logs(data, log)
-    parts: list[Part] = []
-    covered = []
-    for name in logs:
-        all_parts, missing = scan.find_parts(data, name)
-        damaged += missing
-        covered.append(scan.coverage(name, all_parts))
-        parts += scan.within(all_parts, *_interval(filters))
     spill = tempfile.TemporaryDirectory(prefix="keytrail-query-")
-    database = _database(spill.name)
+    database = _database(spill.name, index_folder(data))
     try:
-        scanned = _scan(database, parts, Question.of(filters), damaged, progress)
+        plan, index_fault = _plan(data, logs, filters, database)
+        damaged += plan.damaged
+        scanned = _scan(database, plan.parts, Question.of(filters), damaged, progress)
+        parts = _keep_hits(database, plan)
         [(count,)] = database.execute("SELECT count(*) FROM hits").fetchall()
     except BaseException:
         database.close()
         spill.cleanup()
         raise
-    return Result(count, damaged, tuple(covered), scanned, database, parts, spill)
+    return Result(count, damaged, tuple(plan.coverage), scanned, index_fault, database, parts, spill)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How an answer is found: `parts` are read whole; `hits` are what the index led to in the others."""
+
+    parts: list[Part] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
+
+
+def _plan(
+    data: Path, logs: Sequence[str], filters: Sequence[Filter], database: duckdb.DuckDBPyConnection
+) -> tuple[_Plan, str | None]:
+    """By the index; where it cannot be read, without, and why. A file that was merged away meanwhile is found by its new name."""
+    fault = None
+    for _ in range(_INDEX_TRIES):
+        try:
+            return _plan_by(open_index(data, database), data, logs, filters), None
+        except (duckdb.Error, QueryError) as error:
+            fault = str(error)
+    return _plan_by(None, data, logs, filters), fault
+
+
+def _plan_by(index: Index | None, data: Path, logs: Sequence[str], filters: Sequence[Filter]) -> _Plan:
+    plan = _Plan()
+    for name in logs:
+        parts, missing = scan.find_parts(data, name)
+        plan.damaged += missing
+        plan.coverage.append(scan.coverage(name, parts))
+        found = look_up(index, name, parts, filters) if index is not None else None
+        if found is not None:
+            plan.hits += found.hits
+            plan.damaged += found.damaged
+            parts = found.rest
+        plan.parts += scan.within(parts, *_interval(filters))
+    return plan
+
+
+def _keep_hits(database: duckdb.DuckDBPyConnection, plan: _Plan) -> list[Part]:
+    """Note the plan's hits in the table `hits`; returns all parts that its rows speak of, by their numbers."""
+    numbers: dict[Part, int] = {}
+    for hit in plan.hits:
+        numbers.setdefault(hit.part, len(plan.parts) + len(numbers))
+    if plan.hits:
+        columns = {
+            "time": pa.array([hit.time for hit in plan.hits], pa.string()),
+            "part": pa.array([numbers[hit.part] for hit in plan.hits], pa.int32()),
+            "line": pa.array([hit.line for hit in plan.hits], pa.int64()),
+            "start": pa.array([hit.start for hit in plan.hits], pa.int64()),
+            "size": pa.array([hit.size for hit in plan.hits], pa.int64()),
+        }
+        database.register("looked_up", pa.table(columns))
+        database.execute("INSERT INTO hits SELECT time, part, line, start, size FROM looked_up")
+        database.unregister("looked_up")
+    return [*plan.parts, *numbers]
 
 
 def _interval(filters: Sequence[Filter]) -> tuple[datetime | None, datetime | None]:
@@ -132,7 +195,8 @@ def _interval(filters: Sequence[Filter]) -> tuple[datetime | None, datetime | No
     return min(since) if len(since) == len(filters) else None, max(until) if len(until) == len(filters) else None
 
 
-def _database(spill: str) -> duckdb.DuckDBPyConnection:
+def _database(spill: str, index: Path) -> duckdb.DuckDBPyConnection:
+    """A database in memory that reads no file but those of the index."""
     database = duckdb.connect(
         ":memory:",
         config={
@@ -143,6 +207,7 @@ def _database(spill: str) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": "false",
         },
     )
+    database.execute("SET allowed_directories = [{}]".format("'" + str(index).replace("'", "''") + "'"))
     database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
     database.execute("SET lock_configuration = true")
     database.execute("CREATE TABLE hits (time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT)")
@@ -194,29 +259,21 @@ def _numbered_chunks(parts: list[Part], damaged: list[Damage]) -> Iterator[tuple
 
 def _sift(database: duckdb.DuckDBPyConnection, question: Question, chunk: Chunk) -> _Sifted:
     """The matching lines of `chunk`. Runs in a thread of the pool."""
-    buffers = [None, pa.py_buffer(chunk.bounds), pa.py_buffer(chunk.data)]
-    raw = pa.Array.from_buffers(pa.binary(), chunk.lines, buffers)
-    try:
-        text = raw.cast(pa.string())
-    except pa.ArrowInvalid:  # not UTF-8: such lines become empty, which is no JSON
-        text = pa.array([_text(line) for line in raw.to_pylist()], pa.string())
-    numbers = pa.array(range(chunk.lines), pa.int64())
-    bounds = pa.Array.from_buffers(pa.int32(), chunk.lines + 1, buffers[:2])
-    lines = pa.table({"n": numbers, "stop": bounds[1:], "size": pc.subtract(bounds[1:], bounds[:-1]), "line": text})
+    lines = lines_table(chunk)
     with database.cursor() as cursor:
         cursor.register("lines", lines)
         unsound = [number for (number,) in cursor.execute(_UNSOUND).fetchall()]
         if unsound:
             cursor.unregister("lines")
-            cursor.register("lines", lines.filter(pc.invert(pc.is_in(numbers, pa.array(unsound, pa.int64())))))
+            cursor.register("lines", lines.filter(pc.invert(pc.is_in(lines["n"], pa.array(unsound, pa.int64())))))
         if not question.may_be_in(chunk.data):
-            unmatched = [_damage(chunk, number, raw[number].as_py()) for number in unsound]
+            unmatched = [_damage(chunk, number) for number in unsound]
             return _Sifted(chunk, None, unmatched)
         sources = cursor.execute(question.source_sql).fetchall() if question.source_sql else []
         found = cursor.execute(question.matching, question.bound(source for (source,) in sources)).to_arrow_table()
     whole = found["whole"]
     unsound += found.filter(pc.invert(whole))["n"].to_pylist()
-    damaged = [_damage(chunk, number, raw[number].as_py()) for number in unsound]
+    damaged = [_damage(chunk, number) for number in unsound]
     return _Sifted(chunk, found.filter(whole), damaged)
 
 
@@ -235,7 +292,8 @@ def _keep(database: duckdb.DuckDBPyConnection, number: int, future: Future[_Sift
     return len(chunk.data)
 
 
-def _damage(chunk: Chunk, number: int, line: bytes) -> Damage:
+def _damage(chunk: Chunk, number: int) -> Damage:
+    line = chunk.data[chunk.bounds[number] : chunk.bounds[number + 1]]
     place = Place(chunk.part.log, chunk.part.path.name, chunk.first_line + number)
     try:
         parse(line, place)
@@ -243,10 +301,3 @@ def _damage(chunk: Chunk, number: int, line: bytes) -> Damage:
     except DamagedLog as error:
         reason = error.reason
     return Damage(place.log, place.segment, place.line, reason)
-
-
-def _text(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return ""

@@ -70,8 +70,8 @@ class KeyName:
 class Filter:
     """`since` is inclusive, `until` exclusive; both aware. `*` in `events` and `caller` stands for any text.
 
-    `error`: a code as CloudTrail or as the client saw it, ``any``, or ``none``. `source`: an address, or a network
-    (CIDR). Raises `QueryError` for a fingerprint or a source that is none.
+    `ids` are of requests or of events. `error`: a code as CloudTrail or as the client saw it, ``any``, or ``none``. `source`: an
+    address, or a network (CIDR). Raises `QueryError` for a fingerprint or a source that is none.
     """
 
     since: datetime | None = None
@@ -82,6 +82,7 @@ class Filter:
     access_key: str | None = None
     context: tuple[tuple[str, str], ...] = ()
     fingerprints: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
     error: str | None = None
     source: str | None = None
     phases: frozenset[Phase] = DEFAULT_PHASES
@@ -107,6 +108,7 @@ class Filter:
             and (self.access_key is None or _identity(record, "accessKeyId") == self.access_key)
             and all(_has_pair(record, key, value) for key, value in self.context)
             and (not self.fingerprints or not {*self.fingerprints}.isdisjoint(fingerprints(record)))
+            and (not self.ids or not {record.get("requestID"), record.get("eventID")}.isdisjoint(self.ids))
             and self._matches_error(record)
             and (self.source is None or source_matches(self.source, _text(record, "sourceIPAddress")))
         )

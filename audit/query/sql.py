@@ -121,6 +121,9 @@ class Question:
             clauses.append(_any(f"{self._at(place)} = {self._bind(value)}" for place in places))
         if one.fingerprints:
             clauses.append(self._fingerprints(one.fingerprints))
+        if one.ids:
+            ids = f"{self._bind(list(one.ids))}::VARCHAR[]"
+            clauses.append(_any(f"list_contains({ids}, {self._at(place)})" for place in ("/requestID", "/eventID")))
         if one.error is not None:
             clauses.append(self._error(one.error))
         if one.source is not None:
@@ -168,7 +171,7 @@ def _texts(one: Filter) -> Texts:
     groups = [[max(event.split("*"), key=len) for event in one.events]]
     groups += [[piece] for piece in (one.caller or "").split("*")]
     groups += [[text] for pair in one.context for text in pair]
-    groups += [[*one.fingerprints], [one.key.short or one.key.text] if one.key else [], [one.access_key or ""]]
+    groups += [[*one.fingerprints], [*one.ids], [one.key.short or one.key.text] if one.key else [], [one.access_key or ""]]
     groups += [[one.error or ""] if one.error not in ("any", "none") else []]
     groups += [[one.source] if one.source and "/" not in one.source else []]
     return [group for group in groups if group and all(group)]

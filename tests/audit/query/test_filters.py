@@ -139,6 +139,7 @@ _KEYS = st.sampled_from([KEY_A, KEY_B, ID_A, ALIAS, ALIAS_ARN, "alias/o'hara", "
 _BLOBS = st.sampled_from(["one", "two", "three"])
 _SOURCES = st.sampled_from(["10.0.0.7", "10.1.0.7", "::ffff:10.0.0.7", "2001:db8::1", "keytrail"])
 _EVENTS = st.sampled_from(["Decrypt", "GenerateDataKey", "GenerateDataKeyPair", "Disable_Key"])
+_IDS = st.sampled_from(["00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002", "another", ""])
 _ERRORS = st.sampled_from(["AccessDenied", "AccessDeniedException", "DisabledException"])
 _CONTEXTS = st.dictionaries(_WORDS, _WORDS, max_size=3)
 _MOMENTS = st.integers(-3, 3).map(lambda count: at(count / 1_000_000))
@@ -162,6 +163,7 @@ def _records(draw: st.DrawFn) -> dict[str, Any]:
         responseElements=draw(st.sampled_from([None, {"keyId": KEY_B}])),
         sourceIPAddress=draw(_SOURCES),
         awsRegion=draw(st.sampled_from(["eu-central-1", "us-east-1"])),
+        requestID=draw(_IDS),
         **draw(
             st.sampled_from(
                 [{}, {"error": "DisabledException"}, {"error": "AccessDenied", "wire_error": "AccessDeniedException"}]
@@ -185,6 +187,7 @@ _FILTERS = st.builds(
     access_key=_maybe(st.sampled_from(["AKIAALICE", "AKIABOB"])),
     context=st.lists(st.tuples(_WORDS, _WORDS), max_size=2).map(tuple),
     fingerprints=st.lists(_BLOBS.map(fingerprint), max_size=2).map(tuple),
+    ids=st.lists(_IDS, max_size=2).map(tuple),
     error=_maybe(_ERRORS | st.sampled_from(["any", "none"])),
     source=_maybe(_SOURCES | st.sampled_from(["10.0.0.0/16", "0.0.0.0/0", "2001:db8::/32", "::/0"])),
     phases=st.sets(st.sampled_from(Phase), min_size=1).map(frozenset),
@@ -207,6 +210,7 @@ def _one_condition(draw: st.DrawFn) -> Filter:
                     "access_key",
                     "context",
                     "fingerprints",
+                    "ids",
                     "error",
                     "source",
                 ]
@@ -218,7 +222,7 @@ def _one_condition(draw: st.DrawFn) -> Filter:
 
 
 @st.composite
-def _records_and_filters(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Filter]]:
+def records_and_filters(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Filter]]:
     """Records, and filters of which many are about something that stands in one of them."""
     records = draw(st.lists(_records(), min_size=1, max_size=12))
     pairs = [pair for one in records for context in contexts(one).values() for pair in context.items()]
@@ -231,7 +235,7 @@ def _records_and_filters(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Fi
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(_records_and_filters())
+@given(records_and_filters())
 def test_the_engine_finds_what_the_predicate_says(asked: tuple[list[dict[str, Any]], list[Filter]]) -> None:
     records, filters = asked
     with tempfile.TemporaryDirectory() as folder:

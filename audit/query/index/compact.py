@@ -1,0 +1,339 @@
+"""Closed segments become files of the index, and several files of a kind one.
+
+A batch is committed in this order: events and postings written and synced → manifest replaced. Merging: the new file written and
+synced → manifest replaced → the old ones removed. A crash between any two of these leaves files that no manifest names, which the
+next `Compactor` removes; and nothing twice, since the manifest says which records are in which file.
+
+One process at a time compacts (`index/lock`). Readers need no lock: one that finds a file gone reads the manifest again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from audit import durable
+from audit.errors import DamagedLog, QueryError
+from audit.query import scan
+from audit.query.index import rows
+from audit.query.index.layout import SLICED_FROM, SLICES, DayFile, IndexedSegment, LogIndex, Manifest, Run, index_folder
+from audit.query.lines import Damage, Place, parse
+from audit.query.scan import Chunk, Part
+from audit.query.tables import lines_table
+
+BATCH_BYTES = 256 << 20
+FANOUT = 8
+_MEMORY_LIMIT = "1GB"
+_SMALL_RECORDS = 1 << 15
+_WRITE = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 30720)"
+_WRITE_EVENTS = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 61440)"
+_PROBE = "SELECT hash('keytrail')"
+
+
+class IndexInUse(QueryError):
+    """Another process compacts this index."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Segments of one log that become part of the index together."""
+
+    log: str
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def first(self) -> int:
+        return self.parts[0].first_index
+
+    @property
+    def next(self) -> int:
+        return self.parts[-1].next_index or 0
+
+
+class Compactor:
+    """Compacts the closed segments of all logs in the data folder `data`, step by step. A context manager; holds the lock.
+
+    `told` is called with the records of each batch. Raises `IndexInUse`, `QueryError`, OSError.
+    """
+
+    def __init__(
+        self, data: Path, *, batch_bytes: int = BATCH_BYTES, fanout: int = FANOUT, told: Callable[[int], None] | None = None
+    ) -> None:
+        self._data = data
+        self._index = index_folder(data)
+        self._batch_bytes = batch_bytes
+        self._fanout = fanout
+        self._told = told
+        for folder in (self._index, self._index / "events", self._index / "postings"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = _take_lock(self._index)
+        try:
+            self._database = _open_database(self._index)
+            [(probe,)] = self._database.execute(_PROBE).fetchall()
+            self._manifest = Manifest.load(self._index)
+            if self._manifest.probe != probe:
+                self._manifest = Manifest(probe=probe)
+                self._manifest.save(self._index)
+            _remove_strangers(self._index, self._manifest)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def step(self) -> bool:
+        """One batch, or one merging; whether there was one to do. Durable when this returns."""
+        batch = self._next_batch()
+        if batch is not None:
+            self._compact(batch)
+            return True
+        return self._merge()
+
+    def run(self) -> None:
+        """All that there is to do."""
+        while (batch := self._next_batch()) is not None:
+            self._compact(batch)
+            while self._merge():
+                pass
+        while self._merge():
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._database.close()
+        os.close(self._lock)
+
+    # --- a batch
+
+    def _next_batch(self) -> _Batch | None:
+        """The closed segments after those of the index, of the first log that has any, up to the size of a batch."""
+        logs, _ = scan.find_logs(self._data)
+        for log in logs:
+            done = self._manifest.logs.get(log, LogIndex()).segments
+            reached = done[-1].next if done else 0
+            batch, size_bytes = _Batch(log), 0
+            for part in scan.find_parts(self._data, log)[0]:
+                if part.is_last or part.first_index < reached:
+                    continue
+                if batch.parts and size_bytes + part.size_bytes > self._batch_bytes:
+                    break
+                batch.parts.append(part)
+                size_bytes += part.size_bytes
+            if batch.parts:
+                return batch
+        return None
+
+    def _compact(self, batch: _Batch) -> None:
+        self._database.execute("DROP TABLE IF EXISTS rows")
+        segments = [self._load(part) for part in batch.parts]
+        run = Run(batch.log, batch.first, batch.next, 1)
+        files = [self._write(run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record", _WRITE)]
+        days = []
+        for day, records in self._database.execute(rows.DAYS).fetchall():
+            file = DayFile(batch.log, day, batch.first, batch.next, records)
+            select = f"SELECT {rows.EVENT_COLUMNS} FROM rows WHERE {rows.OF_DAY} = ? ORDER BY record"  # noqa: S608 - of constants
+            files.append(self._write(file.path(self._index), select, _WRITE_EVENTS, [day]))
+            days.append(file)
+        _sync(files)
+        log = self._manifest.logs.setdefault(batch.log, LogIndex())
+        log.segments += segments
+        log.runs.append(run)
+        log.days += days
+        self._manifest.save(self._index)
+        self._database.execute("DROP TABLE rows")
+        if self._told is not None:
+            self._told(batch.next - batch.first)
+
+    def _load(self, part: Part) -> IndexedSegment:
+        """The rows of a segment into the table `rows`; of one that lacks lines, none."""
+        found: list[Damage] = []
+        lines = 0
+        for chunk in scan.chunks(part, found):
+            self._load_chunk(chunk, found)
+            lines = chunk.first_line + chunk.lines - 1
+        self._prepare_rows()
+        is_left_out = part.first_index + lines != part.next_index
+        if is_left_out:
+            self._database.execute("DELETE FROM rows WHERE record >= ?", [part.first_index])
+        [(since, until)] = self._database.execute(rows.TIMES, [part.first_index]).fetchall()
+        damaged = tuple((damage.line, damage.reason) for damage in found)
+        return IndexedSegment(part.first_index, part.next_index or 0, part.size_bytes, since, until, damaged, is_left_out)
+
+    def _load_chunk(self, chunk: Chunk, damaged: list[Damage]) -> None:
+        lines = lines_table(chunk)
+        first = chunk.part.first_index + chunk.first_line - 1
+        try:
+            self._insert(lines, first, chunk.offset)
+            [(as_written,)] = self._database.execute(rows.AS_WRITTEN).fetchall()
+            [(in_place,)] = self._database.execute(rows.IN_PLACE, [first]).fetchall()
+            if as_written == in_place == chunk.lines:
+                return
+            self._database.execute("DELETE FROM rows WHERE record >= ?", [first])
+        except duckdb.Error:  # a line that is no JSON, or JSON that DuckDB does not take: none of the chunk was inserted
+            pass
+        self._load_each(chunk, lines, first, damaged)
+
+    def _load_each(self, chunk: Chunk, lines: pa.Table, first: int, damaged: list[Damage]) -> None:
+        """The sound lines of a chunk that has others too, written anew as plain JSON, in which no name stands twice."""
+        for number in range(chunk.lines):
+            place = Place(chunk.part.log, chunk.part.path.name, chunk.first_line + number)
+            line = lines.slice(number, 1)
+            try:
+                record = parse(chunk.data[chunk.bounds[number] : chunk.bounds[number + 1] - 1], place)
+                text = pa.array([orjson.dumps(record).decode()], pa.string())
+                self._insert(line.set_column(line.schema.get_field_index("line"), "line", text), first, chunk.offset)
+            except DamagedLog as error:
+                damaged.append(Damage(place.log, place.segment, place.line, error.reason))
+            except duckdb.Error:
+                damaged.append(Damage(place.log, place.segment, place.line, "a record that cannot be indexed"))
+
+    def _insert(self, lines: pa.Table, first: int, offset: int) -> None:
+        self._prepare_rows()
+        self._database.register("lines", lines)
+        self._database.execute(f"INSERT INTO rows {rows.LOAD}", {"first": first, "offset": offset})
+
+    def _prepare_rows(self) -> None:
+        if not self._database.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'rows'").fetchall():
+            self._database.register("lines", _NO_LINES)
+            self._database.execute(f"CREATE TABLE rows AS {rows.LOAD}", {"first": 0, "offset": 0})
+
+    def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._database.execute(f"COPY ({select}) TO {_quoted(path)} {how}", parameters)
+        path.chmod(0o600)
+        return path
+
+    # --- merging
+
+    def _merge(self) -> bool:
+        """Make one file of several, where there are enough of a size; whether there were."""
+        for log in self._manifest.logs.values():
+            if (window := due([run.records for run in log.runs], self._fanout)) is not None:
+                self._merge_runs(log, window)
+                return True
+            for day in dict.fromkeys(file.day for file in log.days):
+                files = [file for file in log.days if file.day == day]
+                if (window := due([file.records for file in files], self._fanout)) is not None:
+                    self._merge_days(log, files[window])
+                    return True
+        return False
+
+    def _merge_runs(self, log: LogIndex, window: slice) -> None:
+        old = log.runs[window]
+        records = old[-1].next - old[0].first
+        run = Run(old[0].log, old[0].first, old[-1].next, SLICES if records > SLICED_FROM else 1)
+        files = []
+        for number in range(run.slices):
+            low, high = (number << 64) // run.slices, ((number + 1 << 64) // run.slices) - 1
+            sources = dict.fromkeys(one.path_of(self._index, low) for one in old)
+            paths = ", ".join(map(_quoted, sources))
+            select = f"SELECT * FROM read_parquet([{paths}]) WHERE term BETWEEN ? AND ? ORDER BY term, record"  # noqa: S608 - ours
+            files.append(self._write(run.path(self._index, number), select, _WRITE, [low, high]))
+        _sync(files)
+        log.runs[window] = [run]
+        self._replace([path for one in old for path in one.paths(self._index)])
+
+    def _merge_days(self, log: LogIndex, old: list[DayFile]) -> None:
+        file = DayFile(old[0].log, old[0].day, old[0].first, old[-1].next, sum(one.records for one in old))
+        sources = ", ".join(_quoted(one.path(self._index)) for one in old)
+        select = f"SELECT * FROM read_parquet([{sources}], hive_partitioning = false) ORDER BY record"  # noqa: S608 - paths of ours
+        _sync([self._write(file.path(self._index), select, _WRITE_EVENTS)])
+        log.days = [file if one == old[0] else one for one in log.days if one not in old[1:]]
+        self._replace([one.path(self._index) for one in old])
+
+    def _replace(self, old: list[Path]) -> None:
+        self._manifest.save(self._index)
+        for path in old:
+            path.unlink()
+
+
+def due(records: Sequence[int], fanout: int) -> slice | None:
+    """Which of the files with so many records each, neighbours all, should become one: at least `fanout` of at most one size.
+
+    So their number grows with the logarithm of the records, and each record is written once for each size. Pure.
+    """
+    tiers = [int(math.log(max(count, _SMALL_RECORDS) / _SMALL_RECORDS, fanout)) for count in records]
+    for tier in sorted(set(tiers)):
+        start = 0
+        for place in range(len(tiers) + 1):
+            if place == len(tiers) or tiers[place] > tier:
+                if place - start >= fanout:
+                    return slice(start, place)
+                start = place + 1
+    return None
+
+
+_NO_LINES = pa.table(
+    {
+        "n": pa.array([], pa.int64()),
+        "stop": pa.array([], pa.int32()),
+        "size": pa.array([], pa.int32()),
+        "line": pa.array([], pa.string()),
+    }
+)
+
+
+def _open_database(index: Path) -> duckdb.DuckDBPyConnection:
+    spill = index / "spill"
+    shutil.rmtree(spill, ignore_errors=True)
+    database = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": "1",
+            "memory_limit": _MEMORY_LIMIT,
+            "temp_directory": str(spill),
+            "preserve_insertion_order": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        },
+    )
+    database.execute(f"SET allowed_directories = [{_quoted(index)}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+    return database
+
+
+def _take_lock(index: Path) -> int:
+    fd = os.open(index / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise IndexInUse(f"{index}: another process compacts this index; it is kept up to date by `keytrail serve`") from error
+    return fd
+
+
+def _remove_strangers(index: Path, manifest: Manifest) -> None:
+    """Remove what a crash left."""
+    ours = set(manifest.paths(index))
+    for path in [*(index / "postings").iterdir(), *(index / "events").glob("*/*")]:
+        if path not in ours:
+            path.unlink()
+
+
+def _sync(files: Sequence[Path]) -> None:
+    """Make the files durable, and their names."""
+    for path in files:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    for folder in {path.parent for path in files}:
+        durable.sync_folder(folder)
+        durable.sync_folder(folder.parent)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

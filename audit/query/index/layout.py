@@ -1,0 +1,153 @@
+"""The folder of the index, and its manifest: which files are the index, and of which segments.
+
+    index/manifest.json
+    index/lock
+    index/events/day=2026-01-31/w0-FIRST-NEXT.parquet
+    index/postings/w0-FIRST-NEXT-SLICE.parquet
+
+FIRST and NEXT are indexes of records in the log. The manifest is replaced whole, after all files that it names are durable; a
+file that it does not name is no part of the index. `probe` is what DuckDB makes of a known term: where it is another, the terms
+are hashed in another way, and the index is built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from audit import durable
+from audit.errors import QueryError
+
+VERSION = 1
+#: A run of more records is kept in slices of the terms' space: a look-up opens a small file, and merging takes little memory.
+SLICED_FROM, SLICES = 500_000, 16
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedSegment:
+    """A segment that was compacted: its first record's index and that of the segment after it, its bytes, the first and the last
+    time in it (as recorded; None where no line could be read), and the lines that could not be read, with the reasons.
+
+    One that has not as many lines as the next one's name says `is_left_out`: it is read as it stands, each time.
+    """
+
+    first: int
+    next: int
+    size_bytes: int
+    since: str | None
+    until: str | None
+    damaged: tuple[tuple[int, str], ...] = ()
+    is_left_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Postings of the records `first` up to, but without, `next`, sorted by term, in `slices` files."""
+
+    log: str
+    first: int
+    next: int
+    slices: int
+
+    def paths(self, index: Path) -> list[Path]:
+        return [self.path(index, number) for number in range(self.slices)]
+
+    def path(self, index: Path, slice: int) -> Path:
+        return index / "postings" / f"{self.log}-{self.first:020d}-{self.next:020d}-{slice:02d}.parquet"
+
+    def path_of(self, index: Path, term: int) -> Path:
+        """The file that has the postings of the hash `term`."""
+        return self.path(index, term * self.slices >> 64)
+
+    @property
+    def records(self) -> int:
+        return self.next - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class DayFile:
+    """Events of one day (``2026-01-31``) among the records `first` up to `next`; `records` of them."""
+
+    log: str
+    day: str
+    first: int
+    next: int
+    records: int
+
+    def path(self, index: Path) -> Path:
+        return index / "events" / f"day={self.day}" / f"{self.log}-{self.first:020d}-{self.next:020d}.parquet"
+
+
+@dataclass(slots=True)
+class LogIndex:
+    """What the index has of one log: its segments, in order and without a gap, and the files."""
+
+    segments: list[IndexedSegment] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    days: list[DayFile] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What the index is. `load` gives an empty one where there is none."""
+
+    logs: dict[str, LogIndex] = field(default_factory=dict)
+    probe: int | None = None
+
+    @classmethod
+    def load(cls, index: Path) -> Manifest:
+        """Raises `QueryError` for one that cannot be read, OSError."""
+        try:
+            document = orjson.loads((index / "manifest.json").read_bytes())
+            if document["version"] != VERSION:
+                return cls()  # of another version: as good as none, and rebuilt by the next compaction
+            return cls({name: _log(name, part) for name, part in document["logs"].items()}, document["probe"])
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise QueryError(f"{index / 'manifest.json'} cannot be read; `keytrail index rebuild` makes it anew") from error
+
+    def save(self, index: Path) -> None:
+        """Durable when this returns. Raises OSError."""
+        logs = {
+            name: {
+                "segments": [[s.first, s.next, s.size_bytes, s.since, s.until, s.damaged, s.is_left_out] for s in log.segments],
+                "runs": [[run.first, run.next, run.slices] for run in log.runs],
+                "days": [[day.day, day.first, day.next, day.records] for day in log.days],
+            }
+            for name, log in self.logs.items()
+        }
+        durable.replace(
+            index / "manifest.json", orjson.dumps({"version": VERSION, "probe": self.probe, "logs": logs}) + b"\n", mode=0o600
+        )
+
+    def paths(self, index: Path) -> Iterator[Path]:
+        """Every file that belongs to the index."""
+        for log in self.logs.values():
+            for run in log.runs:
+                yield from run.paths(index)
+            for day in log.days:
+                yield day.path(index)
+
+
+def index_folder(data: Path) -> Path:
+    """Where the index of the data folder is."""
+    return data / "index"
+
+
+def _log(name: str, part: dict[str, Any]) -> LogIndex:
+    return LogIndex(
+        [_segment(*fields) for fields in part["segments"]],
+        [Run(name, *fields) for fields in part["runs"]],
+        [DayFile(name, *fields) for fields in part["days"]],
+    )
+
+
+def _segment(
+    first: int, next: int, size_bytes: int, since: str | None, until: str | None, damaged: list[list[Any]], is_left_out: bool
+) -> IndexedSegment:
+    return IndexedSegment(first, next, size_bytes, since, until, tuple((line, why) for line, why in damaged), is_left_out)

@@ -1,0 +1,139 @@
+"""A question → the places of the records that may answer it, from the index.
+
+The rarest condition of the question is looked up; whoever asks reads those lines and judges them. Where even the rarest is
+common, the conditions are intersected; and where that leaves too much, there is no answer but to read the log (`places` gives
+None).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from audit.query.filters import Filter
+from audit.query.index.layout import IndexedSegment, LogIndex, Manifest, Run, index_folder
+from audit.query.index.terms import Condition, conditions
+from audit.query.scan import Part
+from audit.query.times import time_text
+
+#: What is looked up without asking whether another condition is rarer; and the most places that are read one by one.
+FEW, MANY = 20_000, 400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record may be that answers: its index in the log, and where its line begins in its segment."""
+
+    record: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The segments of one log that the index has, as they are in the folder now, and the index of their damaged lines."""
+
+    parts: list[Part]
+    segments: list[IndexedSegment]
+
+    def part_of(self, record: int) -> Part | None:
+        """The segment of `record`; None where it is in none of these."""
+        number = bisect_right(self.parts, record, key=lambda part: part.first_index) - 1
+        part = self.parts[number] if number >= 0 else None
+        return part if part is not None and part.next_index is not None and record < part.next_index else None
+
+    def spans(self, question: Filter) -> list[tuple[int, int]]:
+        """The records, as (first, next), of the segments that may have one in the question's interval."""
+        since = time_text(question.since) if question.since is not None else None
+        until = time_text(question.until) if question.until is not None else None
+        return [
+            (one.first, one.next)
+            for one in self.segments
+            if one.since is not None
+            and one.until is not None
+            and (since is None or one.until >= since)
+            and (until is None or one.since < until)
+        ]
+
+
+class Index:
+    """The index of a data folder, for look-ups. A context manager. `load` gives one without segments where there is none."""
+
+    def __init__(self, data: Path, database: duckdb.DuckDBPyConnection, manifest: Manifest) -> None:
+        self._folder = index_folder(data)
+        self._database = database
+        self._manifest = manifest
+
+    def covered(self, log: str, parts: Sequence[Part]) -> Covered:
+        """Those of `parts` that the index has: with the same bytes, and the same segment after it."""
+        known = {
+            segment.first: segment for segment in self._manifest.logs.get(log, LogIndex()).segments if not segment.is_left_out
+        }
+        pairs = [(part, known[part.first_index]) for part in parts if part.first_index in known]
+        same = [(part, one) for part, one in pairs if (part.size_bytes, part.next_index) == (one.size_bytes, one.next)]
+        return Covered([part for part, _ in same], [one for _, one in same])
+
+    def places(self, log: str, question: Filter, covered: Covered) -> list[Place] | None:
+        """Where in `covered` the records may be that answer `question`; None where they are too many, or no term is of use.
+
+        Raises OSError; duckdb.Error for an index that cannot be read.
+        """
+        wanted = conditions(question)
+        spans = covered.spans(question)
+        if not wanted:
+            return None
+        if not spans:
+            return []
+        runs = self._manifest.logs[log].runs
+        for condition in wanted:
+            found = self._look_up(runs, [condition], spans, FEW)
+            if found is not None:
+                return found
+        return self._look_up(runs, wanted, spans, MANY)
+
+    def _look_up(
+        self, runs: Sequence[Run], wanted: Sequence[Condition], spans: Sequence[tuple[int, int]], most: int
+    ) -> list[Place] | None:
+        """The places that have a term of each condition; None where they are more than `most`."""
+        found: list[Place] = []
+        first, last = spans[0][0], spans[-1][1]
+        for run in runs:
+            if run.next <= first or run.first >= last:
+                continue
+            selects = [self._select(run, condition.terms) for condition in wanted]
+            select = " INTERSECT ".join(selects)
+            query = f"SELECT DISTINCT record, start FROM ({select}) WHERE record >= ? AND record < ? LIMIT ?"  # noqa: S608 - ours
+            rows = self._database.execute(query, [first, last, most + 1 - len(found)]).fetchall()
+            found += [Place(record, start) for record, start in rows]
+            if len(found) > most:
+                return None
+        return [place for place in found if _is_within(place.record, spans)]
+
+    def _select(self, run: Run, terms: Iterable[str]) -> str:
+        """Postings of any of `terms` in `run`: each file is asked for those that it can have."""
+        hashed = self._database.execute("SELECT hash(unnest(?::VARCHAR[]))", [list(terms)]).fetchall()
+        by_file: dict[Path, list[int]] = {}
+        for (term,) in hashed:
+            by_file.setdefault(run.path_of(self._folder, term), []).append(term)
+        parts = [
+            f"SELECT record, start FROM read_parquet('{_escaped(path)}') WHERE term IN ({', '.join(map(str, numbers))})"  # noqa: S608 - numbers
+            for path, numbers in by_file.items()
+        ]
+        return "(" + " UNION ALL ".join(parts) + ")"
+
+
+def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
+    """The index of `data` as it is now; `database` may read its folder. Raises QueryError, OSError."""
+    return Index(data, database, Manifest.load(index_folder(data)))
+
+
+def _is_within(record: int, spans: Sequence[tuple[int, int]]) -> bool:
+    number = bisect_right(spans, record, key=lambda span: span[0]) - 1
+    return number >= 0 and record < spans[number][1]
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("'", "''")

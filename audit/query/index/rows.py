@@ -1,0 +1,168 @@
+"""How lines become rows, said to DuckDB: `EVENTS`, the documented view, and `POSTINGS`, term → place.
+
+Lines are read by `json_transform` with `STRUCTURE`: a member that a line does not have, or has as something else, is NULL. The
+places are `record`, the index in the log, and `start` and `size`, the bytes in its segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import orjson
+
+from audit.query.sql import TIME_FORMAT
+
+Shape: TypeAlias = "str | list[Shape] | dict[str, Shape]"
+
+_TEXT, _CONTEXT = "VARCHAR", "MAP(VARCHAR, VARCHAR)"
+#: What is read of a line; names as in the line.
+STRUCTURE: Mapping[str, Shape] = {
+    **dict.fromkeys(
+        (
+            "eventName",
+            "eventSource",
+            "eventType",
+            "awsRegion",
+            "sourceIPAddress",
+            "userAgent",
+            "errorCode",
+            "errorMessage",
+            "requestID",
+            "eventID",
+            "recipientAccountId",
+        ),
+        _TEXT,
+    ),
+    "readOnly": "BOOLEAN",
+    "userIdentity": dict.fromkeys(("type", "arn", "userName", "accessKeyId", "accountId"), _TEXT),
+    "requestParameters": {
+        **dict.fromkeys(("encryptionContext", "sourceEncryptionContext", "destinationEncryptionContext"), _CONTEXT),
+        **dict.fromkeys(("keyId", "sourceKeyId", "destinationKeyId", "targetKeyId", "aliasName", "keySpec"), _TEXT),
+    },
+    "responseElements": {"keyId": _TEXT},
+    "resources": [{"ARN": _TEXT}],
+    "additionalEventData": {
+        "keyMaterialId": _TEXT,
+        "keytrail": {
+            **dict.fromkeys(
+                ("log", "time", "phase", "intent", "wireError", "identityProof", "backend", "topology", "peer", "effect"), _TEXT
+            ),
+            "sequence": "BIGINT",
+            "latencyMicros": "BIGINT",
+            "fingerprintsIn": [_TEXT],
+            "fingerprintsOut": [_TEXT],
+            "upstream": {"host": _TEXT, "status": "INTEGER", "requestId": _TEXT},
+            "deniedBy": {"policy": _TEXT, "statement": _TEXT},
+        },
+    },
+}
+_EXTENSION = "x.additionalEventData.keytrail"
+_PARAMETERS = "x.requestParameters"
+_NAMES = f"""list_filter(list_concat([r.ARN FOR r IN x.resources],
+    [{_PARAMETERS}.keyId, {_PARAMETERS}.sourceKeyId, {_PARAMETERS}.destinationKeyId, {_PARAMETERS}.targetKeyId,
+     {_PARAMETERS}.aliasName, x.responseElements.keyId]), name -> name IS NOT NULL)"""
+
+#: The columns of the view `events`: name → SQL over the rows of `LOAD`, and what it is.
+EVENTS: Mapping[str, tuple[str, str]] = {
+    "time": (f"try_cast({_EXTENSION}.time AS TIMESTAMP)", "arrival of the call, UTC, microseconds"),
+    "event_name": ("x.eventName", "the operation, such as Decrypt"),
+    "phase": (f"coalesce({_EXTENSION}.phase, 'outcome')", "intent, outcome, or unknown"),
+    "caller": ("x.userIdentity.arn", "ARN of who called"),
+    "user_name": ("x.userIdentity.userName", "its user name, where it has one"),
+    "identity_type": ("x.userIdentity.type", "IAMUser, AssumedRole, …, Unknown"),
+    "identity_proof": (f"{_EXTENSION}.identityProof", "how the identity was established"),
+    "access_key_id": ("x.userIdentity.accessKeyId", "the access key that signed"),
+    "account_id": ("x.userIdentity.accountId", "the caller's account"),
+    "recipient_account_id": ("x.recipientAccountId", "the account that was called"),
+    "region": ("x.awsRegion", "the region that was called"),
+    "source_ip": ("x.sourceIPAddress", "the client's address, or a service's name"),
+    "peer": (f"{_EXTENSION}.peer", "the socket's other end, where a proxy told source_ip"),
+    "user_agent": ("x.userAgent", "what the client says that it is"),
+    "error_code": ("x.errorCode", "CloudTrail's code of a call that failed, else NULL"),
+    "wire_error": (f"{_EXTENSION}.wireError", "the code that the client saw"),
+    "error_message": ("x.errorMessage", "its text"),
+    "keys": ("[r.ARN FOR r IN x.resources]", "ARNs of the keys that were used"),
+    "key_name": (f"coalesce({_PARAMETERS}.keyId, {_PARAMETERS}.targetKeyId)", "the key as the caller wrote it"),
+    "alias_name": (f"{_PARAMETERS}.aliasName", "the alias that a call is about"),
+    "key_spec": (f"{_PARAMETERS}.keySpec", "of the data key that was asked for"),
+    "key_material_id": ("x.additionalEventData.keyMaterialId", "the key material that was used"),
+    "context": (f"{_PARAMETERS}.encryptionContext", "the encryption context, a MAP"),
+    "source_context": (f"{_PARAMETERS}.sourceEncryptionContext", "of ReEncrypt"),
+    "destination_context": (f"{_PARAMETERS}.destinationEncryptionContext", "of ReEncrypt"),
+    "fingerprints_in": (f"{_EXTENSION}.fingerprintsIn", "SHA-256 of the ciphertexts in the request"),
+    "fingerprints_out": (f"{_EXTENSION}.fingerprintsOut", "… and in the response"),
+    "request_id": ("x.requestID", "as the client got it"),
+    "event_id": ("x.eventID", "of the record"),
+    "intent_id": (f"{_EXTENSION}.intent", "of the intent that an outcome belongs to"),
+    "event_source": ("x.eventSource", "kms.amazonaws.com, …"),
+    "event_type": ("x.eventType", "AwsApiCall, AwsServiceEvent"),
+    "read_only": ("x.readOnly", "whether it changes nothing"),
+    "effect": (f"{_EXTENSION}.effect", "unknown, where a change may or may not have been made"),
+    "latency_us": (f"{_EXTENSION}.latencyMicros", "microseconds from arrival to the record"),
+    "backend": (f"{_EXTENSION}.backend", "local or aws"),
+    "topology": (f"{_EXTENSION}.topology", "endpoint, private-dns, forward-proxy"),
+    "upstream_host": (f"{_EXTENSION}.upstream.host", "whom AWS's answer came from"),
+    "upstream_status": (f"{_EXTENSION}.upstream.status", "its HTTP status"),
+    "denied_policy": (f"{_EXTENSION}.deniedBy.policy", "the guardrail that refused"),
+    "denied_statement": (f"{_EXTENSION}.deniedBy.statement", "its statement"),
+    "log": (f"{_EXTENSION}.log", "the log that the record is in"),
+    "record": ("record", "its index there, from 0"),
+    "start": ("start", "where its line begins in its segment, bytes"),
+    "size": ("size", "of the line with its newline, bytes"),
+}
+
+#: Rows of the lines of a chunk, a table `lines(n, stop, size, line)`, all of them sound. Parameters: the first line's index in
+#: the log, and the chunk's offset in the segment.
+LOAD = f"""
+    SELECT n + $first AS record, $offset + stop - size AS start, size,
+           json_transform(line, '{orjson.dumps(STRUCTURE).decode()}') AS x
+    FROM lines"""  # noqa: S608 - built of constants
+
+#: How many of `lines` are as keytrail writes them, and how many rows from a record on have a record's members where they
+#: belong. A line that is in both is sound, without another look at it.
+AS_WRITTEN = f"""
+    SELECT count(*) FROM lines
+    WHERE starts_with(line, '{{')
+      AND regexp_matches(line, '"keytrail":\\{{"log":"[^"]+","sequence":[0-9]+,"time":"{TIME_FORMAT}",')"""  # noqa: S608 - constants
+IN_PLACE = f"""
+    SELECT count(*) FROM rows
+    WHERE record >= ? AND {_EXTENSION}.time IS NOT NULL AND {_EXTENSION}.log IS NOT NULL AND {_EXTENSION}.sequence IS NOT NULL
+    """  # noqa: S608 - built of constants
+
+#: First and last time in the table `rows`, from a record on.
+TIMES = f"SELECT min({_EXTENSION}.time), max({_EXTENSION}.time) FROM rows WHERE record >= ?"  # noqa: S608 - built of constants
+#: Days in the table `rows`, with how many records.
+DAYS = f"SELECT left({_EXTENSION}.time, 10) AS day, count(*) FROM rows GROUP BY day ORDER BY day"  # noqa: S608 - built of constants
+OF_DAY = f"left({_EXTENSION}.time, 10)"
+
+_POSTINGS_OF = (
+    "'r:' || x.requestID",
+    "'e:' || x.eventID",
+    "'n:' || x.eventName",
+    "'i:' || x.sourceIPAddress",
+    "'d:' || x.errorCode",
+    "CASE WHEN x.errorCode IS NOT NULL THEN 'd:' END",
+    f"'d:' || {_EXTENSION}.wireError",
+    "'a:' || x.userIdentity.accessKeyId",
+    "'u:' || x.userIdentity.userName",
+    "'u:' || x.userIdentity.arn",
+    "'s:' || split_part(x.userIdentity.arn, ':', -1)",
+    f"'f:' || unnest(list_concat({_EXTENSION}.fingerprintsIn, {_EXTENSION}.fingerprintsOut))",
+    f"'k:' || unnest(list_distinct(list_concat({_NAMES}, [split_part(name, ':', -1) FOR name IN {_NAMES}])))",
+)
+_PAIRS = f"""
+    SELECT 'c:' || strlen(pair.key) || ':' || pair.key || pair.value AS term, record, start FROM (
+        SELECT unnest(list_concat(map_entries({_PARAMETERS}.encryptionContext),
+                                  map_entries({_PARAMETERS}.sourceEncryptionContext),
+                                  map_entries({_PARAMETERS}.destinationEncryptionContext))) AS pair, record, start
+        FROM rows)"""  # noqa: S608 - built of constants
+
+#: The postings of the table `rows`, which has what `LOAD` gives.
+POSTINGS = f"""
+    SELECT hash(term) AS term, record, start FROM (
+        {" UNION ALL ".join([f"SELECT {term} AS term, record, start FROM rows" for term in _POSTINGS_OF] + [_PAIRS])})
+    WHERE term IS NOT NULL"""  # noqa: S608 - built of constants
+
+#: The columns of `EVENTS` as a list for SELECT.
+EVENT_COLUMNS = ", ".join(f'{expression} AS "{name}"' for name, (expression, _) in EVENTS.items())
