@@ -1,5 +1,5 @@
-"""The commands of the evidence side: `query`, `trace`, `tail`, `verify`, `checkpoint`, `reconcile`. They only
-read the data folder.
+"""The commands of the evidence side: `query`, `trace`, `tail`, `verify`, `checkpoint`, `reconcile`, `index`. They only
+read the data folder, but for the index in it.
 
 `add_to` gives them to the top-level `keytrail` app. Exits: 0 ok (a query that finds nothing is ok), 1 verification
 failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Errors are one line on standard error.
@@ -18,6 +18,7 @@ from audit.errors import CheckpointInvalid, QueryError
 from audit.instance import Instance
 from audit.query import commands
 from audit.query.commands import DEFAULT_DATA, Data
+from audit.query.index import commands as index_commands
 from audit.query.render import clean
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.reconcile import command as reconcile_command
@@ -27,11 +28,13 @@ from audit.verify import verify as verify_logs
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
 app.registered_commands += commands.app.registered_commands + reconcile_command.app.registered_commands
+app.add_typer(index_commands.app)
 
 
 def add_to(top: typer.Typer) -> None:
     """Register these commands at the top level of `top`."""
     top.registered_commands += app.registered_commands
+    top.registered_groups += app.registered_groups
 
 
 @app.command()

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     segment_max_bytes: Annotated[int, Field(ge=4_096, le=4 << 30)] = 64 << 20
     segment_max_age_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
+    index: bool = True
     grant_tokens: Literal["clear", "sha256"] = "clear"
     calls_at_once: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     calls_per_caller_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0

@@ -1,10 +1,10 @@
-"""`keytrail serve`: the supervisor of the workers and of the sealer.
+"""`keytrail serve`: the supervisor of the workers, of the sealer, and of the indexer.
 
-N workers, each with a log of its own, listen on the same ports (SO_REUSEPORT); the sealer signs what they write. Each child is a
-process with two pipes: on standard output it reports its status and its counts, a JSON line each; on standard input a worker gets
-its plan, which may hold a secret and so is no argument, and the new one at each SIGHUP. When that pipe ends, the child finishes
-what it has under way and ends too, so that no child outlives a supervisor that was killed. What dies is started anew, after a
-pause.
+N workers, each with a log of its own, listen on the same ports (SO_REUSEPORT); the sealer signs what they write, and the indexer
+makes the index of it, with the processor's time that nobody else wants. Each child is a process with two pipes: on standard
+output it reports its status and its counts, a JSON line each; on standard input a worker gets its plan, which may hold a secret
+and so is no argument, and the new one at each SIGHUP. When that pipe ends, the child finishes what it has under way and ends too,
+so that no child outlives a supervisor that was killed. What dies is started anew, after a pause.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _FIXED = frozenset(
         "backend",
         "segment_max_bytes",
         "segment_max_age_s",
+        "index",
     ]
 )
 
@@ -162,10 +163,12 @@ class Supervisor:
             self._workers.append(Child(plan.log, argv, self._changed.set, self._metrics, plan))
         sealing = (sys.executable, "-m", "audit.sealer", str(settings.data))
         self._sealer = Child("sealer", sealing, self._changed.set, self._metrics)
+        indexing = (sys.executable, "-m", "audit.query.index.follow", str(settings.data))
+        self._indexer = Child("indexer", indexing, self._changed.set, self._metrics) if settings.index else None
 
     @property
     def _children(self) -> tuple[Child, ...]:
-        return (*self._workers, self._sealer)
+        return (*self._workers, self._sealer, *([self._indexer] if self._indexer is not None else []))
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, `SetupError`, OSError where it cannot start."""
@@ -179,6 +182,7 @@ class Supervisor:
         instance.with_logs([child.name for child in self._workers])
         admin, admin_url = await self._start_admin()
         sealing = asyncio.create_task(self._sealer.keep())
+        indexing = asyncio.create_task(self._indexer.keep()) if self._indexer is not None else None
         working = [(child, asyncio.create_task(child.keep())) for child in self._workers]
         try:
             await self._until(lambda: all(child.status.ready for child in self._workers))
@@ -188,7 +192,10 @@ class Supervisor:
             await self._until(lambda: False)
         finally:
             limit_s = self._settings.drain_timeout_s + _GRACE_S
-            await asyncio.gather(*(child.stop(task, limit_s) for child, task in working))
+            ending = [child.stop(task, limit_s) for child, task in working]
+            if self._indexer is not None and indexing is not None:
+                ending.append(self._indexer.stop(indexing, limit_s))
+            await asyncio.gather(*ending)
             await self._sealer.stop(sealing, limit_s)  # after the workers, so that it signs their last record
             await admin.cleanup()
             for sock in self._reserved.values():

@@ -133,6 +133,7 @@ def query(
                 note(f"the newest {limit} of {result.count} records")
             elif format is Format.TABLE:
                 note(f"{result.count} {'record' if result.count == 1 else 'records'}")
+            note_index_fault(result.index_fault)
             exit_with(warn_of(result.damaged))
 
 
@@ -194,6 +195,12 @@ def tail(
                     sys.stdout.flush()
         except KeyboardInterrupt:
             return
+
+
+def note_index_fault(fault: str | None) -> None:
+    """Say that the index was of no use, which costs time and nothing else."""
+    if fault is not None:
+        note(f"the index cannot be read, and everything was read instead (`keytrail index rebuild` makes it anew): {fault}")
 
 
 def _wait() -> None:

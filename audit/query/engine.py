@@ -28,10 +28,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit.errors import DamagedLog, QueryError
+from audit.errors import DamagedLog
 from audit.query import scan
 from audit.query.filters import Filter
-from audit.query.index.layout import index_folder
+from audit.query.index.layout import IndexFault, index_folder
 from audit.query.index.lookup import Index, open_index
 from audit.query.indexed import Hit, look_up
 from audit.query.lines import Damage, Found, Place, parse
@@ -149,7 +149,7 @@ def _plan(
     for _ in range(_INDEX_TRIES):
         try:
             return _plan_by(open_index(data, database), data, logs, filters), None
-        except (duckdb.Error, QueryError) as error:
+        except (duckdb.Error, IndexFault) as error:
             fault = str(error)
     return _plan_by(None, data, logs, filters), fault
 

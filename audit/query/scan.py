@@ -87,10 +87,10 @@ def find_logs(data: Path, only: str | None = None) -> tuple[list[str], list[Dama
 def find_parts(data: Path, log: str) -> tuple[list[Part], list[Damage]]:
     """The segments of `log` as they stand now, in order. Raises OSError."""
     segments = list_segments(data / "log" / log)
-    followers = [segment.first_index for segment in segments[1:]]
+    followers = [*(segment.first_index for segment in segments[1:]), *([None] if segments else [])]
     parts = [
         Part(log, segment.path, segment.first_index, segment.path.stat().st_size, follower)
-        for segment, follower in zip(segments, [*followers, None], strict=True)
+        for segment, follower in zip(segments, followers, strict=True)
     ]
     if parts and parts[0].first_index:
         return parts, [Damage(log, "", 0, f"records 0 to {parts[0].first_index - 1} are not in this folder")]

@@ -17,17 +17,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import duckdb
 import orjson
 import pyarrow as pa
 
 from audit import durable
-from audit.errors import DamagedLog, QueryError
+from audit.errors import DamagedLog
 from audit.query import scan
 from audit.query.index import rows
-from audit.query.index.layout import SLICED_FROM, SLICES, DayFile, IndexedSegment, LogIndex, Manifest, Run, index_folder
+from audit.query.index.layout import (
+    SLICED_FROM,
+    SLICES,
+    DayFile,
+    IndexedSegment,
+    IndexFault,
+    LogIndex,
+    Manifest,
+    Run,
+    index_folder,
+)
 from audit.query.lines import Damage, Place, parse
 from audit.query.scan import Chunk, Part
 from audit.query.tables import lines_table
@@ -41,7 +51,7 @@ _WRITE_EVENTS = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET
 _PROBE = "SELECT hash('keytrail')"
 
 
-class IndexInUse(QueryError):
+class IndexInUse(IndexFault):
     """Another process compacts this index."""
 
 
@@ -64,7 +74,7 @@ class _Batch:
 class Compactor:
     """Compacts the closed segments of all logs in the data folder `data`, step by step. A context manager; holds the lock.
 
-    `told` is called with the records of each batch. Raises `IndexInUse`, `QueryError`, OSError.
+    `told` is called with the records of each batch. Raises `IndexInUse`, `IndexFault`, OSError, `QueryError` where no log is.
     """
 
     def __init__(
@@ -75,10 +85,12 @@ class Compactor:
         self._batch_bytes = batch_bytes
         self._fanout = fanout
         self._told = told
-        for folder in (self._index, self._index / "events", self._index / "postings"):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock = _take_lock(self._index)
+        scan.find_logs(data)  # no index where there is no log
+        self._index.mkdir(mode=0o700, exist_ok=True)
+        self._lock = take_lock(self._index)
         try:
+            for folder in ("events", "postings"):
+                (self._index / folder).mkdir(mode=0o700, exist_ok=True)
             self._database = _open_database(self._index)
             [(probe,)] = self._database.execute(_PROBE).fetchall()
             self._manifest = Manifest.load(self._index)
@@ -87,7 +99,7 @@ class Compactor:
                 self._manifest.save(self._index)
             _remove_strangers(self._index, self._manifest)
         except BaseException:
-            os.close(self._lock)
+            self._lock.close()
             raise
 
     def step(self) -> bool:
@@ -112,7 +124,7 @@ class Compactor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._database.close()
-        os.close(self._lock)
+        self._lock.close()
 
     # --- a batch
 
@@ -304,14 +316,15 @@ def _open_database(index: Path) -> duckdb.DuckDBPyConnection:
     return database
 
 
-def _take_lock(index: Path) -> int:
-    fd = os.open(index / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def take_lock(index: Path) -> IO[bytes]:
+    """Have the index for this process alone, until the file is closed. Raises `IndexInUse`, OSError."""
+    lock = (index / "lock").open("ab")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(fd)
-        raise IndexInUse(f"{index}: another process compacts this index; it is kept up to date by `keytrail serve`") from error
-    return fd
+        lock.close()
+        raise IndexInUse(f"{index}: another process compacts this index; `keytrail serve` keeps it up to date") from error
+    return lock
 
 
 def _remove_strangers(index: Path, manifest: Manifest) -> None:

@@ -20,11 +20,15 @@ from typing import Any
 import orjson
 
 from audit import durable
-from audit.errors import QueryError
+from audit.errors import AuditError
 
 VERSION = 1
 #: A run of more records is kept in slices of the terms' space: a look-up opens a small file, and merging takes little memory.
 SLICED_FROM, SLICES = 500_000, 16
+
+
+class IndexFault(AuditError):
+    """The index cannot be used, or not now; the log has all that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Manifest:
 
     @classmethod
     def load(cls, index: Path) -> Manifest:
-        """Raises `QueryError` for one that cannot be read, OSError."""
+        """Raises `IndexFault` for one that cannot be read, OSError."""
         try:
             document = orjson.loads((index / "manifest.json").read_bytes())
             if document["version"] != VERSION:
@@ -109,7 +113,7 @@ class Manifest:
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise QueryError(f"{index / 'manifest.json'} cannot be read; `keytrail index rebuild` makes it anew") from error
+            raise IndexFault(f"{index / 'manifest.json'} cannot be read; `keytrail index rebuild` makes it anew") from error
 
     def save(self, index: Path) -> None:
         """Durable when this returns. Raises OSError."""

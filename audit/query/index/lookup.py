@@ -126,7 +126,7 @@ class Index:
 
 
 def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
-    """The index of `data` as it is now; `database` may read its folder. Raises QueryError, OSError."""
+    """The index of `data` as it is now; `database` may read its folder. Raises `IndexFault`, OSError."""
     return Index(data, database, Manifest.load(index_folder(data)))
 
 

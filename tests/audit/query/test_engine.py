@@ -235,3 +235,12 @@ def test_an_interrupt_ends_the_scan(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, EVERYTHING, progress=interrupt)
+
+
+def test_a_log_without_a_segment_has_no_records(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    line = log.add(1)
+    (tmp_path / "log" / "w1").mkdir()
+    with search(tmp_path, EVERYTHING) as result:
+        assert [one.line for one in result.records()] == [line]
+        assert [(one.log, one.first is None) for one in result.coverage] == [("w0", False), ("w1", True)]
