@@ -1,4 +1,4 @@
-"""The fingerprint that somebody asks about: from the hex itself, or from a CiphertextBlob in base64 or raw. Pure."""
+"""The fingerprint that somebody asks about by a text: its digits, or a CiphertextBlob in base64. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import re
 
 from audit.errors import QueryError
 
-#: KMS returns at most 6,144 bytes for symmetric keys; a blob is refused beyond ten times that, it would be the data,
-#: not its key.
-MAX_BLOB_BYTES = 65_536
 ACCEPTED = (
-    "64 hex digits (a fingerprint), a CiphertextBlob in base64, a file with the blob (raw or base64), or - for standard input"
+    "an artefact (file, folder, s3://…, - for standard input), a CiphertextBlob in base64, or a fingerprint (64 hex digits)"
 )
 
 _FINGERPRINT = re.compile(rb"[0-9a-fA-F]{64}")
@@ -28,24 +25,16 @@ def fingerprint_of_text(text: str) -> str:
     return found
 
 
-def fingerprint_of_content(content: bytes) -> str:
-    """The fingerprint of what a file holds: its text, where that is one or is base64; else of the bytes as they are.
-
-    Raises `QueryError` where it is empty, or larger than any blob.
-    """
-    if not content.strip():
-        raise QueryError("there is nothing in it: expected a CiphertextBlob")
-    if len(content) > MAX_BLOB_BYTES * 4 // 3 + 1_024:
-        raise QueryError(
-            f"{len(content)} bytes: larger than any CiphertextBlob; give the blob alone, not the data that it protects"
-        )
-    return _from_text(content) or hashlib.sha256(content).hexdigest()
+def fingerprint_in(content: bytes) -> str | None:
+    """The fingerprint that stands in `content` as text, and nothing else does; None where it is none."""
+    stripped = content.strip()
+    return stripped.decode().lower() if _FINGERPRINT.fullmatch(stripped) else None
 
 
 def _from_text(text: bytes) -> str | None:
+    if (found := fingerprint_in(text)) is not None:
+        return found
     stripped = text.strip()
-    if _FINGERPRINT.fullmatch(stripped):
-        return stripped.decode().lower()
     if not _BASE64.fullmatch(stripped):
         return None
     try:

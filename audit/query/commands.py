@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,18 +13,24 @@ from typing import Annotated
 import orjson
 import typer
 
+from audit.errors import QueryError
 from audit.query import blob, render
+from audit.query.artifacts.recognise import Contents, lone_contents
+from audit.query.artifacts.recognise import read as recognise
+from audit.query.artifacts.sources import find_artifacts, is_place
 from audit.query.engine import search
 from audit.query.filters import DEFAULT_PHASES, Filter, KeyName, parse_pair
 from audit.query.lines import Damage
 from audit.query.tail import Follower, follow
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
-from audit.query.timeline import write_story
 from audit.query.times import parse_time
+from audit.query.told import tell, write_told
+from audit.query.trace import Story
 from audit.query.trace import trace as trace_story
 from audit.record import Phase
 
 _POLL_S = 0.25
+_FINGERPRINT_BYTES = 100  # of a file that holds the 64 digits of one, and white space
 
 app = typer.Typer()
 
@@ -87,6 +93,9 @@ Phases = Annotated[
 ]
 Intents = Annotated[bool, typer.Option("--intents", help="Intents of changes too.", rich_help_panel=_ASK)]
 Log = Annotated[str | None, typer.Option(help="This log only.", rich_help_panel=_ASK)]
+NoIndex = Annotated[
+    bool, typer.Option("--no-index", help="Read the whole log, and do not believe the index about where to look.")
+]
 DEFAULT_DATA = Path("keytrail-data")
 
 
@@ -110,6 +119,7 @@ def query(
     format: Annotated[
         Format, typer.Option("--format", help="table; json: the lines as they stand in the log; csv.")
     ] = Format.TABLE,
+    no_index: NoIndex = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Find records, in the order of time.
@@ -118,7 +128,10 @@ def query(
     """
     with errors():
         wanted = _filter(since, until, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
-        with progress_bar("searching") as progress, search(data, [wanted], log=log, progress=progress) as result:
+        with (
+            progress_bar("searching") as progress,
+            search(data, [wanted], log=log, progress=progress, use_index=not no_index) as result,
+        ):
             progress.stop()
             records = result.records(newest=limit)
             match format:
@@ -139,24 +152,37 @@ def query(
 
 @app.command()
 def trace(
-    ciphertext: Annotated[str, typer.Argument(help=f"{blob.ACCEPTED[0].upper()}{blob.ACCEPTED[1:]}.")],
-    json: Annotated[bool, typer.Option("--json", help="The story as JSON.")] = False,
+    artifact: Annotated[str, typer.Argument(help=f"{blob.ACCEPTED[0].upper()}{blob.ACCEPTED[1:]}.", metavar="ARTEFACT")],
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON: of a lone ciphertext its story, else a list of artefacts.")
+    ] = False,
+    s3_endpoint: Annotated[str | None, typer.Option(help="URL of an S3 that is not AWS's.")] = None,
+    no_index: NoIndex = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
-    """Tell the story of one ciphertext: made, unwrapped, refused, re-encrypted, by whom and when.
+    """Tell the story of each data key in an artefact: made, unwrapped, refused, re-encrypted, by whom and when.
 
-    Exits 1 where the logs do not know it, or are damaged.
+    Exits 1 where the logs do not know one, or are damaged, or the artefact is.
     """
     with errors():
-        fingerprint = _fingerprint(ciphertext)
-        with progress_bar("searching") as progress:
-            story = trace_story(data, fingerprint, progress=progress)
+
+        def story_of(fingerprint: str) -> Story:
+            with progress_bar("searching") as progress:
+                return trace_story(data, fingerprint, progress=progress, use_index=not no_index)
+
+        told = [tell(contents, story_of) for contents in _contents(artifact, s3_endpoint)]
+        if not told:
+            raise QueryError(f"there is nothing in {artifact}")
         if json:
-            sys.stdout.write(orjson.dumps(story.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
+            document = told[0].lone.to_json() if told[0].lone and len(told) == 1 else [one.to_json() for one in told]
+            sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
         else:
-            write_story(story, render.make_console(sys.stdout))
+            console = render.make_console(sys.stdout)
+            for one in told:
+                write_told(one, console)
         sys.stdout.flush()
-        exit_with(max(warn_of(story.damaged), OK if story.is_found else FINDINGS))
+        damaged = list(dict.fromkeys(damage for one in told for story in one.stories.values() for damage in story.damaged))
+        exit_with(max(warn_of(damaged), OK if all(one.is_known for one in told) else FINDINGS))
 
 
 @app.command()
@@ -246,15 +272,12 @@ def _filter(
     )
 
 
-def _fingerprint(argument: str) -> str:
-    if argument == "-":
-        return blob.fingerprint_of_content(sys.stdin.buffer.read(2 * blob.MAX_BLOB_BYTES))
-    try:
-        with Path(argument).open("rb") as file:
-            return blob.fingerprint_of_content(file.read(2 * blob.MAX_BLOB_BYTES))
-    except (FileNotFoundError, ValueError):
-        return blob.fingerprint_of_text(argument)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return blob.fingerprint_of_text(argument)
+def _contents(artifact: str, s3_endpoint: str | None) -> Iterator[Contents]:
+    """What is in the artefact, or in each of a folder; or the ciphertext that the argument itself is, or names."""
+    if not is_place(artifact):
+        yield lone_contents(artifact, blob.fingerprint_of_text(artifact))
+        return
+    for found in find_artifacts(artifact, sys.stdin.buffer, s3_endpoint):
+        text = found.read(0, min(found.size_bytes, _FINGERPRINT_BYTES))
+        fingerprint = blob.fingerprint_in(text) if found.size_bytes <= _FINGERPRINT_BYTES else None
+        yield recognise(found) if fingerprint is None else lone_contents(found.name, fingerprint)

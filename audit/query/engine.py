@@ -109,9 +109,16 @@ class Result:
         self._spill.cleanup()
 
 
-def search(data: Path, filters: Sequence[Filter], *, log: str | None = None, progress: Progress | None = None) -> Result:
+def search(
+    data: Path,
+    filters: Sequence[Filter],
+    *,
+    log: str | None = None,
+    progress: Progress | None = None,
+    use_index: bool = True,
+) -> Result:
     """The records of all logs in the data folder (or of `log`) that match any of `filters`. Safe while the logs are
-    written.
+    written. Without `use_index` everything is read: whoever may write the index may hide places in it.
 
     Raises `QueryError` where there is no such log, OSError. Can be interrupted (KeyboardInterrupt) while it scans.
     """
@@ -119,7 +126,7 @@ def search(data: Path, filters: Sequence[Filter], *, log: str | None = None, pro
     spill = tempfile.TemporaryDirectory(prefix="keytrail-query-")
     database = _database(spill.name, index_folder(data))
     try:
-        plan, index_fault = _plan(data, logs, filters, database)
+        plan, index_fault = _plan(data, logs, filters, database) if use_index else (_plan_by(None, data, logs, filters), None)
         damaged += plan.damaged
         scanned = _scan(database, plan.parts, Question.of(filters), damaged, progress)
         parts = _keep_hits(database, plan)

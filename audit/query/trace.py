@@ -178,9 +178,9 @@ class _Collected:
         self.entries[entry.place] = entry
 
 
-def trace(data: Path, fingerprint: str, *, progress: Progress | None = None) -> Story:
-    """The story of the blob with `fingerprint` in all logs of the data folder; scans them once, and once more for each
-    generation of ReEncrypt.
+def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use_index: bool = True) -> Story:
+    """The story of the blob with `fingerprint` in all logs of the data folder; asks them once, and once more for each
+    generation of ReEncrypt. `use_index` as in `search`.
 
     Raises `QueryError`, OSError.
     """
@@ -190,7 +190,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None) -> 
     wanted = [fingerprint]
     filters = [Filter(fingerprints=(fingerprint,)), Filter(events=KEY_EVENTS, error="none")]
     while True:
-        with search(data, filters, progress=progress) as result:
+        with search(data, filters, progress=progress, use_index=use_index) as result:
             collected.add(_entry(found) for found in result.records())
             coverage, damaged = result.coverage, result.damaged
         wanted = sorted({blob for edge in collected.edges for blob in edge if not known.isdisjoint(edge)} - known)

@@ -1,7 +1,7 @@
 """A question → the places of the records that may answer it, from the index.
 
-The rarest condition of the question is looked up; whoever asks reads those lines and judges them. Where even the rarest is
-common, the conditions are intersected; and where that leaves too much, there is no answer but to read the log (`places` gives
+A condition of the question that few records meet is looked up; whoever asks reads those lines and judges them. Where none is
+that rare, the conditions are intersected; and where that leaves too much, there is no answer but to read the log (`places` gives
 None).
 """
 
@@ -20,8 +20,8 @@ from audit.query.index.terms import Condition, conditions
 from audit.query.scan import Part
 from audit.query.times import time_text
 
-#: What is looked up without asking whether another condition is rarer; and the most places that are read one by one.
-FEW, MANY = 20_000, 400_000
+#: What is read without asking whether other conditions leave less; and the most places that are read one by one.
+FEW, MANY = 500, 400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,19 @@ class Index:
             found = self._look_up(runs, [condition], spans, FEW)
             if found is not None:
                 return found
-        return self._look_up(runs, wanted, spans, MANY)
+        usable = [condition for condition in wanted if self._is_usable(runs, condition, spans)]
+        return self._look_up(runs, usable or wanted, spans, MANY)
+
+    def _is_usable(self, runs: Sequence[Run], condition: Condition, spans: Sequence[tuple[int, int]]) -> bool:
+        """Whether it is rare enough to be worth reading its postings."""
+        count = 0
+        for run in _within(runs, spans):
+            query = f"SELECT count(*) FROM ({self._select(run, condition.terms)} LIMIT ?)"  # noqa: S608 - ours
+            [(found,)] = self._database.execute(query, [MANY + 1 - count]).fetchall()
+            count += found
+            if count > MANY:
+                return False
+        return True
 
     def _look_up(
         self, runs: Sequence[Run], wanted: Sequence[Condition], spans: Sequence[tuple[int, int]], most: int
@@ -100,9 +112,7 @@ class Index:
         """The places that have a term of each condition; None where they are more than `most`."""
         found: list[Place] = []
         first, last = spans[0][0], spans[-1][1]
-        for run in runs:
-            if run.next <= first or run.first >= last:
-                continue
+        for run in _within(runs, spans):
             selects = [self._select(run, condition.terms) for condition in wanted]
             select = " INTERSECT ".join(selects)
             query = f"SELECT DISTINCT record, start FROM ({select}) WHERE record >= ? AND record < ? LIMIT ?"  # noqa: S608 - ours
@@ -128,6 +138,11 @@ class Index:
 def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
     """The index of `data` as it is now; `database` may read its folder. Raises `IndexFault`, OSError."""
     return Index(data, database, Manifest.load(index_folder(data)))
+
+
+def _within(runs: Sequence[Run], spans: Sequence[tuple[int, int]]) -> list[Run]:
+    """Those of `runs` that may have records of `spans`."""
+    return [run for run in runs if run.next > spans[0][0] and run.first < spans[-1][1]]
 
 
 def _is_within(record: int, spans: Sequence[tuple[int, int]]) -> bool:

@@ -1,0 +1,72 @@
+"""Which format an artefact is of, and the data keys in it: each reader of `FORMATS` is asked in turn. Pure.
+
+The first that knows its format is believed, also where it finds the artefact damaged. What is of no known format is searched for
+blobs; and where it is small and none is found, it is taken for a CiphertextBlob itself, which may be of another KMS's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audit.query.artifacts.artifact import MAX_BLOB_BYTES, Artifact, DamagedArtifact, Reader, WrappedKey
+from audit.query.artifacts.bare import FORMAT, from_base64, read_bare, read_carved
+from audit.query.artifacts.encryption_sdk import read_encryption_sdk
+from audit.query.artifacts.envelopes import read_kubernetes, read_tink
+from audit.query.artifacts.parquet import read_parquet, read_parquet_key_material
+
+#: In the order in which they are asked: those that begin with a mark of their own first, what is searched for anywhere last.
+FORMATS: Sequence[Reader] = (
+    read_bare,
+    read_encryption_sdk,
+    read_parquet,
+    read_parquet_key_material,
+    read_kubernetes,
+    read_tink,
+    read_carved,
+)
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What was found in the artefact `name`. `keys` without a fingerprint are no KMS blobs: their notes say what they are.
+
+    `fault` says what is wrong with it, where its format is known and it is damaged.
+    """
+
+    name: str
+    keys: tuple[WrappedKey, ...]
+    fault: str | None = None
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the CiphertextBlobs in it, each once."""
+        return list(dict.fromkeys(key.fingerprint for key in self.keys if key.fingerprint))
+
+
+def lone_contents(name: str, fingerprint: str) -> Contents:
+    """A CiphertextBlob of which only the fingerprint is known."""
+    return Contents(name, (WrappedKey(fingerprint, FORMAT, "as given"),))
+
+
+def read(artifact: Artifact) -> Contents:
+    """The data keys in `artifact`. Raises OSError."""
+    try:
+        for reader in FORMATS:
+            keys = reader(artifact)
+            if keys:
+                return Contents(artifact.name, tuple(keys))
+            if keys is not None:
+                return Contents(artifact.name, ())
+    except DamagedArtifact as error:
+        return Contents(artifact.name, (), str(error))
+    if 0 < artifact.size_bytes <= MAX_BLOB_BYTES:
+        content = artifact.read(0, artifact.size_bytes)
+        where, decoded = ("base64", from_base64(content)) if content.strip() else ("", b"")
+        if not decoded:
+            where, decoded = "all of it", content
+        note = "of no format that is known; taken for a CiphertextBlob"
+        return Contents(artifact.name, (WrappedKey.of(decoded, UNKNOWN, where, note=note),))
+    return Contents(artifact.name, ())

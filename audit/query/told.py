@@ -1,0 +1,96 @@
+"""What is told of an artefact: each data key in it, with its story; and what cannot be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from audit.query.artifacts.artifact import WrappedKey
+from audit.query.artifacts.bare import FORMAT
+from audit.query.artifacts.recognise import UNKNOWN, Contents
+from audit.query.render import plain
+from audit.query.timeline import write_story
+from audit.query.trace import Story
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An artefact, and the story of each CiphertextBlob in it, by fingerprint."""
+
+    contents: Contents
+    stories: dict[str, Story]
+
+    @property
+    def lone(self) -> Story | None:
+        """The one story, where the artefact is a CiphertextBlob and nothing more."""
+        is_lone = len(self.contents.keys) == 1 and self.contents.keys[0].format in (FORMAT, UNKNOWN)
+        return next(iter(self.stories.values())) if is_lone and len(self.stories) == 1 else None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the logs know every key in it, and there is one."""
+        return self.contents.fault is None and bool(self.stories) and all(story.is_found for story in self.stories.values())
+
+    def to_json(self) -> dict[str, Any]:
+        keys = [
+            {
+                "where": key.where,
+                "format": key.format,
+                "fingerprint": key.fingerprint or None,
+                "key": key.key,
+                "context": key.context if key.context is None else dict(key.context),
+                "note": key.note,
+                "story": self.stories[key.fingerprint].to_json() if key.fingerprint else None,
+            }
+            for key in self.contents.keys
+        ]
+        return {"artefact": self.contents.name, "fault": self.contents.fault, "keys": keys}
+
+
+def tell(contents: Contents, story_of: Callable[[str], Story]) -> Told:
+    """Ask for the story of each data key in `contents`, once."""
+    return Told(contents, {fingerprint: story_of(fingerprint) for fingerprint in contents.fingerprints})
+
+
+def write_told(told: Told, console: Console) -> None:
+    """The whole of it; of a lone CiphertextBlob its story alone."""
+    if told.lone is not None:
+        write_story(told.lone, console)
+        return
+    contents = told.contents
+    _say(console, f"artefact   {contents.name}: {_count(contents)}")
+    if contents.fault is not None:
+        _say(console, f"DAMAGED    {contents.fault}")
+    written: set[str] = set()
+    for key in contents.keys:
+        console.print()
+        _write_key(key, console)
+        if key.fingerprint in written:
+            _say(console, f"ciphertext {key.fingerprint}, as above")
+        elif key.fingerprint:
+            written.add(key.fingerprint)
+            write_story(told.stories[key.fingerprint], console)
+    console.print()
+
+
+def _write_key(key: WrappedKey, console: Console) -> None:
+    _say(console, f"data key   {key.format}, {key.where}")
+    if key.key is not None:
+        _say(console, f"under      {key.key}")
+    if key.context is not None:
+        _say(console, "context    " + (" ".join(f"{name}={value}" for name, value in key.context.items()) or "empty"))
+    if key.note is not None:
+        _say(console, f"note       {key.note}")
+
+
+def _count(contents: Contents) -> str:
+    if not contents.keys:
+        return "no data key was found in it"
+    return f"{len(contents.keys)} data {'key' if len(contents.keys) == 1 else 'keys'}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(plain(text), soft_wrap=not console.is_terminal)

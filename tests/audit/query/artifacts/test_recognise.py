@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.query.artifacts.encryption_sdk import FORMAT_V2
+from audit.query.artifacts.recognise import read
+from tests.audit.query.artifacts.blobs import KEY_ARN, local_blob
+from tests.audit.query.artifacts.memory import MemoryArtifact
+from tests.audit.query.artifacts.test_encryption_sdk import small_message
+from tests.audit.query.builder import LogBuilder
+from tests.audit.query.test_commands import run
+
+OTHER_KMS = bytes(range(200)) * 2  # of a KMS whose blobs have another shape
+
+
+@pytest.mark.parametrize("content", [OTHER_KMS, base64.b64encode(OTHER_KMS), base64.encodebytes(OTHER_KMS)])
+def test_a_small_file_of_no_known_format_is_taken_for_a_ciphertext_and_the_note_says_so(content: bytes) -> None:
+    contents = read(MemoryArtifact(content))
+    assert contents.fingerprints == [hashlib.sha256(OTHER_KMS).hexdigest()]
+    assert contents.keys[0].note is not None and "no format that is known" in contents.keys[0].note
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100_000)])
+def test_what_can_be_no_ciphertext_has_no_key(content: bytes) -> None:
+    contents = read(MemoryArtifact(content))
+    assert (contents.keys, contents.fault) == ((), None)
+
+
+def test_a_damaged_artefact_says_what_is_wrong() -> None:
+    contents = read(MemoryArtifact(small_message()[:100]))
+    assert contents.keys == ()
+    assert contents.fault is not None and contents.fault.startswith(f"damaged {FORMAT_V2}: ")
+
+
+@given(st.binary(max_size=2_000))
+def test_whatever_the_bytes_are_there_is_an_answer(content: bytes) -> None:
+    contents = read(MemoryArtifact(content))
+    assert contents.fault is None or contents.keys == ()
+
+
+# --- through the command
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> LogBuilder:
+    """Bob unwrapped the first of the blobs, and nobody the second."""
+    log = LogBuilder(tmp_path / "data")
+    for blob, event, user, side in (
+        (local_blob(0), "GenerateDataKey", "alice", "fingerprintsOut"),
+        (local_blob(0), "Decrypt", "bob", "fingerprintsIn"),
+        (local_blob(1), "GenerateDataKey", "alice", "fingerprintsOut"),
+    ):
+        extension = {"keytrail": {"phase": "outcome", side: [hashlib.sha256(blob).hexdigest()]}}
+        log.add(log.sequence, event, user=user, key=KEY_ARN, additionalEventData=extension)
+    return log
+
+
+def dump(tmp_path: Path, *blobs: bytes) -> Path:
+    """A file that has them in base64 somewhere in it."""
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"resources": [{"secret": base64.b64encode(blob).decode()} for blob in blobs]}))
+    return path
+
+
+def test_each_key_of_an_artefact_has_its_story(tmp_path: Path, log: LogBuilder) -> None:
+    told = run(log, "trace", str(dump(tmp_path, local_blob(0), local_blob(1))))
+    assert told.exit_code == 0, told.stderr
+    assert "2 data keys" in told.stdout
+    assert "unwrapped  1 time by 1 caller" in told.stdout
+    assert "Decrypt by user/bob" in told.stdout
+    assert "unwrapped  never in these logs" in told.stdout
+
+
+def test_a_folder_is_told_file_by_file_and_what_is_damaged_is_named(tmp_path: Path, log: LogBuilder) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / "a.key").write_bytes(local_blob(0))
+    (folder / "below" / "b.message").write_bytes(small_message()[:100])
+    (folder / "c.link").symlink_to(folder)
+    told = run(log, "trace", "--json", str(folder))
+    assert told.exit_code == 1
+    first, second = json.loads(told.stdout)
+    assert (first["artefact"], first["keys"][0]["story"]["counts"]["unwrapped"]["times"]) == (str(folder / "a.key"), 1)
+    assert second["keys"] == [] and "damaged" in second["fault"]
+
+
+def test_a_key_that_the_logs_do_not_know_is_a_finding(tmp_path: Path, log: LogBuilder) -> None:
+    told = run(log, "trace", str(dump(tmp_path, local_blob(0), local_blob(7))))
+    assert told.exit_code == 1
+    assert "NOT FOUND" in told.stdout
+
+
+def test_by_standard_input(log: LogBuilder) -> None:
+    assert "Decrypt by user/bob" in run(log, "trace", "-", stdin=b"KEY=" + base64.b64encode(local_blob(0)) + b"\n").stdout
+
+
+def test_a_folder_with_nothing_in_it_is_no_answer(tmp_path: Path, log: LogBuilder) -> None:
+    (tmp_path / "empty").mkdir()
+    told = run(log, "trace", str(tmp_path / "empty"))
+    assert (told.exit_code, "nothing in" in told.stderr) == (2, True)
+
+
+def test_without_the_index_a_place_that_it_hides_is_found(tmp_path: Path, log: LogBuilder) -> None:
+    import duckdb
+
+    from tests.audit.query.test_index import compacted
+
+    log.rotate()
+    log.add(9)
+    compacted(log.data)
+    (postings,) = (log.data / "index" / "postings").iterdir()
+    hidden = duckdb.connect().read_parquet(str(postings)).filter("record <> 1").to_arrow_table()
+    duckdb.from_arrow(hidden).write_parquet(str(postings))
+    blob = base64.b64encode(local_blob(0)).decode()
+    assert "unwrapped  never" in run(log, "trace", blob).stdout
+    assert "Decrypt by user/bob" in run(log, "trace", "--no-index", blob).stdout
+    fingerprint = hashlib.sha256(local_blob(0)).hexdigest()
+    asked = [run(log, "query", "--fingerprint", fingerprint, *more).stdout for more in ((), ("--no-index",))]
+    assert ["bob" in answer for answer in asked] == [False, True]
