@@ -11,8 +11,9 @@ import itertools
 import os
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -34,7 +35,7 @@ from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
-from proxy.domain import KmsCall, RawRequest
+from proxy.domain import KmsCall, Principal, RawRequest
 from proxy.errors import SetupError
 from proxy.forwarded import TrustedNetworks
 from proxy.kms.hosts import endpoint_host
@@ -64,6 +65,7 @@ class Parts:
     counts: Counts
     new_id: Callable[[], str]
     own_addresses: frozenset[tuple[str, int]]  # where this instance listens: never an upstream
+    learnt: OrderedDict[str, Principal] = field(default_factory=OrderedDict)  # whose an access key is, by what AWS said
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
     elif settings.aws_signing == "re-sign":
         backend, close = _re_signing(settings, parts)
     else:
-        claims = ClaimReader(read_access_keys(settings.access_keys) if settings.access_keys is not None else {})
+        known = read_access_keys(settings.access_keys) if settings.access_keys is not None else {}
+        claims = ClaimReader(known, parts.learnt)
         verifier, proof = claims, IdentityProof.CLAIMED
         backend, close = _passing_through(settings, parts, claims)
     # Each worker has a share of what a caller may do.

@@ -53,6 +53,7 @@ def make(*, name: str = "keytrail KMS interception CA", days: int = 3_650) -> tu
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(_kms_only(), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
         .sign(private, hashes.SHA384())
     )
@@ -149,7 +150,7 @@ def system_bundles() -> list[Path]:
 
 
 def _kms_only() -> x509.NameConstraints:
-    """The names of KMS in every region that is known, and no other name, address or mailbox."""
+    """The names of KMS in every region that is known, and no other name, address, mailbox or URI."""
     hosts: dict[str, None] = {}
     for partition in botocore.loaders.create_loader().load_data("partitions")["partitions"]:
         for region in partition["regions"]:
@@ -160,7 +161,11 @@ def _kms_only() -> x509.NameConstraints:
                     hosts[endpoint_host(region, fips=fips, dual_stack=dual_stack)] = None
                 hosts[f"{'kms-fips' if fips else 'kms'}.{region}.vpce.{partition_of(region).suffix}"] = None
     everywhere = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
-    return x509.NameConstraints([x509.DNSName(host) for host in hosts], [x509.IPAddress(network) for network in everywhere])
+    # A mailbox or URI at a host that cannot be (RFC 6761 §6.4) leaves all others out, as an empty list of names cannot.
+    nowhere: list[x509.GeneralName] = [x509.RFC822Name("nowhere.invalid"), x509.UniformResourceIdentifier("nowhere.invalid")]
+    return x509.NameConstraints(
+        [*(x509.DNSName(host) for host in hosts), *nowhere], [x509.IPAddress(network) for network in everywhere]
+    )
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -35,11 +35,11 @@ _OWN_KEY_ID = re.compile(r"A[KS]IA[A-Z2-7]{16}")
 
 
 class ClaimReader:
-    """An authenticator that believes: `known` is access key id → ARN. For one thread."""
+    """An authenticator that believes: `known` is access key id → ARN, `learnt` what AWS told before. For one thread."""
 
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Mapping[str, str], learnt: OrderedDict[str, Principal] | None = None) -> None:
         self._known = {key: _principal(key, arn) for key, arn in known.items()}
-        self._learnt: OrderedDict[str, Principal] = OrderedDict()
+        self._learnt: OrderedDict[str, Principal] = OrderedDict() if learnt is None else learnt
         self._reader = Verifier(lambda _: None)
 
     def verify(self, raw: RawRequest, now_us: int) -> Verified:

@@ -64,7 +64,8 @@ class Entrances:
             self._server = await asyncio.get_running_loop().create_server(self._listener, sock=self._bind("listen"))
 
     def reload(self, settings: Settings) -> None:
-        """Take certificates, CA and lists anew, for the connections to come. Raises SetupError, and nothing is changed."""
+        """Take certificates, CA, lists, networks and limits anew, for the connections to come. Raises SetupError, and nothing is
+        changed. Whether there is a PROXY protocol, and where to listen, stays as it was at the start."""
         tls = _certificate(settings) if self._tls is not None else None
         leaves = _authority(settings) if self._forward is not None else None
         others = _others(settings)
@@ -72,6 +73,11 @@ class Entrances:
             self._tls.reload(*tls)
         if self._forward is not None and leaves is not None:
             self._forward.leaves, self._forward.others = leaves, others
+        self._tunnels.limit(connect_s=settings.aws_connect_timeout_s, idle_s=settings.idle_timeout_s)
+        for door in self._doors:
+            door.greeting_s = settings.request_timeout_s
+            if door.proxied is not None:
+                door.proxied = TrustedNetworks(settings.trusted_networks)
 
     async def close(self, limit_s: float) -> None:
         """Accept nobody any more; tunnels may finish, for `limit_s` at most."""

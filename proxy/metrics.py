@@ -21,6 +21,7 @@ Tally: TypeAlias = "Counter[tuple[str, ...]]"
 
 OTHER = "other"
 _MAX_CODES = 200
+_MAX_PAIRS = 1_000  # of operation and error code; all counts are told in one line
 _BUCKETS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000)
 _BUCKETS_US = tuple(int(bucket * 1_000) for bucket in _BUCKETS_MS)
 
@@ -77,7 +78,8 @@ class Counts:
             if len(self._codes) >= _MAX_CODES:
                 code = OTHER
             self._codes.add(code)
-        return operation if operation in OPERATIONS else OTHER, code
+        operation = operation if operation in OPERATIONS else OTHER
+        return (operation, code) if len(self._calls) < _MAX_PAIRS or (operation, code) in self._calls else (operation, OTHER)
 
     def tally(self) -> list[list[str | int]]:
         """All counts, for the supervisor: each a list of its key's parts and its value."""

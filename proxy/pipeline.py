@@ -27,7 +27,6 @@ from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verified
 _log = logging.getLogger(__name__)
 _NOT_READY = KmsError("ServiceUnavailableException", "The audit log is not available; no call is answered.", status=503)
 _NOT_RECORDED = KmsError("KMSInternalException", "The call could not be recorded, so it is not answered.", status=500)
-_FAULT = KmsError("KMSInternalException", "The call failed because of an internal fault.", status=500)
 _TOO_OFTEN = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 
 
@@ -106,8 +105,8 @@ class Pipeline:
         if self._log.fault is not None:
             return _encode(exchange, _NOT_READY)
         self._under_way += 1
+        outcome: Answer | KmsError | None = None
         try:
-            outcome: Answer | KmsError
             try:
                 caller = self._authenticate(exchange)
                 await _turn()
@@ -132,7 +131,7 @@ class Pipeline:
             return _encode(exchange, _NOT_RECORDED)
         except Exception:
             _log.exception("request %s: internal fault in %s", exchange.request_id, exchange.operation.name)
-            return await self._record_fault(exchange)
+            return await self._record_fault(exchange, outcome)
         finally:
             self._under_way -= 1
 
@@ -189,16 +188,27 @@ class Pipeline:
         await self._log.commit(intent)
         return intent.event_id
 
-    async def _record_fault(self, exchange: Exchange) -> RawResponse:
-        """A fault of ours is an outcome too: recorded as far as that goes, and answered without a word of what it was."""
+    async def _record_fault(self, exchange: Exchange, outcome: Answer | KmsError | None) -> RawResponse:
+        """A fault of ours is an outcome too: recorded as far as that goes, and answered without a word of what it was.
+
+        Behind an intent nobody knows what was done; and where AWS had answered, its request id joins the record to AWS's own.
+        """
         exchange.parameters = {}
+        fault = KmsError(
+            "KMSInternalException",
+            "The call failed because of an internal fault.",
+            status=500,
+            keys=outcome.keys if outcome is not None else (),
+            upstream=outcome.upstream if outcome is not None else None,
+            effect_unknown=exchange.intent_id is not None,
+        )
         try:
-            record = self._recorder.outcome(exchange, _FAULT, self._now_us())
+            record = self._recorder.outcome(exchange, fault, self._now_us())
             await self._log.commit(record)
             self._count(record)
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
-        return _encode(exchange, _FAULT)
+        return _encode(exchange, fault)
 
     def _count(self, record: AuditRecord) -> None:
         if self._observe is not None:

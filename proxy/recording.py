@@ -59,6 +59,10 @@ def operation_name(claimed: str) -> str:
     return claimed if _OPERATION_NAME.fullmatch(claimed) else "UnknownOperation"
 
 
+_INTEGERS = (-(1 << 63), 1 << 63)  # what every reader of JSON takes for a whole number; others are recorded as their digits
+_YEAR_10000 = 253_402_300_800  # seconds since the epoch: what datetime cannot say stays a number
+
+
 class Recorder:
     """Builds the records of one instance. `home_region` stands where a call's region is not known."""
 
@@ -88,7 +92,7 @@ class Recorder:
         keys = answer.keys if answer is not None else error.keys if error is not None else ()
         resources = tuple([_resource(key.arn, key.account_id) for key in keys])
         if answer is not None and answer.aliases:
-            resources += tuple(Resource(arn, self._account_id, "AWS::KMS::Alias") for arn in answer.aliases)
+            resources += tuple(Resource(arn, arn.split(":")[4], "AWS::KMS::Alias") for arn in answer.aliases)
         user_agent = exchange.headers.get(b"user-agent")
         principal, proof = exchange.principal, exchange.proof
         upstream = answer.upstream if answer is not None else error.upstream if error is not None else None
@@ -137,7 +141,7 @@ class Recorder:
         allowed = _recorded_as(operation.request)
         for name, value in parameters.items():
             recorded_as = allowed.get(name)
-            if recorded_as is None or value is None:
+            if recorded_as is None or value is None or (name in operation.key_members and type(value) is not str):
                 continue
             if name == "GrantTokens" and self._hash_grant_tokens:
                 tokens = value if isinstance(value, list) else [value]  # not a list: of a request that was not valid
@@ -231,9 +235,11 @@ def _lower_camel(name: str) -> str:
 
 def _recordable(name: str, value: Any) -> Any:  # Any: JSON of the caller's making, or of the service model's
     """`value` as the record writes it: nested member names in lowerCamelCase, except the user's own keys; times as ISO 8601."""
+    if isinstance(value, int) and not _INTEGERS[0] <= value < _INTEGERS[1]:
+        return str(value)
     if isinstance(value, str | int | bool):
         return value
-    if isinstance(value, float) and name.endswith(("Date", "ValidTo")):
+    if isinstance(value, float) and name.endswith(("Date", "ValidTo")) and 0 <= value < _YEAR_10000:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, dict):
         if name.endswith(_FREE_MAPS):

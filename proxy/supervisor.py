@@ -34,6 +34,7 @@ from proxy.worker import Status, WorkerPlan
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _GRACE_S = 5.0
+_MAX_REPORT_BYTES = 1 << 20  # the longest line that a child may tell
 #: What a SIGHUP does not change, since it stands for more than the calls to come.
 _FIXED = frozenset(
     [
@@ -49,6 +50,7 @@ _FIXED = frozenset(
         "segment_max_bytes",
         "segment_max_age_s",
         "index",
+        "proxy_protocol",
     ]
 )
 
@@ -73,14 +75,22 @@ class Child:
         pause_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
             process = await asyncio.create_subprocess_exec(
-                *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+                *self._argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                limit=_MAX_REPORT_BYTES,
             )
             self._process = process
             if self.plan is not None:
                 self._write(self.plan)
             if self._stopping.is_set():
                 self._end(process)
-            await self._follow(process)
+            try:
+                await self._follow(process)
+            except (ValueError, TypeError):  # no report of ours: nobody would read its pipe any more, so it cannot stay
+                _log.exception("%s told what is no report; it is killed", self.name)
+                process.kill()
             code = await process.wait()
             self._metrics.ended(self.name)
             if self._stopping.is_set() or self.status.failed:

@@ -42,6 +42,7 @@ _COUNTS = {
     "agreed": "pairs that agree",
     "by_aws_services": "events that AWS's services caused themselves",
     "explained": "events that a record accounts for without their request id (answer lost, ReplicateKey)",
+    "after_log": "events after our newest record: has the traffic left the proxy?",
     "outside_interval": "events outside the time that our log covers, or that was asked for",
     "pending": "records too young for AWS to have delivered their event",
     "outside_aws_files": "records of a time, account or region that AWS's files do not cover",

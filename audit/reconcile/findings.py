@@ -69,6 +69,7 @@ class Counts:
     by_aws_services: int = 0  # events that AWS's services caused themselves: no call of a client's
     explained: int = 0  # events that a record accounts for without naming their request id
     outside_interval: int = 0  # events before or after the time in which calls had to pass the proxy
+    after_log: int = 0  # … after our newest record, where no end was asked for: did the traffic leave the proxy?
     pending: int = 0  # records too young for AWS to have delivered the event for certain
     outside_aws_files: int = 0  # records of a time, account or region that the files do not cover
     failed: int = 0  # records of calls that AWS refused, of which it logs only some, without an event
@@ -96,7 +97,7 @@ class Report:
 
     @property
     def has_findings(self) -> bool:
-        return any(self.totals.values())
+        return any(self.totals.values()) or self.counts.after_log > 0
 
     def to_json(self) -> dict[str, Any]:
         return {

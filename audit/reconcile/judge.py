@@ -186,6 +186,7 @@ class _Judge:
         for request_id, event in self._tables.events_alone():
             counts.aws_events += 1
             self._event_alone(request_id, event, further)
+        self._note_what_came_after_the_log()
         self._note_what_the_trail_leaves_out()
 
     def _is_asked(self, at: int) -> bool:
@@ -245,6 +246,8 @@ class _Judge:
             services = self._report.services
             name = service if service in services or len(services) < _MAX_SERVICES else "others"
             services[name] = services.get(name, 0) + 1
+        elif self._interval is not None and self._until is None and row.at > self._interval[1]:
+            counts.after_log += 1
         elif self._interval is None or not self._interval[0] <= row.at <= self._interval[1] or not self._is_asked(row.at):
             counts.outside_interval += 1
         elif further.accounts_for(row.at, event):
@@ -252,6 +255,13 @@ class _Judge:
         else:
             finding = _finding(Kind.BYPASS, request_id, event)
             self._report.add(replace(finding, event_ids=(str(event.get("eventID", "")),), files=(row.source,)))
+
+    def _note_what_came_after_the_log(self) -> None:
+        if self._report.counts.after_log and self._interval is not None:
+            self._report.notes.append(
+                f"{self._report.counts.after_log} calls came after our newest record, at {_text_of(self._interval[1])}: has the "
+                "traffic left the proxy? --until TIME judges them as bypasses; with the time of that record, they are left out."
+            )
 
     def _note_what_the_trail_leaves_out(self) -> None:
         for (account, region), one in sorted(self._covered.items()):

@@ -47,7 +47,8 @@ Welcome: TypeAlias = Callable[[Visitor], Awaitable[None]]
 class Door:
     """Accepts the connections of `sock`, which listens. `greeting_s` is what a visitor may take until HTTP begins.
 
-    With `proxied`, a connection from one of those networks begins with the PROXY protocol, and any other begins without.
+    With `proxied`, a connection from one of those networks begins with the PROXY protocol, and any other begins without. Both may
+    be set anew, for the connections to come.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class Door:
         self.unwelcome = 0
         sock.setblocking(False)
         self._sock = sock
+        self.greeting_s = greeting_s
+        self.proxied = proxied
         self._welcome = welcome
-        self._greeting_s = greeting_s
-        self._proxied = proxied
         self._loop = asyncio.get_running_loop()
         self._visits: set[asyncio.Task[None]] = set()
         self._told_s = float("-inf")
@@ -87,10 +88,10 @@ class Door:
 
     async def _visit(self, sock: socket.socket, peer: str) -> None:
         try:
-            async with asyncio.timeout(self._greeting_s):
+            async with asyncio.timeout(self.greeting_s):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 claimed_peer = None
-                if self._proxied is not None and self._proxied.trusts(peer):
+                if self.proxied is not None and self.proxied.trusts(peer):
                     claimed_peer = await _proxy_source(sock)
                 await self._welcome(Visitor(sock, peer, claimed_peer))
         except TimeoutError:

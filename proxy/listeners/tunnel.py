@@ -36,6 +36,11 @@ class Tunnels:
         self._from_clients = 0
         self._to_clients = 0
 
+    def limit(self, *, connect_s: float, idle_s: float) -> None:
+        """Take these for the tunnels to come."""
+        self._connect_s = connect_s
+        self._idle_s = idle_s
+
     def counts(self) -> Mapping[str, int]:
         """By the names of `proxy.metrics`."""
         return {
@@ -88,10 +93,10 @@ class Tunnels:
         address = ipaddress.ip_address(text.partition("%")[0])
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         address = mapped or address
-        is_here = address.is_loopback or address.is_unspecified
+        is_here = address.is_loopback or address.is_unspecified or _is_of_this_host(address)
         for own, own_port in self._own:
             listens = ipaddress.ip_address(own)
-            if port == own_port and (listens == address or (listens.is_unspecified and (is_here or _is_of_this_host(address)))):
+            if port == own_port and (listens == address or (listens.is_unspecified and is_here)):
                 raise Refused("The tunnel would lead back to keytrail.")
         if (is_here or address.is_link_local or address in _METADATA) and not is_listed:
             raise Refused("Tunnels lead to this host and to link-local addresses only where they are listed.")

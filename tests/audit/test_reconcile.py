@@ -238,7 +238,8 @@ def test_events_outside_the_time_of_our_log_are_no_bypass_unless_asked_for(world
     world.event(-60)
     world.event(4 * HOUR + 60)
     report = judged(world)
-    assert (report.findings, report.counts.outside_interval) == ([], 2)
+    assert (report.findings, report.counts.outside_interval, report.counts.after_log) == ([], 1, 1)
+    assert report.has_findings and "has the traffic left the proxy?" in report.notes[0]
     asked = judged(world, Wanted(until=at(5 * HOUR)))
     assert [one.kind for one in asked.findings] == [Kind.BYPASS]
 

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.authority import Authority, bundle
 from proxy.errors import SetupError
@@ -154,3 +154,37 @@ def test_the_bundle_holds_the_systems_certificates_and_ours(files: tuple[Path, P
     loaded = x509.load_pem_x509_certificates(bundle(files[0], [tmp_path / "none", system, files[0]]))
     assert [found.subject.rfc4514_string() for found in loaded] == ["CN=system", "CN=keytrail KMS interception CA"]
     assert x509.load_pem_x509_certificates(bundle(files[0], [])) == loaded[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "usage", "purpose"),
+    [
+        (x509.RFC822Name("ceo@bank.example"), ExtendedKeyUsageOID.EMAIL_PROTECTION, "smimesign"),
+        (x509.UniformResourceIdentifier("spiffe://corp.example/admin"), ExtendedKeyUsageOID.CLIENT_AUTH, "sslclient"),
+        (x509.DNSName(KMS), ExtendedKeyUsageOID.CLIENT_AUTH, "sslclient"),
+    ],
+)
+def test_the_cas_key_is_of_no_use_for_mail_or_for_clients(
+    files: tuple[Path, Path], tmp_path: Path, name: x509.GeneralName, usage: x509.ObjectIdentifier, purpose: str
+) -> None:
+    ca = x509.load_pem_x509_certificate(files[0].read_bytes())
+    key = serialization.load_pem_private_key(files[1].read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")]))
+        .issuer_name(ca.subject)
+        .public_key(ec.generate_private_key(ec.SECP256R1()).public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "leaf.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    argv = [require_program("openssl"), "verify", "-purpose", purpose, "-CAfile", str(files[0]), str(tmp_path / "leaf.pem")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "unsuitable certificate purpose" in done.stderr or "permitted subtree violation" in done.stderr

@@ -304,6 +304,15 @@ def test_a_listener_on_every_address_is_known_by_any_of_them(run: Run, monkeypat
     run(scenario())
 
 
+def test_other_services_of_this_host_are_reached_by_none_of_its_addresses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(tunnel, "_is_of_this_host", lambda address: str(address) == "192.0.2.1")
+        async with forward_proxy("tunnel") as world:
+            assert b"only where they are listed" in await world.ask(b"CONNECT 192.0.2.1:9 HTTP/1.1\r\n\r\n")
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(("address", "is_here"), [("127.0.0.1", True), ("127.8.8.8", True), ("203.0.113.1", False)])
 def test_which_addresses_this_host_has(address: str, is_here: bool) -> None:
     assert tunnel._is_of_this_host(ipaddress.ip_address(address)) is is_here

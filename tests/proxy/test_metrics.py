@@ -6,7 +6,9 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.kms.operations import OPERATIONS
 from proxy.metrics import _COUNTERS, _GAUGES, Counts, Metrics, as_tally
+from proxy.supervisor import _MAX_REPORT_BYTES
 
 
 def told(counts: Counts) -> list[list[str | int]]:
@@ -71,6 +73,19 @@ def test_no_client_can_make_labels_without_end() -> None:
     assert len(calls) <= 202
     assert {key[2] for key in calls} == {"other"}
     assert sum(calls.values()) == 1_000
+
+
+def test_the_counts_of_a_worker_stay_a_line_that_can_be_told() -> None:
+    counts = Counts()
+    for operation in OPERATIONS:
+        for number in range(150):
+            counts.observe(operation, f"LimitOfAnUnheardOfKind{number}ExceededException", 1)
+    line = orjson.dumps(counts.tally())
+    assert len(line) < _MAX_REPORT_BYTES / 4
+    metrics = Metrics(dict)
+    metrics.tell("w0", as_tally(orjson.loads(line)))
+    calls = {key: value for key, value in shown(metrics).items() if key[0] == "keytrail_calls_total"}
+    assert sum(calls.values()) == 150 * len(OPERATIONS)
 
 
 def test_every_reading_of_a_worker_has_a_name_in_the_tables() -> None:

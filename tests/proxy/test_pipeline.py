@@ -475,6 +475,39 @@ async def test_a_change_without_an_answer_says_so_in_its_record_and_keeps_our_re
     assert (intent.upstream, intent.effect_unknown, outcome.intent_id) == (None, False, intent.event_id)
 
 
+async def test_a_fault_of_ours_behind_an_answer_of_aws_keeps_what_joins_the_trails() -> None:
+    answer = Answer({"DeletionDate": object()}, (KEY,), (), BY_AWS, Forwarded(b"{}"))
+    world = World(answer, forwards=True)
+    response = await world.walk(request("ScheduleKeyDeletion", {"KeyId": KEY.arn}))
+    intent, *_, outcome = world.log.records
+    assert (response.status, outcome.error_code) == (500, "KMSInternalException")
+    assert (outcome.intent_id, outcome.effect_unknown) == (intent.event_id, True)
+    assert (outcome.upstream, outcome.request_id, response.request_id) == (BY_AWS, "aws-request-1", "aws-request-1")
+    assert [one.arn for one in outcome.resources] == [KEY.arn]
+
+
+@pytest.mark.parametrize("number", [1e308, -1e308, 10**25, 1 << 63])
+async def test_a_number_that_json_cannot_hold_as_one_is_recorded_by_its_digits(number: float) -> None:
+    world = World(KmsError("ValidationException", "too large", upstream=BY_AWS), forwards=True)
+    response = await world.walk(request("ListKeys", {"Limit": number}))
+    assert (response.status, world.record.error_code, world.record.upstream) == (400, "ValidationException", BY_AWS)
+    assert world.record.request_parameters == {"limit": str(int(float(number)))}  # as orjson reads it
+
+
+async def test_a_time_that_no_calendar_has_is_recorded_as_the_number_that_it_is() -> None:
+    world = World(Answer({"KeyId": KEY.arn, "DeletionDate": 1e18}, (KEY,), (), BY_AWS, Forwarded(b"{}")), forwards=True)
+    assert (await world.walk(request("ScheduleKeyDeletion", {"KeyId": KEY.arn}))).status == 200
+    assert (world.log.records[-1].response_elements or {})["deletionDate"] == 1e18
+
+
+async def test_a_key_that_is_no_text_is_not_recorded() -> None:
+    world = World(Answer({}, (), (), BY_AWS, Forwarded(b"{}")), forwards=True)
+    await world.walk(request("RotateEverything", {"KeyId": {"secret": "canary"}}))
+    await world.walk(request("DescribeKey", {"KeyId": {"secret": "canary"}}))
+    assert len(world.log.lines) == 3
+    assert b"canary" not in b"".join(world.log.lines)
+
+
 async def test_an_operation_that_only_aws_knows_is_recorded_by_name_and_key() -> None:
     world = World(Answer({"Plaintext": "AAAA"}, (), (), BY_AWS, Forwarded(b"{}")), forwards=True)
     await world.walk(request("RotateEverything", {"KeyId": "alias/x", "Secret": "canary", "EncryptionContext": {"a": "b"}}))

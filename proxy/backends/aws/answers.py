@@ -85,11 +85,12 @@ def about_our_credentials(refusal: KmsError) -> bool:
 
 
 def error_of(document: Members, headers: dict[bytes, bytes]) -> tuple[str, str | None]:
-    """Code and message of an error: ``com.amazonaws.kms#DisabledException`` is DisabledException."""
+    """Code and message of an error: ``com.amazonaws.kms#DisabledException`` is DisabledException. Of the message the first line:
+    AWS may quote the canonical request in those that follow, and with it a session token."""
     told = document.get("__type") or document.get("code") or headers.get(b"x-amzn-errortype", b"").decode("latin-1")
     code = str(told).rpartition("#")[2].partition(":")[0][:128]
     message = document.get("message", document.get("Message"))
-    return code or "UnknownError", None if message is None else str(message)
+    return code or "UnknownError", None if message is None else str(message).partition("\n")[0]
 
 
 def meant_keys(call: KmsCall, account_id: str) -> tuple[KeyUse, ...]:

@@ -19,6 +19,9 @@ _FOR_THIS_HOP = frozenset(
     b"x-forwarded-for".split()
 )
 
+#: Of those, what says how the message lies on this connection: a client that signed it cannot be passed through.
+_NEVER_SIGNED = frozenset(b"connection keep-alive te trailer transfer-encoding upgrade".split())
+
 
 class Passer:
     """An `Addresser`. `learn` is told the access key id and the text of each AccessDenied, which says whose key it is."""
@@ -31,6 +34,8 @@ class Passer:
         assert call.raw is not None  # noqa: S101 - only calls from outside are sent on
         raw = call.raw
         headers = dict(raw.headers)
+        if raw.method != b"POST" or raw.target != b"/":
+            raise KmsError("ValidationException", "KMS is called by POST /, and nothing else is passed through.")
         host = headers.get(b"host", b"").decode("latin-1").partition(":")[0]
         if kms_region(host) is None:
             raise KmsError(
@@ -38,6 +43,14 @@ class Passer:
                 f"Calls are passed through to AWS under KMS's own host names, and this one was signed for '{host[:256]}'.",
             )
         signed = headers.get(b"authorization", b"").partition(b"SignedHeaders=")[2].partition(b",")[0].strip().split(b";")
+        if not _NEVER_SIGNED.isdisjoint(signed):
+            raise KmsError(
+                "ValidationException", "A header that is for one connection alone was signed; it cannot be passed through."
+            )
+        if b"accept-encoding" in signed and headers.get(b"accept-encoding", b"").strip().lower() != b"identity":
+            raise KmsError(
+                "ValidationException", "An Accept-Encoding other than identity was signed; it cannot be passed through."
+            )
         kept = tuple((name, value) for name, value in raw.headers if name not in _FOR_THIS_HOP or name in signed)
         return Endpoint(host.lower().removesuffix("."), 443), UpstreamRequest(raw.method, raw.target, kept, raw.body)
 

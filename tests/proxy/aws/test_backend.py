@@ -296,6 +296,40 @@ async def test_a_signed_header_is_passed_through_whatever_its_name() -> None:
     assert [name for name, _ in sent.headers] == [b"host", b"accept-encoding", b"x-amz-date", b"authorization"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(b"transfer-encoding", b"chunked"), (b"connection", b"x-amz-target"), (b"trailer", b"x"), (b"accept-encoding", b"gzip")],
+)
+async def test_what_lies_differently_on_the_next_connection_cannot_be_signed(name: bytes, value: bytes) -> None:
+    signed = b"AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=%b;host;x-amz-date, Signature=00" % name
+    headers = ((b"host", HOST.encode()), (name, value), (b"x-amz-date", STAMP), (b"authorization", signed))
+    error = await refused(
+        call("Decrypt", {}, RawRequest(b"POST", b"/", headers, b"{}", Origin("x"), 0)), addresser=Passer(ACCOUNT, lambda *_: None)
+    )
+    assert (error.code, error.upstream) == ("ValidationException", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [(b"GET", b"/?Action=Decrypt"), (b"PUT", b"/"), (b"POST", b"/service/TrentService/operation/Decrypt"), (b"POST", b"/?x")],
+)
+async def test_only_what_kms_is_asked_by_is_passed_through(method: bytes, target: bytes) -> None:
+    plain = raw("ListKeys", {}, HOST)
+    request = RawRequest(method, target, plain.headers, plain.body, plain.origin, plain.received_us)
+    error = await refused(call("ListKeys", {}, request), addresser=Passer(ACCOUNT, lambda *_: None))
+    assert (error.code, error.upstream) == ("ValidationException", None)
+
+
+async def test_of_a_refusals_text_the_first_line_is_recorded_and_the_client_has_all() -> None:
+    body = {
+        "__type": "InvalidSignatureException",
+        "message": "It does not match.\n\nThe Canonical String\nx-amz-security-token:canary",
+    }
+    error = await refused(DECRYPT, answered(body, 403), addresser=Passer(ACCOUNT, lambda *_: None))
+    assert error.message == "It does not match."
+    assert error.forwarded is not None and b"canary" in error.forwarded.body
+
+
 @pytest.mark.parametrize("host", ["keytrail.example", f"{HOST}.evil.example", "127.0.0.1:4599", ""])
 async def test_only_calls_under_names_of_kms_are_passed_through(host: str) -> None:
     request = raw("Decrypt", {"CiphertextBlob": "AAAA"}, host)
