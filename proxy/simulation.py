@@ -27,7 +27,7 @@ from audit.query.lines import Damage
 from audit.query.render import make_console, plain, short_caller, short_key
 from audit.query.terminal import FINDINGS, IO, OK, errors, exit_with, note, progress_bar, warn_of
 from audit.query.times import parse_time
-from audit.record import Phase
+from audit.record import IdentityProof, Phase
 from proxy.domain import Principal
 from proxy.errors import ProxyError, SetupError
 from proxy.kms.operations import OPERATIONS
@@ -177,7 +177,7 @@ def request_of(record: Record) -> AuthorizationRequest:
     return AuthorizationRequest(
         operation=str(record.get("eventName")),
         region=str(record.get("awsRegion")),
-        account_id=str(record.get("recipientAccountId") or principal.account_id),
+        account_id=_account_of(record, principal),
         parameters=_parameters(record),
         principal=principal,
         source_ip=str(record.get("sourceIPAddress")),
@@ -185,6 +185,12 @@ def request_of(record: Record) -> AuthorizationRequest:
         now_us=(arrived - _EPOCH) // timedelta(microseconds=1),
         user_agent=record.get("userAgent"),
     )
+
+
+def _account_of(record: Record, principal: Principal) -> str:
+    """The account that key ids without one are of: in pass-through the caller's (`proxy.assembly`), else the instance's."""
+    is_theirs = extension(record).get("identityProof") in (IdentityProof.CLAIMED.value, IdentityProof.UPSTREAM.value)
+    return (is_theirs and principal.account_id) or str(record.get("recipientAccountId") or principal.account_id)
 
 
 def _parameters(record: Record) -> Mapping[str, Any] | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 from aws_encryption_sdk.key_providers.kms import KMSMasterKey
+from tink import aead  # type: ignore[import-untyped] # It carries no types.
 
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command
 
@@ -107,3 +110,63 @@ def test_blobs_somewhere_in_a_state_file(server: Server, tmp_path: Path) -> None
     state = tmp_path / "state"
     state.write_text(json.dumps({"outputs": [{"value": base64.b64encode(blob).decode()} for blob in blobs]}, indent=1))
     assert [unwrapped_by(key) for key in traced(server, state)] == [(0, []), (1, ["user/demo"]), (0, [])]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("yaml", "password: hunter2\nlist:\n  - a\n  - b\n"),
+        ("json", '{"password": "hunter2"}'),
+        ("env", "PASSWORD=hunter2\n"),
+        ("ini", "[database]\npassword = hunter2\n"),
+        ("bin", "hunter2"),
+    ],
+)
+def test_a_file_of_sops(server: Server, key_arn: str, tmp_path: Path, suffix: str, content: str) -> None:
+    clear, sealed = tmp_path / f"clear.{suffix}", tmp_path / f"sealed.{suffix}"
+    clear.write_text(content)
+    access_key_id, secret_access_key = server.credentials()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": access_key_id,
+        "AWS_SECRET_ACCESS_KEY": secret_access_key,
+    }
+
+    def sops(*argv: str) -> str:
+        program = str(Path(sys.executable).with_name("sops"))
+        return subprocess.run([program, *argv], env=environment, check=True, capture_output=True, text=True).stdout
+
+    sealed.write_text(sops("encrypt", "--kms", key_arn, "--encryption-context", "tenant:acme", str(clear)))
+    (before,) = traced(server, sealed)
+    assert (before["key"], before["context"], unwrapped_by(before)) == (key_arn, CONTEXT, (0, []))
+    assert "hunter2" in sops("decrypt", str(sealed))
+    assert unwrapped_by(traced(server, sealed)[0]) == (1, ["user/demo"])
+
+
+def test_a_secret_under_a_tink_envelope(server: Server, key_arn: str, tmp_path: Path) -> None:
+    aead.register()
+    remote = KmsAead(server.client(), key_arn)
+    envelope = aead.KmsEnvelopeAead(aead.aead_key_templates.AES256_GCM, remote)
+    artefact = tmp_path / "secret"
+    artefact.write_bytes(envelope.encrypt(b"in confidence", b"associated"))
+    assert envelope.decrypt(artefact.read_bytes(), b"associated") == b"in confidence"
+    (key,) = traced(server, artefact)
+    assert (key["format"], unwrapped_by(key)) == ("Tink KmsEnvelopeAead", (1, ["user/demo"]))
+
+
+class KmsAead(aead.Aead):  # type: ignore[misc] # Tink carries no types.
+    """Tink's remote key, as its integration with AWS KMS makes it: Tink's own ships no client that takes an endpoint."""
+
+    def __init__(self, client: Any, key_arn: str) -> None:
+        self._client = client
+        self._key_arn = key_arn
+
+    def encrypt(self, plaintext: bytes, associated_data: bytes) -> bytes:
+        blob: bytes = self._client.encrypt(KeyId=self._key_arn, Plaintext=plaintext)["CiphertextBlob"]
+        return blob
+
+    def decrypt(self, ciphertext: bytes, associated_data: bytes) -> bytes:
+        plaintext: bytes = self._client.decrypt(CiphertextBlob=ciphertext)["Plaintext"]
+        return plaintext

@@ -20,7 +20,8 @@ from proxy.policy.access import AuthorizationRequest, accesses
 from proxy.policy.evaluate import load
 from proxy.recording import Exchange, Recorder
 from proxy.simulation import app, check, replay, request_of, simulate
-from tests.audit.query.builder import LogBuilder, at
+from tests.audit.query.builder import LogBuilder, at, placed
+from tests.audit.query.builder import record as _record
 
 CONTEXT = {"tenant": "acme"}
 DENY_ALICE = {
@@ -203,6 +204,16 @@ def test_a_record_gives_back_what_was_asked(
             found = keys.find(name)
             assert found is not None
             assert found[0].read(now, access, found[1]) == found[0].read(then, access, found[1]), name
+
+
+@pytest.mark.parametrize(
+    ("proof", "account"),
+    [("claimed", "111122223333"), ("accepted-by-upstream", "111122223333"), ("signature-verified", "999988887777")],
+)
+def test_a_key_id_without_an_account_is_of_the_account_that_guardrails_take_it_for(proof: str, account: str) -> None:
+    record = placed(_record("Decrypt", recipientAccountId="999988887777"), "w0", 0, at(0))
+    record["additionalEventData"]["keytrail"]["identityProof"] = proof
+    assert request_of(record).account_id == account
 
 
 def test_calls_that_only_aws_knows_are_not_decided_by_what_is_not_recorded() -> None:

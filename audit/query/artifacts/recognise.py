@@ -14,6 +14,7 @@ from audit.query.artifacts.bare import FORMAT, from_base64, read_bare, read_carv
 from audit.query.artifacts.encryption_sdk import read_encryption_sdk
 from audit.query.artifacts.envelopes import read_kubernetes, read_tink
 from audit.query.artifacts.parquet import read_parquet, read_parquet_key_material
+from audit.query.artifacts.sops import read_sops
 
 #: In the order in which they are asked: those that begin with a mark of their own first, what is searched for anywhere last.
 FORMATS: Sequence[Reader] = (
@@ -21,6 +22,7 @@ FORMATS: Sequence[Reader] = (
     read_encryption_sdk,
     read_parquet,
     read_parquet_key_material,
+    read_sops,
     read_kubernetes,
     read_tink,
     read_carved,

@@ -5,8 +5,8 @@
     dotenv:       sops_kms__list_0__map_enc=…, sops_kms__list_0__map_context__map_NAME=…, sops_key_groups__list_0__map_kms__…
     INI:          the same names without "sops_" in the section [sops], in any order
 
-``enc`` is the CiphertextBlob in base64. SOPS writes its metadata last, and ``mac``, ``version`` and ``lastmodified`` always. Rules
-kept:
+``enc`` is the CiphertextBlob in base64. SOPS writes its metadata last, and ``mac``, ``version`` and ``lastmodified`` always.
+Rules kept:
 
 - A file without these three is cut off: what was read of it could be half a blob, whose fingerprint would never be found.
 - Of YAML only what SOPS writes is read: maps, lists, scalars on one line, quoted or not, and blocks of text.
