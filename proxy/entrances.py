@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from proxy.forwarded import TrustedNetworks
 from proxy.listeners.connect import ForwardProxy, OtherHosts
 from proxy.listeners.door import Door, Visitor
 from proxy.listeners.reverse import Listener
-from proxy.listeners.tls import ClientTrust, ServerTls, welcome_with_tls
+from proxy.listeners.tls import ClientTrust, ServerNames, ServerTls, welcome_with_tls
 from proxy.listeners.tunnel import Tunnels
 from proxy.settings import Settings, host_and_port
 
@@ -40,6 +41,7 @@ class Entrances:
         self._doors: list[Door] = []
         self._tls: ServerTls | None = None
         self._forward: ForwardProxy | None = None
+        self._names = ServerNames()
         self._tunnels = Tunnels(
             own_addresses(settings, ports), connect_s=settings.aws_connect_timeout_s, idle_s=settings.idle_timeout_s
         )
@@ -54,7 +56,12 @@ class Entrances:
             self._doors.append(Door(self._bind("tls_listen"), welcome, greeting_s=handshake_s, proxied=proxied))
         if settings.forward_listen:
             self._forward = ForwardProxy(
-                self._listener, _authority(settings), _others(settings), self._tunnels, handshake_s=handshake_s
+                self._listener,
+                _authority(settings, self._names),
+                self._names,
+                _others(settings),
+                self._tunnels,
+                handshake_s=handshake_s,
             )
             welcome = self._forward.welcome
             self._doors.append(Door(self._bind("forward_listen"), welcome, greeting_s=handshake_s, proxied=proxied))
@@ -67,7 +74,7 @@ class Entrances:
         """Take certificates, CA, lists, networks and limits anew, for the connections to come. Raises SetupError, and nothing is
         changed. Whether there is a PROXY protocol, and where to listen, stays as it was at the start."""
         tls = _certificate(settings) if self._tls is not None else None
-        leaves = _authority(settings) if self._forward is not None else None
+        leaves = _authority(settings, self._names) if self._forward is not None else None
         others = _others(settings)
         if self._tls is not None and tls is not None:
             self._tls.reload(*tls)
@@ -126,8 +133,14 @@ def _client_trust(settings: Settings) -> ClientTrust:
     return trust
 
 
-def _authority(settings: Settings) -> Authority:
-    return Authority(*settings.ca_files, prepare=_client_trust(settings).apply)
+def _authority(settings: Settings, names: ServerNames) -> Authority:
+    trust = _client_trust(settings)
+
+    def prepare(context: ssl.SSLContext) -> None:
+        trust.apply(context)
+        names.watch(context)
+
+    return Authority(*settings.ca_files, prepare=prepare)
 
 
 def _others(settings: Settings) -> OtherHosts:

@@ -20,7 +20,7 @@ from proxy.errors import SetupError
 from proxy.kms.hosts import kms_region
 from proxy.listeners.door import Unwelcome, Visitor, answer, take_head
 from proxy.listeners.reverse import MAX_HEAD_BYTES, Listener
-from proxy.listeners.tls import begin_tls
+from proxy.listeners.tls import ServerNames, begin_tls
 from proxy.listeners.tunnel import Refused, Tunnels
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]{1,255}):([0-9]{1,5})")
@@ -86,14 +86,18 @@ class _Request:
 
 
 class ForwardProxy:
-    """How visitors of the forward proxy's port are taken over. `handshake_s` bounds TLS with an intercepted client."""
+    """How visitors of the forward proxy's port are taken over. `names` watch the contexts of `leaves`; `handshake_s` bounds TLS
+    with an intercepted client."""
 
-    def __init__(self, listener: Listener, leaves: Leaves, others: OtherHosts, tunnels: Tunnels, *, handshake_s: float) -> None:
+    def __init__(
+        self, listener: Listener, leaves: Leaves, names: ServerNames, others: OtherHosts, tunnels: Tunnels, *, handshake_s: float
+    ) -> None:
         self.others = others
         self.leaves = leaves
         self.intercepted = 0
         self.refused = 0
         self._listener = listener
+        self._names = names
         self._tunnels = tunnels
         self._handshake_s = handshake_s
 
@@ -119,7 +123,7 @@ class ForwardProxy:
         else:
             context = await loop.run_in_executor(None, self.leaves.leaf_context, host)
         await loop.sock_sendall(visitor.sock, _ESTABLISHED)
-        await begin_tls(visitor, self._listener, context, "forward-proxy", self._handshake_s, lambda _: host)
+        await begin_tls(visitor, self._listener, context, "forward-proxy", self._handshake_s, self._names)
 
     async def _take_plain(self, visitor: Visitor, request: _Request) -> None:
         """A call to KMS over plain HTTP: answered like any other, and sent on over TLS."""

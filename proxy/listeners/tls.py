@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -51,11 +50,30 @@ class ClientTrust:
         context.verify_mode = _MODES[self.demand]
 
 
+class ServerNames:
+    """The names that clients ask for (SNI), session by session, as long as these last."""
+
+    def __init__(self) -> None:
+        self._names: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
+
+    def watch(self, context: ssl.SSLContext) -> None:
+        """Note the names in the sessions of `context`."""
+        context.sni_callback = self._note
+
+    def of(self, session: ssl.SSLObject) -> str | None:
+        """The name that was asked for in `session`; None where none was."""
+        return self._names.get(session)
+
+    def _note(self, session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        if name is not None:
+            self._names[session] = name
+
+
 class ServerTls:
     """The certificate of a TLS listener, from files. Raises SetupError where they are not as they must be."""
 
     def __init__(self, certificate: Path, key: Path, clients: ClientTrust) -> None:
-        self.names: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
+        self.names = ServerNames()
         self.context = self._load(certificate, key, clients)
 
     def reload(self, certificate: Path, key: Path, clients: ClientTrust) -> None:
@@ -69,19 +87,15 @@ class ServerTls:
         except (OSError, ssl.SSLError, ValueError) as error:
             raise SetupError(f"the TLS certificate {certificate} and its key {key} cannot be used: {error}") from error
         clients.apply(context)
-        context.sni_callback = self._note_name
+        self.names.watch(context)
         return context
-
-    def _note_name(self, session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        if name is not None:
-            self.names[session] = name
 
 
 def welcome_with_tls(listener: Listener, tls: ServerTls, handshake_s: float) -> Welcome:
     """How visitors of a TLS listener are taken over."""
 
     async def welcome(visitor: Visitor) -> None:
-        await begin_tls(visitor, listener, tls.context, "endpoint", handshake_s, lambda session: tls.names.get(session))
+        await begin_tls(visitor, listener, tls.context, "endpoint", handshake_s, tls.names)
 
     return welcome
 
@@ -92,16 +106,16 @@ async def begin_tls(
     context: ssl.SSLContext,
     topology: str,
     handshake_s: float,
-    name_of: Callable[[ssl.SSLObject], str | None],
+    names: ServerNames,
 ) -> None:
-    """End TLS on the visitor's socket, and hand what is within to `listener`. `name_of` gives the name that was asked for."""
+    """End TLS on the visitor's socket, and hand what is within to `listener`. `names` watch `context`."""
     if await peek(visitor.sock, 1) != _HANDSHAKE:
         answer(visitor.sock, "400 Bad Request", _NO_TLS)
         raise Unwelcome("it spoke something else where TLS begins")
 
     def origin(transport: asyncio.BaseTransport) -> Origin:
         session = transport.get_extra_info("ssl_object")
-        return _with_tls(Origin(visitor.peer, topology, visitor.claimed_peer), session, name_of(session))
+        return _with_tls(Origin(visitor.peer, topology, visitor.claimed_peer), session, names.of(session))
 
     loop = asyncio.get_running_loop()
     await loop.connect_accepted_socket(

@@ -22,6 +22,7 @@ from proxy.listeners import tunnel
 from proxy.listeners.connect import ForwardProxy, OtherHosts
 from proxy.listeners.door import Door
 from proxy.listeners.reverse import Limits, Listener
+from proxy.listeners.tls import ServerNames
 from proxy.listeners.tunnel import Tunnels
 
 KMS = "kms.us-east-1.amazonaws.com"
@@ -98,7 +99,7 @@ async def forward_proxy(
     port: int = sock.getsockname()[1]
     listener = Listener(walk, Limits(1 << 16, 5.0, 5.0))
     tunnels = Tunnels(frozenset({(address, port)}), connect_s=2.0, idle_s=5.0)
-    proxy = ForwardProxy(listener, NoLeaves(), OtherHosts(rule, listed), tunnels, handshake_s=2.0)
+    proxy = ForwardProxy(listener, NoLeaves(), ServerNames(), OtherHosts(rule, listed), tunnels, handshake_s=2.0)
     door = Door(sock, proxy.welcome, greeting_s=greeting_s, proxied=proxied)
     try:
         yield World(port, proxy, tunnels, door, seen)

@@ -33,7 +33,7 @@ from proxy.forwarded import TrustedNetworks
 from proxy.listeners.connect import ForwardProxy, OtherHosts
 from proxy.listeners.door import Door
 from proxy.listeners.reverse import Limits, Listener
-from proxy.listeners.tls import ClientCertificates, ClientTrust, ServerTls, welcome_with_tls
+from proxy.listeners.tls import ClientCertificates, ClientTrust, ServerNames, ServerTls, welcome_with_tls
 from proxy.listeners.tunnel import Tunnels
 
 KMS = "kms.us-east-1.amazonaws.com"
@@ -171,13 +171,13 @@ class Leaves:
     """A leaf that takes its time, for any host."""
 
     def __init__(self, pair: Pair) -> None:
-        self._context = ServerTls(pair.certificate, pair.key, ClientTrust()).context
+        self.context = ServerTls(pair.certificate, pair.key, ClientTrust()).context
 
     def known(self, host: str) -> bool:
         return False
 
     def leaf_context(self, host: str) -> ssl.SSLContext:
-        return self._context
+        return self.context
 
 
 def sockets() -> int:
@@ -216,7 +216,9 @@ async def world_of(
     listener = Listener(walk, Limits(BODY_LIMIT, 5.0, 5.0))
     tls = ServerTls(server.certificate, server.key, ClientTrust(demand, None if demand == "none" else ca.certificate))
     tunnels = Tunnels(frozenset(), connect_s=2.0, idle_s=5.0)
-    forward = ForwardProxy(listener, Leaves(make(folder, KMS, ca)), OtherHosts("refuse", ()), tunnels, handshake_s=5.0)
+    leaves, names = Leaves(make(folder, KMS, ca)), ServerNames()
+    names.watch(leaves.context)
+    forward = ForwardProxy(listener, leaves, names, OtherHosts("refuse", ()), tunnels, handshake_s=5.0)
     networks = TrustedNetworks(["127.0.0.0/8"]) if proxied else None
     doors = {}
     for name, welcome in (("tls", welcome_with_tls(listener, tls, 5.0)), ("forward", forward.welcome)):
@@ -372,6 +374,19 @@ def test_files_that_are_not_as_they_must_be_change_nothing(run: Run, tmp_path: P
 # --- what stands before the handshake, in one segment with it and byte by byte
 
 CONNECT = f"CONNECT {KMS}:443 HTTP/1.0\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("name", ["other.example", None])
+def test_within_connect_the_name_on_record_is_the_one_that_tls_was_asked_for(run: Run, tmp_path: Path, name: str | None) -> None:
+    async def scenario() -> None:
+        async with world_of(tmp_path) as world:
+            client = await world.connect("forward")
+            await client.begin(trusting(world.ca), name, CONNECT)
+            await client.call()
+            tls = world.seen[0].origin.tls
+            assert tls is not None and tls.server_name == name
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("bytewise", [False, True], ids=["one-segment", "byte-by-byte"])
