@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from audit.query.artifacts.artifact import MAX_BLOB_BYTES, Artifact, DamagedArtifact, Reader, WrappedKey
 from audit.query.artifacts.bare import FORMAT, from_base64, read_bare, read_carved
+from audit.query.artifacts.csfle import read_csfle
+from audit.query.artifacts.dynamodb import read_dynamodb
 from audit.query.artifacts.encryption_sdk import read_encryption_sdk
 from audit.query.artifacts.envelopes import read_kubernetes, read_tink
 from audit.query.artifacts.parquet import read_parquet, read_parquet_key_material
+from audit.query.artifacts.s3_encryption import read_s3_encryption
 from audit.query.artifacts.sops import read_sops
 
 #: In the order in which they are asked: those that begin with a mark of their own first, what is searched for anywhere last.
@@ -22,7 +25,10 @@ FORMATS: Sequence[Reader] = (
     read_encryption_sdk,
     read_parquet,
     read_parquet_key_material,
+    read_s3_encryption,
     read_sops,
+    read_dynamodb,
+    read_csfle,
     read_kubernetes,
     read_tink,
     read_carved,

@@ -38,9 +38,7 @@ _MAX_DEPTH = 16
 _YAML_BLOCK = re.compile(r"^sops:[ \t]*\n((?:[ \t#-][^\n]*(?:\n|\Z)|\n)*)", re.MULTILINE)
 _DOTENV_LINE = re.compile(r"^sops_([^=\n]+)=([^\n]*)$", re.MULTILINE)
 _INI_SECTION = re.compile(r"^\[sops\][ \t]*\n((?:(?!\[)[^\n]*(?:\n|\Z))*?)(?=^\[|\Z)", re.MULTILINE)
-_INI_LINE = re.compile(
-    r'(?:"""(?P<tripled>.+?)"""|`(?P<ticked>[^`]+)`|"(?P<quoted>[^"]+)"|(?P<plain>[^=]+?))\s*=\s*(?P<value>.*)'
-)
+_INI_QUOTED = re.compile(r'"""(.+?)"""|`([^`]+)`|"([^"]+)"')
 _FLAT = re.compile(
     r"(?:key_groups__list_(?P<group>\d{1,4})__map_)?kms__list_(?P<at>\d{1,4})__map_(?:context__map_(?P<pair>.+)|(?P<name>\w+))"
 )
@@ -141,11 +139,11 @@ def _ini(text: str) -> Iterator[dict[str, object]]:
         for line in section[1].splitlines():
             if not line.strip() or line.startswith(("#", ";")):
                 continue
-            found = _INI_LINE.fullmatch(line)
-            if found is None:
+            quoted = _INI_QUOTED.match(line)
+            name, equals, value = line[quoted.end() if quoted else 0 :].partition("=")
+            if not equals or (quoted and name.strip()):
                 raise DamagedArtifact(FORMAT, "a line of its section [sops] is no name and value")
-            name = found["tripled"] or found["ticked"] or found["quoted"] or found["plain"]
-            value = found["value"].strip()
+            name, value = (quoted[quoted.lastindex or 0] if quoted else name.strip()), value.strip()
             pairs.append((name, value[1:-1] if len(value) > 1 and value[0] == value[-1] == "`" else value))
         yield _unflattened(pairs, text)
 
