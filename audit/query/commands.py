@@ -17,7 +17,7 @@ from audit.errors import QueryError
 from audit.query import blob, render
 from audit.query.artifacts.recognise import Contents, lone_contents
 from audit.query.artifacts.recognise import read as recognise
-from audit.query.artifacts.sources import find_artifacts, is_place
+from audit.query.artifacts.sources import ArtifactUnavailable, find_artifacts, is_place
 from audit.query.engine import search
 from audit.query.filters import DEFAULT_PHASES, Filter, KeyName, parse_pair
 from audit.query.lines import Damage
@@ -278,6 +278,11 @@ def _contents(artifact: str, s3_endpoint: str | None) -> Iterator[Contents]:
         yield lone_contents(artifact, blob.fingerprint_of_text(artifact))
         return
     for found in find_artifacts(artifact, sys.stdin.buffer, s3_endpoint):
-        text = found.read(0, min(found.size_bytes, _FINGERPRINT_BYTES))
-        fingerprint = blob.fingerprint_in(text) if found.size_bytes <= _FINGERPRINT_BYTES else None
-        yield recognise(found) if fingerprint is None else lone_contents(found.name, fingerprint)
+        try:
+            text = found.read(0, min(found.size_bytes, _FINGERPRINT_BYTES))
+            fingerprint = blob.fingerprint_in(text) if found.size_bytes <= _FINGERPRINT_BYTES else None
+            yield recognise(found) if fingerprint is None else lone_contents(found.name, fingerprint)
+        except (OSError, ArtifactUnavailable) as error:
+            if found.name == artifact:
+                raise
+            yield Contents(found.name, (), f"it cannot be read: {error}")  # the others of its folder can be

@@ -63,7 +63,7 @@ def write_told(told: Told, console: Console) -> None:
     contents = told.contents
     _say(console, f"artefact   {contents.name}: {_count(contents)}")
     if contents.fault is not None:
-        _say(console, f"DAMAGED    {contents.fault}")
+        _say(console, f"FAULT      {contents.fault}")
     written: set[str] = set()
     for key in contents.keys:
         console.print()

@@ -7,15 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aws_encryption_sdk
+import boto3
+import credstash  # type: ignore[import-untyped] # It carries no types.
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 from aws_encryption_sdk.key_providers.kms import KMSMasterKey
+from moto.server import ThreadedMotoServer
+from s3_encryption import S3EncryptionClient, S3EncryptionClientConfig  # type: ignore[import-untyped] # The same.
+from s3_encryption.materials.kms_keyring import KmsKeyring  # type: ignore[import-untyped] # The same.
 from tink import aead  # type: ignore[import-untyped] # It carries no types.
 
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command
@@ -170,3 +176,59 @@ class KmsAead(aead.Aead):  # type: ignore[misc] # Tink carries no types.
     def decrypt(self, ciphertext: bytes, associated_data: bytes) -> bytes:
         plaintext: bytes = self._client.decrypt(CiphertextBlob=ciphertext)["Plaintext"]
         return plaintext
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[str]:
+    """S3 and DynamoDB, as moto has them: the URL."""
+    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+def client_of(aws: str, service: str) -> Any:  # boto3's clients have no type of their own
+    return boto3.client(service, endpoint_url=aws, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # type: ignore[call-overload] # The service is any.
+
+
+def test_objects_of_the_s3_encryption_client(server: Server, aws: str, key_arn: str) -> None:
+    s3 = client_of(aws, "s3")
+    s3.create_bucket(Bucket="secrets")
+    sealing = S3EncryptionClient(client_of(aws, "s3"), S3EncryptionClientConfig(KmsKeyring(server.client(), key_arn)))
+    for name in ("in/one", "in/two"):
+        sealing.put_object(Bucket="secrets", Key=name, Body=b"in confidence", EncryptionContext=CONTEXT)
+    assert sealing.get_object(Bucket="secrets", Key="in/two", EncryptionContext=CONTEXT)["Body"].read() == b"in confidence"
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), "--s3-endpoint", aws, "s3://secrets/in/"]
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr.decode()
+    one, two = json.loads(done.stdout)
+    assert [told["artefact"] for told in (one, two)] == ["s3://secrets/in/one", "s3://secrets/in/two"]
+    assert one["keys"][0]["context"]["tenant"] == "acme"
+    assert [unwrapped_by(told["keys"][0]) for told in (one, two)] == [(0, []), (1, ["user/demo"])]
+
+
+def test_items_of_credstash(server: Server, aws: str, key_arn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access_key_id, secret_access_key = server.credentials()
+    for name, value in (
+        ("AWS_ENDPOINT_URL_KMS", server.url),
+        ("AWS_ENDPOINT_URL_DYNAMODB", aws),
+        ("AWS_ACCESS_KEY_ID", access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", secret_access_key),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    client_of(aws, "dynamodb").create_table(
+        TableName="credential-store",
+        KeySchema=[{"AttributeName": "name", "KeyType": "HASH"}, {"AttributeName": "version", "KeyType": "RANGE"}],
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("name", "version")],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    credstash.putSecret("db.password", "hunter2", kms_key=key_arn, region="us-east-1", context=CONTEXT)
+    assert credstash.getSecret("db.password", region="us-east-1", context=CONTEXT) == "hunter2"
+    items = client_of(aws, "dynamodb").scan(TableName="credential-store")["Items"]
+    dump = tmp_path / "scan.json"
+    dump.write_text(json.dumps({"Items": items}, default=lambda binary: base64.b64encode(binary).decode()))  # as the aws CLI does
+    (key,) = traced(server, dump)
+    assert (key["context"], unwrapped_by(key)) == (None, (1, ["user/demo"]))

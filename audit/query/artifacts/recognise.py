@@ -41,7 +41,7 @@ UNKNOWN = "unknown"
 class Contents:
     """What was found in the artefact `name`. `keys` without a fingerprint are no KMS blobs: their notes say what they are.
 
-    `fault` says what is wrong with it, where its format is known and it is damaged.
+    `fault` says what is wrong with it: its format is known and it is damaged, or it cannot be read.
     """
 
     name: str

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from audit.query.artifacts.encryption_sdk import FORMAT_V2
 from audit.query.artifacts.recognise import read
+from audit.query.artifacts.sources import FileArtifact
 from tests.audit.query.artifacts.blobs import KEY_ARN, local_blob
 from tests.audit.query.artifacts.memory import MemoryArtifact
 from tests.audit.query.artifacts.test_encryption_sdk import small_message
@@ -89,6 +90,28 @@ def test_a_folder_is_told_file_by_file_and_what_is_damaged_is_named(tmp_path: Pa
     first, second = json.loads(told.stdout)
     assert (first["artefact"], first["keys"][0]["story"]["counts"]["unwrapped"]["times"]) == (str(folder / "a.key"), 1)
     assert second["keys"] == [] and "damaged" in second["fault"]
+
+
+def test_a_file_that_cannot_be_read_does_not_keep_the_others_of_its_folder_back(
+    tmp_path: Path, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_bytes(local_blob(0))
+    (folder / "b").write_bytes(local_blob(0))
+    reading = FileArtifact.read
+
+    def broken(self: FileArtifact, offset: int, length: int) -> bytes:
+        if self.path.name == "a":
+            raise PermissionError(13, "Permission denied", str(self.path))
+        return reading(self, offset, length)
+
+    monkeypatch.setattr(FileArtifact, "read", broken)
+    told = run(log, "trace", "--json", str(folder))
+    first, second = json.loads(told.stdout)
+    assert told.exit_code == 1
+    assert "Permission denied" in first["fault"] and second["keys"][0]["story"]["found"]
+    assert run(log, "trace", str(folder / "a")).exit_code == 3
 
 
 def test_a_key_that_the_logs_do_not_know_is_a_finding(tmp_path: Path, log: LogBuilder) -> None:
