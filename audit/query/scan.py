@@ -7,7 +7,7 @@ line is damage. Segments that are missing between others, or shorter than the na
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,7 +115,7 @@ def within(parts: list[Part], since: datetime | None, until: datetime | None) ->
 def coverage(log: str, parts: list[Part]) -> Coverage:
     """The times of the first and the last readable record of a log. Raises OSError."""
     first = next((time for part in parts for time in _times(_head(part))), None)
-    last = next((time for part in reversed(parts) for time in reversed(_times(_tail(part)))), None)
+    last = next((time for part in reversed(parts) for time in _times(reversed(_tail(part)))), None)
     return Coverage(log, first, last)
 
 
@@ -155,7 +155,7 @@ def _line_bounds(data: bytes) -> array[int]:
 
 
 def _first_time(part: Part) -> datetime | None:
-    time = next(iter(_times(_head(part)[:1])), None)
+    time = next(_times(_head(part)[:1]), None)
     try:
         return None if time is None else datetime.fromisoformat(time).astimezone(UTC)
     except ValueError:
@@ -173,12 +173,10 @@ def _tail(part: Part) -> list[bytes]:
         return file.read(_LOOK_BYTES).split(b"\n")[:-1]
 
 
-def _times(lines: list[bytes]) -> list[str]:
+def _times(lines: Iterable[bytes]) -> Iterator[str]:
     """The times of those of `lines` that are records."""
-    times = []
     for line in lines:
         try:
-            times.append(str(parse(line, Place("", "", 0))["additionalEventData"]["keytrail"]["time"]))
+            yield str(parse(line, Place("", "", 0))["additionalEventData"]["keytrail"]["time"])
         except DamagedLog:
             continue
-    return times
