@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from audit.errors import DamagedLog
 from audit.query import scan
 from audit.query.filters import Filter
-from audit.query.index.layout import IndexFault, index_folder
+from audit.query.index.layout import IndexFault, index_folder, quoted
 from audit.query.index.lookup import Index, open_index
 from audit.query.indexed import Hit, look_up
 from audit.query.lines import Damage, Found, Place, parse
@@ -214,7 +214,7 @@ def _database(spill: str, index: Path) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": "false",
         },
     )
-    database.execute("SET allowed_directories = [{}]".format("'" + str(index).replace("'", "''") + "'"))
+    database.execute(f"SET allowed_directories = [{quoted(index)}]")
     database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
     database.execute("SET lock_configuration = true")
     database.execute("CREATE TABLE hits (time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT)")

@@ -37,6 +37,7 @@ from audit.query.index.layout import (
     Manifest,
     Run,
     index_folder,
+    quoted,
 )
 from audit.query.lines import Damage, Place, parse
 from audit.query.scan import Chunk, Part
@@ -48,7 +49,6 @@ _MEMORY_LIMIT = "1GB"
 _SMALL_RECORDS = 1 << 15
 _WRITE = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 30720)"
 _WRITE_EVENTS = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 61440)"
-_PROBE = "SELECT hash('keytrail')"
 
 
 class IndexInUse(IndexFault):
@@ -92,7 +92,7 @@ class Compactor:
             for folder in ("events", "postings"):
                 (self._index / folder).mkdir(mode=0o700, exist_ok=True)
             self._database = _open_database(self._index)
-            [(probe,)] = self._database.execute(_PROBE).fetchall()
+            [(probe,)] = self._database.execute(rows.PROBE).fetchall()
             self._manifest = Manifest.load(self._index)
             if self._manifest.probe != probe:
                 self._manifest = Manifest(probe=probe)
@@ -222,7 +222,7 @@ class Compactor:
 
     def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        self._database.execute(f"COPY ({select}) TO {_quoted(path)} {how}", parameters)
+        self._database.execute(f"COPY ({select}) TO {quoted(path)} {how}", parameters)
         path.chmod(0o600)
         return path
 
@@ -249,7 +249,7 @@ class Compactor:
         for number in range(run.slices):
             low, high = (number << 64) // run.slices, ((number + 1 << 64) // run.slices) - 1
             sources = dict.fromkeys(one.path_of(self._index, low) for one in old)
-            paths = ", ".join(map(_quoted, sources))
+            paths = ", ".join(map(quoted, sources))
             select = f"SELECT * FROM read_parquet([{paths}]) WHERE term BETWEEN ? AND ? ORDER BY term, record"  # noqa: S608 - ours
             files.append(self._write(run.path(self._index, number), select, _WRITE, [low, high]))
         _sync(files)
@@ -258,7 +258,7 @@ class Compactor:
 
     def _merge_days(self, log: LogIndex, old: list[DayFile]) -> None:
         file = DayFile(old[0].log, old[0].day, old[0].first, old[-1].next, sum(one.records for one in old))
-        sources = ", ".join(_quoted(one.path(self._index)) for one in old)
+        sources = ", ".join(quoted(one.path(self._index)) for one in old)
         select = f"SELECT * FROM read_parquet([{sources}], hive_partitioning = false) ORDER BY record"  # noqa: S608 - paths of ours
         _sync([self._write(file.path(self._index), select, _WRITE_EVENTS)])
         log.days = [file if one == old[0] else one for one in log.days if one not in old[1:]]
@@ -310,7 +310,7 @@ def _open_database(index: Path) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": "false",
         },
     )
-    database.execute(f"SET allowed_directories = [{_quoted(index)}]")
+    database.execute(f"SET allowed_directories = [{quoted(index)}]")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     return database
@@ -346,7 +346,3 @@ def _sync(files: Sequence[Path]) -> None:
     for folder in {path.parent for path in files}:
         durable.sync_folder(folder)
         durable.sync_folder(folder.parent)
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -143,6 +143,11 @@ def index_folder(data: Path) -> Path:
     return data / "index"
 
 
+def quoted(path: Path) -> str:
+    """`path` as a text in SQL."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
 def _log(name: str, part: dict[str, Any]) -> LogIndex:
     return LogIndex(
         [_segment(*fields) for fields in part["segments"]],

@@ -15,7 +15,8 @@ from pathlib import Path
 import duckdb
 
 from audit.query.filters import Filter
-from audit.query.index.layout import IndexedSegment, LogIndex, Manifest, Run, index_folder
+from audit.query.index import rows
+from audit.query.index.layout import IndexedSegment, IndexFault, LogIndex, Manifest, Run, index_folder, quoted
 from audit.query.index.terms import Condition, conditions
 from audit.query.scan import Part
 from audit.query.times import time_text
@@ -34,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """The segments of one log that the index has, as they are in the folder now, and the index of their damaged lines."""
+    """The segments of one log that the index has, as they are in the folder now, and what it knows of each."""
 
     parts: list[Part]
     segments: list[IndexedSegment]
@@ -116,8 +117,8 @@ class Index:
             selects = [self._select(run, condition.terms) for condition in wanted]
             select = " INTERSECT ".join(selects)
             query = f"SELECT DISTINCT record, start FROM ({select}) WHERE record >= ? AND record < ? LIMIT ?"  # noqa: S608 - ours
-            rows = self._database.execute(query, [first, last, most + 1 - len(found)]).fetchall()
-            found += [Place(record, start) for record, start in rows]
+            places = self._database.execute(query, [first, last, most + 1 - len(found)]).fetchall()
+            found += [Place(record, start) for record, start in places]
             if len(found) > most:
                 return None
         return [place for place in found if _is_within(place.record, spans)]
@@ -129,15 +130,22 @@ class Index:
         for (term,) in hashed:
             by_file.setdefault(run.path_of(self._folder, term), []).append(term)
         parts = [
-            f"SELECT record, start FROM read_parquet('{_escaped(path)}') WHERE term IN ({', '.join(map(str, numbers))})"  # noqa: S608 - numbers
+            f"SELECT record, start FROM read_parquet({quoted(path)}) WHERE term IN ({', '.join(map(str, numbers))})"  # noqa: S608 - numbers
             for path, numbers in by_file.items()
         ]
         return "(" + " UNION ALL ".join(parts) + ")"
 
 
 def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
-    """The index of `data` as it is now; `database` may read its folder. Raises `IndexFault`, OSError."""
-    return Index(data, database, Manifest.load(index_folder(data)))
+    """The index of `data` as it is now; `database` may read its folder.
+
+    Raises OSError, and `IndexFault` also where another DuckDB made it, which hashes terms in another way: nothing would be found.
+    """
+    manifest = Manifest.load(index_folder(data))
+    [(probe,)] = database.execute(rows.PROBE).fetchall()
+    if manifest.logs and manifest.probe != probe:
+        raise IndexFault("the index was made by another version of DuckDB")
+    return Index(data, database, manifest)
 
 
 def _within(runs: Sequence[Run], spans: Sequence[tuple[int, int]]) -> list[Run]:
@@ -148,7 +156,3 @@ def _within(runs: Sequence[Run], spans: Sequence[tuple[int, int]]) -> list[Run]:
 def _is_within(record: int, spans: Sequence[tuple[int, int]]) -> bool:
     number = bisect_right(spans, record, key=lambda span: span[0]) - 1
     return number >= 0 and record < spans[number][1]
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -164,5 +164,7 @@ POSTINGS = f"""
         {" UNION ALL ".join([f"SELECT {term} AS term, record, start FROM rows" for term in _POSTINGS_OF] + [_PAIRS])})
     WHERE term IS NOT NULL"""  # noqa: S608 - built of constants
 
+#: What DuckDB makes of a known term: the manifest's `probe`.
+PROBE = "SELECT hash('keytrail')"
 #: The columns of `EVENTS` as a list for SELECT.
 EVENT_COLUMNS = ", ".join(f'{expression} AS "{name}"' for name, (expression, _) in EVENTS.items())

@@ -307,6 +307,9 @@ def test_an_index_whose_terms_are_hashed_in_another_way_is_made_anew(tmp_path: P
     manifest = Manifest.load(index_folder(tmp_path))
     manifest.probe = 1
     manifest.save(index_folder(tmp_path))
+    with search(tmp_path, [ACME]) as result:
+        assert [one.line for one in result.records()] == lines_of(log, ACME)
+        assert result.index_fault is not None and "another version" in result.index_fault
     compacted(tmp_path)
     assert Manifest.load(index_folder(tmp_path)).probe != 1
     assert found(tmp_path, ACME)[0] == lines_of(log, ACME)
