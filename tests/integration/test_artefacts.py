@@ -26,15 +26,14 @@ from tink import aead  # type: ignore[import-untyped] # It carries no types.
 
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command
 
-DEMO = "arn:aws:iam::000000000000:user/demo"
 CONTEXT = {"tenant": "acme"}
 
 
-def traced(server: Server, artefact: Path) -> list[dict[str, Any]]:  # Any: JSON
-    """What `keytrail trace` tells of each key in the artefact."""
+def traced(server: Server, artefact: Path, code: int = 0) -> list[dict[str, Any]]:  # Any: JSON
+    """What `keytrail trace` tells of each key in the artefact; it exits with `code`."""
     argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), str(artefact)]
     done = subprocess.run(argv, capture_output=True, timeout=LIMIT_S)
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == code, done.stderr.decode()
     (told,) = json.loads(done.stdout)
     assert told["fault"] is None
     keys: list[dict[str, Any]] = told["keys"]
