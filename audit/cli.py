@@ -16,7 +16,7 @@ import typer
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
 from audit.instance import Instance
-from audit.query import commands
+from audit.query import commands, sql_command
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.index import commands as index_commands
 from audit.query.render import clean
@@ -27,7 +27,8 @@ from audit.sealer import verifier_keys
 from audit.verify import verify as verify_logs
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
-app.registered_commands += commands.app.registered_commands + reconcile_command.app.registered_commands
+for part in (commands, sql_command, reconcile_command):
+    app.registered_commands += part.app.registered_commands
 app.add_typer(index_commands.app)
 
 

@@ -239,6 +239,12 @@ def _whole_arn(caller: str | None) -> str | None:
     return f"*:{caller}" if is_short else caller
 
 
+def interval(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """What `--since` and `--until` name. Raises `QueryError`."""
+    now = datetime.now(UTC)
+    return parse_time(since, now) if since is not None else None, parse_time(until, now) if until is not None else None
+
+
 def _filter(
     since: str | None,
     until: str | None,
@@ -254,11 +260,11 @@ def _filter(
     phase: list[PhaseName] | None,
     intents: bool,
 ) -> Filter:
-    now = datetime.now(UTC)
+    first, last = interval(since, until)
     phases = frozenset(Phase(name.value) for name in phase) if phase else DEFAULT_PHASES
     return Filter(
-        since=parse_time(since, now) if since is not None else None,
-        until=parse_time(until, now) if until is not None else None,
+        since=first,
+        until=last,
         events=tuple(event or ()),
         key=KeyName.parse(key) if key is not None else None,
         caller=_whole_arn(caller),

@@ -257,11 +257,8 @@ def _numbered_chunks(parts: list[Part], damaged: list[Damage]) -> Iterator[tuple
         for chunk in scan.chunks(part, damaged):
             lines = chunk.first_line + chunk.lines - 1
             yield number, chunk
-        expected = lines if part.next_index is None else part.next_index - part.first_index
-        if lines != expected:
-            damaged.append(
-                Damage(part.log, part.path.name, 0, f"{lines} lines; by the name of the next segment it had {expected}")
-            )
+        if (short := part.shortfall(lines)) is not None:
+            damaged.append(short)
 
 
 def _sift(database: duckdb.DuckDBPyConnection, question: Question, chunk: Chunk) -> _Sifted:

@@ -57,8 +57,7 @@ def look_up(index: Index, log: str, parts: Sequence[Part], filters: Sequence[Fil
             return None
         found |= {place.record: place for place in places}
     answer = Indexed(damaged=list(_known_damage(covered, filters)))
-    have = {part.first_index for part in covered.parts}
-    answer.rest = [part for part in parts if part.first_index not in have]
+    answer.rest = covered.rest
     _judge(covered, [found[record] for record in sorted(found)], filters, answer)
     return answer
 

@@ -40,6 +40,13 @@ class Part:
     def is_last(self) -> bool:
         return self.next_index is None
 
+    def shortfall(self, lines: int) -> Damage | None:
+        """The damage that it has `lines` lines and no more, by the name of the segment after it; None where it has all."""
+        if self.next_index is None or self.first_index + lines == self.next_index:
+            return None
+        expected = self.next_index - self.first_index
+        return Damage(self.log, self.path.name, 0, f"{lines} lines; by the name of the next segment it had {expected}")
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

@@ -20,11 +20,8 @@ from types import TracebackType
 from typing import IO, Self
 
 import duckdb
-import orjson
-import pyarrow as pa
 
 from audit import durable
-from audit.errors import DamagedLog
 from audit.query import scan
 from audit.query.index import rows
 from audit.query.index.layout import (
@@ -39,9 +36,9 @@ from audit.query.index.layout import (
     index_folder,
     quoted,
 )
-from audit.query.lines import Damage, Place, parse
-from audit.query.scan import Chunk, Part
-from audit.query.tables import lines_table
+from audit.query.index.load import Rows
+from audit.query.lines import Damage
+from audit.query.scan import Part
 
 BATCH_BYTES = 256 << 20
 FANOUT = 8
@@ -92,6 +89,7 @@ class Compactor:
             for folder in ("events", "postings"):
                 (self._index / folder).mkdir(mode=0o700, exist_ok=True)
             self._database = _open_database(self._index)
+            self._rows = Rows(self._database)
             [(probe,)] = self._database.execute(rows.PROBE).fetchall()
             self._manifest = Manifest.load(self._index)
             if self._manifest.probe != probe:
@@ -147,7 +145,7 @@ class Compactor:
         return None
 
     def _compact(self, batch: _Batch) -> None:
-        self._database.execute("DROP TABLE IF EXISTS rows")
+        self._rows.clear()
         segments = [self._load(part) for part in batch.parts]
         run = Run(batch.log, batch.first, batch.next, 1)
         files = [self._write(run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record", _WRITE)]
@@ -163,7 +161,7 @@ class Compactor:
         log.runs.append(run)
         log.days += days
         self._manifest.save(self._index)
-        self._database.execute("DROP TABLE rows")
+        self._rows.clear()
         if self._told is not None:
             self._told(batch.next - batch.first)
 
@@ -172,53 +170,14 @@ class Compactor:
         found: list[Damage] = []
         lines = 0
         for chunk in scan.chunks(part, found):
-            self._load_chunk(chunk, found)
+            self._rows.add(chunk, found)
             lines = chunk.first_line + chunk.lines - 1
-        self._prepare_rows()
         is_left_out = part.first_index + lines != part.next_index
         if is_left_out:
             self._database.execute("DELETE FROM rows WHERE record >= ?", [part.first_index])
         [(since, until)] = self._database.execute(rows.TIMES, [part.first_index]).fetchall()
         damaged = tuple((damage.line, damage.reason) for damage in found)
         return IndexedSegment(part.first_index, part.next_index or 0, part.size_bytes, since, until, damaged, is_left_out)
-
-    def _load_chunk(self, chunk: Chunk, damaged: list[Damage]) -> None:
-        lines = lines_table(chunk)
-        first = chunk.part.first_index + chunk.first_line - 1
-        try:
-            self._insert(lines, first, chunk.offset)
-            [(as_written,)] = self._database.execute(rows.AS_WRITTEN).fetchall()
-            [(in_place,)] = self._database.execute(rows.IN_PLACE, [first]).fetchall()
-            if as_written == in_place == chunk.lines:
-                return
-            self._database.execute("DELETE FROM rows WHERE record >= ?", [first])
-        except duckdb.Error:  # a line that is no JSON, or JSON that DuckDB does not take: none of the chunk was inserted
-            pass
-        self._load_each(chunk, lines, first, damaged)
-
-    def _load_each(self, chunk: Chunk, lines: pa.Table, first: int, damaged: list[Damage]) -> None:
-        """The sound lines of a chunk that has others too, written anew as plain JSON, in which no name stands twice."""
-        for number in range(chunk.lines):
-            place = Place(chunk.part.log, chunk.part.path.name, chunk.first_line + number)
-            line = lines.slice(number, 1)
-            try:
-                record = parse(chunk.data[chunk.bounds[number] : chunk.bounds[number + 1] - 1], place)
-                text = pa.array([orjson.dumps(record).decode()], pa.string())
-                self._insert(line.set_column(line.schema.get_field_index("line"), "line", text), first, chunk.offset)
-            except DamagedLog as error:
-                damaged.append(Damage(place.log, place.segment, place.line, error.reason))
-            except duckdb.Error:
-                damaged.append(Damage(place.log, place.segment, place.line, "a record that cannot be indexed"))
-
-    def _insert(self, lines: pa.Table, first: int, offset: int) -> None:
-        self._prepare_rows()
-        self._database.register("lines", lines)
-        self._database.execute(f"INSERT INTO rows {rows.LOAD}", {"first": first, "offset": offset})
-
-    def _prepare_rows(self) -> None:
-        if not self._database.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'rows'").fetchall():
-            self._database.register("lines", _NO_LINES)
-            self._database.execute(f"CREATE TABLE rows AS {rows.LOAD}", {"first": 0, "offset": 0})
 
     def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -284,16 +243,6 @@ def due(records: Sequence[int], fanout: int) -> slice | None:
                     return slice(start, place)
                 start = place + 1
     return None
-
-
-_NO_LINES = pa.table(
-    {
-        "n": pa.array([], pa.int64()),
-        "stop": pa.array([], pa.int32()),
-        "size": pa.array([], pa.int32()),
-        "line": pa.array([], pa.string()),
-    }
-)
 
 
 def _open_database(index: Path) -> duckdb.DuckDBPyConnection:

@@ -18,6 +18,7 @@ from audit.query.filters import Filter
 from audit.query.index import rows
 from audit.query.index.layout import IndexedSegment, IndexFault, LogIndex, Manifest, Run, index_folder, quoted
 from audit.query.index.terms import Condition, conditions
+from audit.query.lines import Damage
 from audit.query.scan import Part
 from audit.query.times import time_text
 
@@ -35,10 +36,30 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """The segments of one log that the index has, as they are in the folder now, and what it knows of each."""
+    """The segments of one log that the index has, as they are in the folder now, and what it knows of each; `rest` are the
+    segments that it does not have, to be read whole."""
 
     parts: list[Part]
     segments: list[IndexedSegment]
+    rest: list[Part]
+
+    @classmethod
+    def of(cls, index: LogIndex, parts: Sequence[Part]) -> Covered:
+        """Of `parts`, all segments of the log: the index has those that have the same bytes and the same segment after them."""
+        known = {segment.first: segment for segment in index.segments if not segment.is_left_out}
+        pairs = [(part, known[part.first_index]) for part in parts if part.first_index in known]
+        same = [(part, one) for part, one in pairs if (part.size_bytes, part.next_index) == (one.size_bytes, one.next)]
+        have = {part.first_index for part, _ in same}
+        return cls([part for part, _ in same], [one for _, one in same], [part for part in parts if part.first_index not in have])
+
+    @property
+    def damaged(self) -> list[Damage]:
+        """What could not be read when it was indexed."""
+        return [
+            Damage(part.log, part.path.name, line, reason)
+            for part, segment in zip(self.parts, self.segments, strict=True)
+            for line, reason in segment.damaged
+        ]
 
     def part_of(self, record: int) -> Part | None:
         """The segment of `record`; None where it is in none of these."""
@@ -66,16 +87,11 @@ class Index:
     def __init__(self, data: Path, database: duckdb.DuckDBPyConnection, manifest: Manifest) -> None:
         self._folder = index_folder(data)
         self._database = database
-        self._manifest = manifest
+        self.manifest = manifest
 
     def covered(self, log: str, parts: Sequence[Part]) -> Covered:
-        """Those of `parts` that the index has: with the same bytes, and the same segment after it."""
-        known = {
-            segment.first: segment for segment in self._manifest.logs.get(log, LogIndex()).segments if not segment.is_left_out
-        }
-        pairs = [(part, known[part.first_index]) for part in parts if part.first_index in known]
-        same = [(part, one) for part, one in pairs if (part.size_bytes, part.next_index) == (one.size_bytes, one.next)]
-        return Covered([part for part, _ in same], [one for _, one in same])
+        """What of `log`, whose segments are `parts`, the index has."""
+        return Covered.of(self.manifest.logs.get(log, LogIndex()), parts)
 
     def places(self, log: str, question: Filter, covered: Covered) -> list[Place] | None:
         """Where in `covered` the records may be that answer `question`; None where they are too many, or no term is of use.
@@ -88,7 +104,7 @@ class Index:
             return None
         if not spans:
             return []
-        runs = self._manifest.logs[log].runs
+        runs = self.manifest.logs[log].runs
         for condition in wanted:
             found = self._look_up(runs, [condition], spans, FEW)
             if found is not None:

@@ -39,8 +39,10 @@ STRUCTURE: Mapping[str, Shape] = {
     "requestParameters": {
         **dict.fromkeys(("encryptionContext", "sourceEncryptionContext", "destinationEncryptionContext"), _CONTEXT),
         **dict.fromkeys(("keyId", "sourceKeyId", "destinationKeyId", "targetKeyId", "aliasName", "keySpec"), _TEXT),
+        **dict.fromkeys(("policy", "grantId", "granteePrincipal"), _TEXT),
+        "grantTokens": [_TEXT],
     },
-    "responseElements": {"keyId": _TEXT},
+    "responseElements": dict.fromkeys(("keyId", "grantId", "deletionDate"), _TEXT),
     "resources": [{"ARN": _TEXT}],
     "additionalEventData": {
         "keyMaterialId": _TEXT,
@@ -59,6 +61,7 @@ STRUCTURE: Mapping[str, Shape] = {
 }
 _EXTENSION = "x.additionalEventData.keytrail"
 _PARAMETERS = "x.requestParameters"
+_DELETION = "x.responseElements.deletionDate"
 _NAMES = f"""list_filter(list_concat([r.ARN FOR r IN x.resources],
     [{_PARAMETERS}.keyId, {_PARAMETERS}.sourceKeyId, {_PARAMETERS}.destinationKeyId, {_PARAMETERS}.targetKeyId,
      {_PARAMETERS}.aliasName, x.responseElements.keyId]), name -> name IS NOT NULL)"""
@@ -92,6 +95,14 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "destination_context": (f"{_PARAMETERS}.destinationEncryptionContext", "of ReEncrypt"),
     "fingerprints_in": (f"{_EXTENSION}.fingerprintsIn", "SHA-256 of the ciphertexts in the request"),
     "fingerprints_out": (f"{_EXTENSION}.fingerprintsOut", "… and in the response"),
+    "policy": (f"{_PARAMETERS}.policy", "the key policy that was put"),
+    "grant_id": (f"coalesce({_PARAMETERS}.grantId, x.responseElements.grantId)", "the grant that was made, retired or revoked"),
+    "grantee": (f"{_PARAMETERS}.granteePrincipal", "whom a grant is for"),
+    "grant_tokens": (f"{_PARAMETERS}.grantTokens", "as they were sent"),
+    "deletion_date": (
+        "try_cast(x.responseElements.deletionDate AS TIMESTAMP)",
+        "when a key is to be deleted, of ScheduleKeyDeletion",
+    ),
     "request_id": ("x.requestID", "as the client got it"),
     "event_id": ("x.eventID", "of the record"),
     "intent_id": (f"{_EXTENSION}.intent", "of the intent that an outcome belongs to"),
@@ -115,7 +126,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
 #: Rows of the lines of a chunk, a table `lines(n, stop, size, line)`, all of them sound. Parameters: the first line's index in
 #: the log, and the chunk's offset in the segment.
 LOAD = f"""
-    SELECT n + $first AS record, $offset + stop - size AS start, size,
+    SELECT n + $first AS record, $offset::BIGINT + stop - size AS start, size,
            json_transform(line, '{orjson.dumps(STRUCTURE).decode()}') AS x
     FROM lines"""  # noqa: S608 - built of constants
 

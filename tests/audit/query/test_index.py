@@ -286,7 +286,7 @@ def test_an_index_that_cannot_be_read_costs_time_and_nothing_else(tmp_path: Path
 def test_a_manifest_that_cannot_be_read_costs_time_and_nothing_else(tmp_path: Path) -> None:
     log = build(tmp_path)
     compacted(tmp_path)
-    (tmp_path / "index" / "manifest.json").write_bytes(b'{"version": 1, "logs": []}')
+    (tmp_path / "index" / "manifest.json").write_bytes(b'{"version": %d, "logs": []}' % layout.VERSION)
     with search(tmp_path, [ACME]) as result:
         assert [one.line for one in result.records()] == lines_of(log, ACME)
         assert result.index_fault is not None and "rebuild" in result.index_fault

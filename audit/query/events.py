@@ -1,0 +1,230 @@
+"""The events of all logs as the tables `events` and `calls` of a database: docs/events.md tells their columns.
+
+What the index has is read where it lies; what it does not have yet, from the log itself; and what was imported of CloudTrail
+comes beside it, marked by `origin`. So nothing that was committed is missing. The rows are derived: each names the place of its
+line in the log, which alone is evidence.
+
+The database reads no other file and changes no setting any more, so that it may be asked whatever a user writes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+
+from audit.query import scan
+from audit.query.engine import Progress
+from audit.query.index.layout import IndexFault, LogIndex, Manifest, index_folder, quoted
+from audit.query.index.load import Rows
+from audit.query.index.lookup import Covered, open_index
+from audit.query.index.rows import EVENT_COLUMNS, EVENTS
+from audit.query.lines import Damage
+from audit.query.scan import Coverage, Part
+
+_MEMORY_LIMIT = "1GB"
+_THREADS = 2
+
+#: Columns that are made of the others: name → SQL, and what it is.
+DERIVED: dict[str, tuple[str, str]] = {
+    "day": ("CAST(time AS DATE)", "the date of `time`, UTC"),
+    "key": ("keys[1]", "ARN of the key, of ReEncrypt the source"),
+    "role": (
+        "CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 2) END",
+        "of a caller that assumed one, its name",
+    ),
+    "session_name": (
+        "CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 3) END",
+        "of a caller that assumed a role: whom it says that it is",
+    ),
+    "outcome": (
+        """CASE WHEN phase = 'intent' THEN 'intent'
+                WHEN phase = 'unknown' OR effect = 'unknown' THEN 'unknown'
+                WHEN error_code IS NULL THEN 'ok'
+                WHEN error_code = 'DryRunOperationException' THEN 'dry run'
+                ELSE 'failed' END""",
+        "ok, failed, unknown, dry run, intent",
+    ),
+    "origin": ("origin", "keytrail: a record of the logs here; cloudtrail: it was imported, and is no evidence"),
+}
+#: All columns, and what each is.
+COLUMNS: Mapping[str, str] = {name: meaning for name, (_, meaning) in {**EVENTS, **DERIVED}.items()}
+#: The table of calls: an intent and its outcome are two records of one call.
+_CALLS = "SELECT * FROM events WHERE phase <> 'intent'"
+
+
+def imported_folder(data: Path) -> Path:
+    """Where events lie that were imported: ``NAME/*.parquet``, with the columns of `EVENTS`."""
+    return data / "imported"
+
+
+@dataclass(slots=True)
+class Events:
+    """A database with the views `events` and `calls`. A context manager.
+
+    `damaged` names what of the logs could not be read, so that answers may lack it; `index_fault` why the index was of no use.
+    """
+
+    database: duckdb.DuckDBPyConnection
+    damaged: tuple[Damage, ...]
+    coverage: tuple[Coverage, ...]
+    index_fault: str | None
+    _spill: tempfile.TemporaryDirectory[str]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.database.close()
+        self._spill.cleanup()
+
+
+def open_events(
+    data: Path,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    log: str | None = None,
+    use_index: bool = True,
+    progress: Progress | None = None,
+) -> Events:
+    """The events of the data folder, or those from `since` on, before `until`. Safe while the logs are written.
+
+    Raises `QueryError` where there is no log, OSError.
+    """
+    logs, damaged = scan.find_logs(data, log)
+    spill = tempfile.TemporaryDirectory(prefix="keytrail-events-")
+    database = _open_database(data, spill.name)
+    try:
+        manifest, index_fault = _manifest(data, database) if use_index else (Manifest(), None)
+        selects, open_parts, coverage = [], list[Part](), list[Coverage]()
+        for name in logs:
+            parts, missing = scan.find_parts(data, name)
+            damaged += missing
+            coverage.append(scan.coverage(name, parts))
+            indexed, covered = _indexed(data, manifest, name, parts, since, until)
+            selects += indexed
+            open_parts += scan.within(covered.rest, since, until)
+            damaged += covered.damaged
+        _load_tail(database, open_parts, damaged, progress)
+        selects.append("SELECT *, 'keytrail' AS origin FROM tail")
+        selects += _imported(data)
+        _make_views(database, selects, since, until)
+        database.execute("SET lock_configuration = true")
+    except BaseException:
+        database.close()
+        spill.cleanup()
+        raise
+    return Events(database, tuple(damaged), tuple(coverage), index_fault, spill)
+
+
+def _open_database(data: Path, spill: str) -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": str(_THREADS),
+            "memory_limit": _MEMORY_LIMIT,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+        },
+    )
+    folders = ", ".join(quoted(folder) for folder in (index_folder(data) / "events", imported_folder(data)))
+    database.execute("SET TimeZone = 'UTC'")
+    database.execute(f"SET allowed_directories = [{folders}]")
+    database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
+    return database
+
+
+def _manifest(data: Path, database: duckdb.DuckDBPyConnection) -> tuple[Manifest, str | None]:
+    try:
+        return open_index(data, database).manifest, None
+    except IndexFault as error:
+        return Manifest(), str(error)
+
+
+def _indexed(
+    data: Path, manifest: Manifest, log: str, parts: Sequence[Part], since: datetime | None, until: datetime | None
+) -> tuple[list[str], Covered]:
+    """SELECTs of what the index has of `log`."""
+    index = manifest.logs.get(log, LogIndex())
+    covered = Covered.of(index, parts)
+    spans = _joined((segment.first, segment.next) for segment in covered.segments)
+    selects = []
+    for day in index.days:
+        if (since is not None and day.day < since.astimezone(UTC).strftime("%Y-%m-%d")) or (
+            until is not None and day.day > until.astimezone(UTC).strftime("%Y-%m-%d")
+        ):
+            continue
+        path = quoted(day.path(index_folder(data)))
+        select = f"SELECT *, 'keytrail' AS origin FROM read_parquet({path}, hive_partitioning = false)"  # noqa: S608 - a path of ours
+        if not any(first <= day.first and day.next <= next for first, next in spans):
+            within = [f"record BETWEEN {first} AND {next - 1}" for first, next in spans]
+            select += f" WHERE {' OR '.join(within) or 'false'}"
+        selects.append(select)
+    return selects, covered
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours among `spans`, which are in order, as one."""
+    joined: list[tuple[int, int]] = []
+    for first, next in spans:
+        if joined and joined[-1][1] == first:
+            joined[-1] = (joined[-1][0], next)
+        else:
+            joined.append((first, next))
+    return joined
+
+
+def _load_tail(
+    database: duckdb.DuckDBPyConnection, parts: Sequence[Part], damaged: list[Damage], progress: Progress | None
+) -> None:
+    """The table `tail`: the events of `parts`, read from the log."""
+    rows = Rows(database)
+    select = f"SELECT {EVENT_COLUMNS} FROM rows"  # noqa: S608 - of constants
+    database.execute(f"CREATE TABLE tail AS {select}")
+    total, done = sum(part.size_bytes for part in parts), 0
+    for part in parts:
+        lines = 0
+        for chunk in scan.chunks(part, damaged):
+            rows.add(chunk, damaged)
+            database.execute(f"INSERT INTO tail {select}")
+            rows.clear()
+            lines, done = chunk.first_line + chunk.lines - 1, done + len(chunk.data)
+            if progress:
+                progress(done, total)
+        if (short := part.shortfall(lines)) is not None:
+            damaged.append(short)
+    database.execute("DROP TABLE rows")
+    database.unregister("lines")
+
+
+def _imported(data: Path) -> list[str]:
+    columns = ", ".join(f'"{name}"' for name in EVENTS)
+    return [
+        f"SELECT {columns}, 'cloudtrail' AS origin FROM read_parquet({quoted(path)}, hive_partitioning = false)"  # noqa: S608 - ours
+        for path in sorted(imported_folder(data).glob("*/*.parquet"))
+    ]
+
+
+def _make_views(
+    database: duckdb.DuckDBPyConnection, selects: Sequence[str], since: datetime | None, until: datetime | None
+) -> None:
+    derived = ", ".join(f'{expression} AS "{name}"' for name, (expression, _) in DERIVED.items() if name != "origin")
+    bounds = [f"time {sign} {_moment(at)}" for sign, at in ((">=", since), ("<", until)) if at is not None]
+    where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+    database.execute(
+        f"CREATE VIEW events AS SELECT * EXCLUDE origin, {derived}, origin FROM ({' UNION ALL '.join(selects)}){where}"  # noqa: S608 - ours
+    )
+    database.execute(f"CREATE VIEW calls AS {_CALLS}")
+
+
+def _moment(at: datetime) -> str:
+    return f"TIMESTAMP '{at.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"
