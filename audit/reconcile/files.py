@@ -18,17 +18,16 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import botocore.exceptions
 
-from audit.errors import AuditError, QueryError
+from audit import s3
+from audit.errors import AuditError
 from audit.reconcile.cloudtrail import Readable
 
 _LAYOUT = re.compile(r"AWSLogs/(?:o-[a-z0-9]+/)?(\d{12})/CloudTrail/([a-z0-9-]+)/(\d{4})/(\d\d)/(\d\d)/")
 _OTHER_FILES = re.compile(r"(?:^|[/_])CloudTrail-(?:Digest|Insight|NetworkActivity)[/_]")
 #: A file lies under the day of its delivery, which may be another than that of its events; and so much more is compared.
 _DAYS_AROUND = timedelta(days=2)
-_S3 = "s3://"
 
 
 class CloudTrailUnavailable(AuditError):
@@ -83,7 +82,7 @@ def find_files(where: str, wanted: Wanted, endpoint_url: str | None = None) -> I
 
     Raises `QueryError` where `where` is none, `CloudTrailUnavailable`, OSError. `endpoint_url` is S3's.
     """
-    if where.lower().startswith(_S3):
+    if s3.is_url(where):
         return _objects(where, wanted, endpoint_url)
     return _paths(Path(where), wanted)
 
@@ -116,18 +115,14 @@ def _raise(error: OSError) -> None:
 
 
 def _objects(url: str, wanted: Wanted, endpoint_url: str | None) -> Iterator[LogFile]:
-    bucket, _, prefix = url[len(_S3) :].partition("/")
-    if not bucket:
-        raise QueryError(f"not a bucket: {url!r}; accepted: s3://BUCKET or s3://BUCKET/PREFIX")
-    try:
-        client: Any = boto3.client("s3", endpoint_url=endpoint_url)  # Any: boto3 makes its clients at run time
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for entry in page.get("Contents", ()):
-                name = f"{_S3}{bucket}/{entry['Key']}"
+    bucket, prefix = s3.split(url)
+    with s3.failures(url, CloudTrailUnavailable):
+        client = s3.connect(endpoint_url)
+        for page in s3.pages(client, bucket, prefix):
+            for listed in page.objects:
+                name = f"{s3.SCHEME}{bucket}/{listed.key}"
                 if wanted.may_be_in(name):
-                    yield LogFile(name, entry["Size"], _opener(client, bucket, entry["Key"]))
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError) as error:
-        raise CloudTrailUnavailable(f"{url}: {error}") from error  # ValueError: an endpoint that is no URL
+                    yield LogFile(name, listed.size_bytes, _opener(client, bucket, listed.key))
 
 
 def _opener(client: Any, bucket: str, key: str) -> Callable[[], AbstractContextManager[Readable]]:
@@ -138,9 +133,9 @@ def _opener(client: Any, bucket: str, key: str) -> Callable[[], AbstractContextM
         except botocore.exceptions.ClientError as error:
             raise FileUnreadable(str(error)) from error
         except botocore.exceptions.BotoCoreError as error:
-            raise CloudTrailUnavailable(f"{_S3}{bucket}/{key}: {error}") from error
+            raise CloudTrailUnavailable(f"{s3.SCHEME}{bucket}/{key}: {error}") from error
         with closing(body):
-            yield _Body(body, f"{_S3}{bucket}/{key}")
+            yield _Body(body, f"{s3.SCHEME}{bucket}/{key}")
 
     return open_object
 

@@ -191,6 +191,15 @@ def client_of(aws: str, service: str) -> Any:  # boto3's clients have no type of
     return boto3.client(service, endpoint_url=aws, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # type: ignore[call-overload] # The service is any.
 
 
+def traced_s3(server: Server, aws: str, url: str) -> dict[str, list[dict[str, Any]]]:  # Any: JSON
+    """What `keytrail trace` tells of each key, by artefact."""
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), "--s3-endpoint", aws, url]
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr.decode()
+    return {told["artefact"]: told["keys"] for told in json.loads(done.stdout)}
+
+
 def test_objects_of_the_s3_encryption_client(server: Server, aws: str, key_arn: str) -> None:
     s3 = client_of(aws, "s3")
     s3.create_bucket(Bucket="secrets")
@@ -198,14 +207,29 @@ def test_objects_of_the_s3_encryption_client(server: Server, aws: str, key_arn: 
     for name in ("in/one", "in/two"):
         sealing.put_object(Bucket="secrets", Key=name, Body=b"in confidence", EncryptionContext=CONTEXT)
     assert sealing.get_object(Bucket="secrets", Key="in/two", EncryptionContext=CONTEXT)["Body"].read() == b"in confidence"
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), "--s3-endpoint", aws, "s3://secrets/in/"]
-    done = subprocess.run(argv, env=environment, capture_output=True, timeout=LIMIT_S)
-    assert done.returncode == 0, done.stderr.decode()
-    one, two = json.loads(done.stdout)
-    assert [told["artefact"] for told in (one, two)] == ["s3://secrets/in/one", "s3://secrets/in/two"]
-    assert one["keys"][0]["context"]["tenant"] == "acme"
-    assert [unwrapped_by(told["keys"][0]) for told in (one, two)] == [(0, []), (1, ["user/demo"])]
+    told = traced_s3(server, aws, "s3://secrets/in/")
+    (one,), (two,) = told["s3://secrets/in/one"], told["s3://secrets/in/two"]
+    assert len(told) == 2 and one["context"]["tenant"] == "acme"
+    assert [unwrapped_by(key) for key in (one, two)] == [(0, []), (1, ["user/demo"])]
+
+
+def test_an_object_whose_key_is_in_an_instruction_file(server: Server, aws: str, key_arn: str) -> None:
+    """The client for Python only reads such files; so what it wrote is put where clients for other languages put it."""
+    s3 = client_of(aws, "s3")
+    s3.create_bucket(Bucket="instructed")
+    client = S3EncryptionClient(client_of(aws, "s3"), S3EncryptionClientConfig(KmsKeyring(server.client(), key_arn)))
+    client.put_object(Bucket="instructed", Key="in/a", Body=b"in confidence", EncryptionContext=CONTEXT)
+    written = s3.get_object(Bucket="instructed", Key="in/a")
+    with_object = {name: written["Metadata"][name] for name in ("x-amz-c", "x-amz-d", "x-amz-i")}
+    instruction = json.dumps({name: value for name, value in written["Metadata"].items() if name not in with_object})
+    s3.put_object(Bucket="instructed", Key="in/a", Body=written["Body"].read(), Metadata=with_object)
+    s3.put_object(Bucket="instructed", Key="in/a.instruction", Body=instruction, Metadata={"x-amz-crypto-instr-file": ""})
+    assert client.get_object(Bucket="instructed", Key="in/a", EncryptionContext=CONTEXT)["Body"].read() == b"in confidence"
+    for url in ("s3://instructed/in/a", "s3://instructed/in/"):
+        told = traced_s3(server, aws, url)
+        (key,) = told["s3://instructed/in/a"]
+        assert len(told) == 1 and key["where"].startswith("instruction file")
+        assert (key["context"]["tenant"], unwrapped_by(key)) == ("acme", (1, ["user/demo"]))
 
 
 def test_items_of_credstash(server: Server, aws: str, key_arn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from audit.errors import QueryError
 
@@ -45,6 +45,16 @@ class Artifact(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on, fewer where it ends before. Raises OSError; ValueError for a length that is negative
         or above `MAX_PIECE_BYTES`."""
+        ...
+
+
+@runtime_checkable
+class Instructed(Protocol):
+    """An artefact that may have an instruction file of the S3 Encryption Client beside it."""
+
+    @property
+    def instruction_file(self) -> Artifact | None:
+        """It, and not the artefact, has the wrapped key; None where there is none."""
         ...
 
 

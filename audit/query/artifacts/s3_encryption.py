@@ -5,7 +5,7 @@
     V3       x-amz-3, x-amz-w (``12``: kms+context), x-amz-t: the context, as JSON; with x-amz-c, x-amz-d, x-amz-i
 
 The blob is in base64. An instruction file, the object ``<key>.instruction``, holds these fields in one JSON object; of V3 only
-those of the key: the others stay with the object, which so tells that it has one.
+those of the key: the others stay with the object, which so tells that it has one. Of V2 nothing stays with the object.
 
 Source: amazon-s3-encryption-client-python 4.0, s3_encryption/metadata.py, pipelines.py, instruction_file.py.
 """
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from audit.query.artifacts.artifact import Artifact, DamagedArtifact, WrappedKey
+from audit.query.artifacts.artifact import Artifact, DamagedArtifact, Instructed, WrappedKey
 from audit.query.artifacts.bare import from_base64
 
 FORMAT = "S3 Encryption Client"
@@ -32,26 +32,43 @@ _FIELDS = frozenset((*_KEYS, *_CONTENT_V3, _WRAP_V2, _WRAP_V3, _CONTEXT_V2, _CON
 #: The KMS key in the context of ``kms``, the older way.
 _KMS_KEY = "kms_cmk_id"
 _KMS_CODE = "12"
-_MAX_INSTRUCTION_BYTES = 256 << 10
+MAX_INSTRUCTION_BYTES = 256 << 10
+INSTRUCTION_SUFFIX = ".instruction"
 _ELSEWHERE = "the wrapped key is not with this object, but in its instruction file, <its key>.instruction: trace that"
 
 
 def read_s3_encryption(artifact: Artifact) -> list[WrappedKey] | None:
     """The key of an object, or of an instruction file; none where another than KMS wrapped it.
 
-    An object whose key is in an instruction file has neither fingerprint nor blob: its note tells.
+    That of an object whose key is in an instruction file is read there, where the artefact comes with it; else it has neither
+    fingerprint nor blob: its note tells.
     """
     metadata = artifact.metadata
-    if any(name in metadata for name in _KEYS):
+    if has_key(metadata):
         return _keys(metadata, "metadata")
+    if isinstance(artifact, Instructed) and (beside := artifact.instruction_file) is not None:
+        return _in_instruction_file(beside)
     if all(name in metadata for name in _CONTENT_V3):
         return [WrappedKey("", FORMAT, "metadata", note=_ELSEWHERE)]
     return _in_instruction_file(artifact)
 
 
+def has_key(metadata: Mapping[str, str]) -> bool:
+    """Whether the metadata of an object has its wrapped key."""
+    return any(name in metadata for name in _KEYS)
+
+
+def is_instruction_file(artifact: Artifact) -> bool:
+    """Whether it is one, damaged or not."""
+    try:
+        return _in_instruction_file(artifact) is not None
+    except DamagedArtifact:
+        return True
+
+
 def _in_instruction_file(artifact: Artifact) -> list[WrappedKey] | None:
     told = _INSTRUCTION_FILE in artifact.metadata
-    if artifact.size_bytes > _MAX_INSTRUCTION_BYTES:
+    if artifact.size_bytes > MAX_INSTRUCTION_BYTES:
         if told:
             raise DamagedArtifact(FORMAT, f"{artifact.size_bytes} bytes: no instruction file is so long")
         return None

@@ -87,9 +87,11 @@ def test_a_folder_is_told_file_by_file_and_what_is_damaged_is_named(tmp_path: Pa
     (folder / "c.link").symlink_to(folder)
     told = run(log, "trace", "--json", str(folder))
     assert told.exit_code == 1
-    first, second = json.loads(told.stdout)
+    first, link, last = json.loads(told.stdout)
     assert (first["artefact"], first["keys"][0]["story"]["counts"]["unwrapped"]["times"]) == (str(folder / "a.key"), 1)
-    assert second["keys"] == [] and "damaged" in second["fault"]
+    assert (link["artefact"], link["keys"]) == (str(folder / "c.link"), [])
+    assert link["fault"] == "it cannot be read: a symbolic link, which is not followed"
+    assert last["keys"] == [] and "damaged" in last["fault"]
 
 
 def test_a_file_that_cannot_be_read_does_not_keep_the_others_of_its_folder_back(
