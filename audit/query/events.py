@@ -29,6 +29,7 @@ from audit.query.lines import Damage
 from audit.query.scan import Coverage, Part
 
 _MEMORY_LIMIT = "1GB"
+_SPILL_LIMIT = "4GB"  # nobody's question may fill the disk that the log is on
 _THREADS = 2
 
 #: Columns that are made of the others: name → SQL, and what it is.
@@ -81,6 +82,7 @@ class Events:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.database.interrupt()  # else closing waits for what an interrupted statement still does
         self.database.close()
         self._spill.cleanup()
 
@@ -131,6 +133,7 @@ def _open_database(data: Path, spill: str) -> duckdb.DuckDBPyConnection:
             "threads": str(_THREADS),
             "memory_limit": _MEMORY_LIMIT,
             "temp_directory": spill,
+            "max_temp_directory_size": _SPILL_LIMIT,
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",

@@ -34,7 +34,8 @@ def admit(database: duckdb.DuckDBPyConnection, text: str) -> None:
 
 @contextmanager
 def limited(database: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """What runs within is interrupted after `seconds`. Raises `QueryError` then, and for what DuckDB refuses."""
+    """What runs within is interrupted after `seconds`. Raises `QueryError` then, and for what DuckDB
+    refuses; KeyboardInterrupt."""
     expired = threading.Event()
 
     def stop() -> None:
@@ -51,6 +52,8 @@ def limited(database: duckdb.DuckDBPyConnection, seconds: float | None) -> Itera
         if expired.is_set():
             raise QueryError(f"interrupted after {seconds:g} s, its time limit") from error
         raise QueryError(str(error).strip()) from error
+    except RuntimeError as error:  # so DuckDB says that it saw the signal of Ctrl-C
+        raise KeyboardInterrupt from error
     finally:
         if timer is not None:
             timer.cancel()

@@ -61,7 +61,8 @@ STRUCTURE: Mapping[str, Shape] = {
 }
 _EXTENSION = "x.additionalEventData.keytrail"
 _PARAMETERS = "x.requestParameters"
-_DELETION = "x.responseElements.deletionDate"
+_DELETED = "x.responseElements.deletionDate"  # seconds since the epoch, or text
+_DELETED_US = f"try_cast(try_cast({_DELETED} AS DOUBLE) * 1e6 AS BIGINT)"
 _NAMES = f"""list_filter(list_concat([r.ARN FOR r IN x.resources],
     [{_PARAMETERS}.keyId, {_PARAMETERS}.sourceKeyId, {_PARAMETERS}.destinationKeyId, {_PARAMETERS}.targetKeyId,
      {_PARAMETERS}.aliasName, x.responseElements.keyId]), name -> name IS NOT NULL)"""
@@ -100,7 +101,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "grantee": (f"{_PARAMETERS}.granteePrincipal", "whom a grant is for"),
     "grant_tokens": (f"{_PARAMETERS}.grantTokens", "as they were sent"),
     "deletion_date": (
-        "try_cast(x.responseElements.deletionDate AS TIMESTAMP)",
+        f"coalesce(try_cast({_DELETED} AS TIMESTAMP), try(make_timestamp({_DELETED_US})))",
         "when a key is to be deleted, of ScheduleKeyDeletion",
     ),
     "request_id": ("x.requestID", "as the client got it"),
