@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -75,6 +76,18 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise CheckpointInvalid(f"{path} is not an Ed25519 key")
     return key
+
+
+def last_note(history: BinaryIO) -> tuple[str, int]:
+    """The last whole note in a history, "" where there is none, and the byte behind it. Raises `CheckpointInvalid`, OSError."""
+    start = max(0, history.seek(0, os.SEEK_END) - _HISTORY_TAIL_BYTES)
+    history.seek(start)
+    tail = history.read()
+    whole = max((match.end() for match in _SIGNATURE_LINE.finditer(tail)), default=0)
+    if start and not whole:
+        raise CheckpointInvalid(f"{history.name} does not end in signed notes")
+    notes = split_notes(tail[:whole].decode("utf-8", "replace"))
+    return notes[-1] if notes else "", start + whole
 
 
 class LogSealer:
@@ -184,17 +197,11 @@ class LogSealer:
             self._mend_latest(None, "")
             return None
         with path.open("r+b") as file:
-            start = max(0, file.seek(0, os.SEEK_END) - _HISTORY_TAIL_BYTES)
-            file.seek(start)
-            tail = file.read()
-            whole = max((match.end() for match in _SIGNATURE_LINE.finditer(tail)), default=0)
-            if start and not whole:
-                raise CheckpointInvalid(f"{path} does not end in signed notes")
-            notes = split_notes(tail[:whole].decode("utf-8", "replace"))
-            signed = open_checkpoint(notes[-1], self._verifier) if notes else None
-            self._mend_latest(signed, notes[-1] if notes else "")
-            if whole < len(tail):
-                file.truncate(start + whole)
+            note, end = last_note(file)
+            signed = open_checkpoint(note, self._verifier) if note else None
+            self._mend_latest(signed, note)
+            if end < file.seek(0, os.SEEK_END):
+                file.truncate(end)
                 os.fsync(file.fileno())
         return signed
 

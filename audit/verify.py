@@ -51,11 +51,11 @@ _MAX_OPEN_INTENTS = 100_000
 _MAX_GAP = 1_000_000  # records that a line's number may jump where nothing signed tells
 _UNSEALED_US = 10_000_000  # how long the first records of a log may wait for the first checkpoint: the sealer takes two seconds
 #: What CloudTrail requires of every record, with our extension.
-_REQUIRED = (
+REQUIRED = (
     *("eventVersion", "userIdentity", "eventTime", "eventSource", "eventName", "awsRegion", "sourceIPAddress"),
     *("requestParameters", "responseElements", "additionalEventData", "eventID", "eventType", "eventCategory"),
 )
-_require = itemgetter(*_REQUIRED)  # KeyError where one is lacking: the cheapest way to ask, once a line
+require_all = itemgetter(*REQUIRED)  # KeyError where one is lacking: the cheapest way to ask, once a line
 _SIGNATURE_PREFIX = "\u2014 ".encode()
 
 
@@ -261,10 +261,10 @@ class _LogCheck:
         self._lines += 1
         self._grow(leaf)
         try:
-            _require(record)
+            require_all(record)
         except KeyError:
             if log is not None:
-                lacking = ", ".join(name for name in _REQUIRED if name not in record)
+                lacking = ", ".join(name for name in REQUIRED if name not in record)
                 self._fault_here(3, f"record {sequence} lacks what CloudTrail requires of every record: {lacking}")
         if not self._notes:
             time_text = str(extension.get("time", ""))
