@@ -141,6 +141,7 @@ class KeyRing:
     def _find(self, filters: list[Filter]) -> Iterable[Found]:
         with search(self._snapshot.data, filters, use_index=self._snapshot.use_index) as result:
             self._snapshot.note_damage(result.damaged)
+            self._snapshot.index_fault = self._snapshot.index_fault or result.index_fault
             yield from result.records()
 
     def _note(self, record: Record, time: str) -> None:

@@ -94,12 +94,13 @@ Gone = Callable[[DataKey], bool]
 
 
 def is_deleted(key: DataKey) -> bool:
-    return key.life.state is KeyState.DELETED
+    """As far as the log is sure of it; where it is not, `loss` does not know."""
+    return key.life.state is KeyState.DELETED and key.life.doubt is None
 
 
 def is_going(key: DataKey) -> bool:
     """Deleted, or scheduled for it."""
-    return key.life.state in (KeyState.DELETED, KeyState.SCHEDULED)
+    return key.life.state in (KeyState.DELETED, KeyState.SCHEDULED) and key.life.doubt is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,9 @@ def test_what_is_not_known_is_not_called_safe_or_lost() -> None:
     assert loss([data_key(key=None)], is_deleted) is Loss.UNTOLD
     assert loss([data_key(key="alias/of-a-column")], is_deleted) is Loss.UNTOLD
     assert loss([data_key(doubt="ScheduleKeyDeletion at some time")], is_deleted) is Loss.UNTOLD
+    cancelled = data_key(KeyState.SCHEDULED, doubt="CancelKeyDeletion at some time")
+    assert loss([cancelled], is_going) is Loss.UNTOLD
+    assert loss([cancelled], lambda key: is_under(key, KmsKey.parse(KEY_A)) is True) is Loss.WHOLE
     assert loss([data_key(DELETED, key=MRK)], is_deleted) is Loss.UNTOLD  # a replica may be left
 
 
