@@ -56,20 +56,20 @@ def attest_absence(
     error: Annotated[
         str | None,
         typer.Option(
-            help="Error code, any, or none: calls that succeeded [default: whatever came of them].", rich_help_panel=_ABSENT
+            help="Error code, any, or none: calls that succeeded. Without it, whatever came of them.", rich_help_panel=_ABSENT
         ),
     ] = None,
     from_: Annotated[
-        str | None, typer.Option("--from", help="From this time on: 7d, 2026-01-31, … [default: the logs' beginning].")
+        str | None, typer.Option("--from", help="From this time on: 7d, 2026-01-31, …; without it, from the logs' beginning.")
     ] = None,
-    to: Annotated[str | None, typer.Option(help="Before this time, exclusive; not in the future [default: now].")] = None,
+    to: Annotated[str | None, typer.Option(help="Before this time, exclusive; not in the future. Without it, up to now.")] = None,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
             help="A saved checkpoint; the document will prove that its logs extend it; - is standard input. Repeatable."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the document there [default: standard output].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the document there, not to standard output.")] = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Attest that no record of such a call is in the logs, as a signed document that `verify-attestation` checks.

@@ -210,8 +210,8 @@ class Statement:
 
 def _subject(note: str) -> dict[str, Any]:
     """A checkpoint by the SHA-256 of what is signed of it: other signatures under it do not make it another one."""
-    checkpoint = claimed_checkpoint(note)
-    return {"name": checkpoint.origin, "digest": {"sha256": sha256(checkpoint.text().encode()).hexdigest()}}
+    text = note.rpartition("\n\n")[0] + "\n"
+    return {"name": claimed_checkpoint(note).origin, "digest": {"sha256": sha256(text.encode()).hexdigest()}}
 
 
 def _log(log: LogFacts) -> dict[str, Any]:
