@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -15,15 +15,21 @@ MAX_PIECE_BYTES = 16 << 20
 MAX_BLOB_BYTES = 65_536
 #: The most keys that are told of one artefact.
 MAX_KEYS = 10_000
+#: So many faults of one artefact are told; the others are counted.
+_MAX_FAULTS = 5
 
 
 class DamagedArtifact(QueryError):
-    """It is of the format that it seems to be, and broken: cut off, or its length fields lie. `format` names it."""
+    """It is of the format that it seems to be, and broken: cut off, or its length fields lie. `format` names it.
 
-    def __init__(self, format: str, reason: str) -> None:
+    `keys` are those that could be read all the same.
+    """
+
+    def __init__(self, format: str, reason: str, keys: Sequence[WrappedKey] = ()) -> None:
         super().__init__(f"damaged {format}: {reason}")
         self.format = format
         self.reason = reason
+        self.keys = tuple(keys)
 
 
 class Artifact(Protocol):
@@ -90,6 +96,48 @@ class WrappedKey:
         if not 0 < len(blob) <= MAX_BLOB_BYTES:
             raise DamagedArtifact(format, f"{where} has a wrapped key of {len(blob)} bytes")
         return cls(sha256(blob).hexdigest(), format, where, key, context, note, blob)
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The keys of an artefact that has many things of one kind, of which one that is damaged does not keep the others back.
+
+    `is_known` tells that there was one of the reader's format at all.
+    """
+
+    is_known: bool = False
+    keys: list[WrappedKey] = field(default_factory=list)
+    _faults: list[str] = field(default_factory=list)
+    _faulty_format: str = ""
+    _more_faults: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.keys) >= MAX_KEYS
+
+    def add(self, keys: Sequence[WrappedKey]) -> None:
+        self.is_known = True
+        self.keys += keys
+
+    def add_fault(self, format: str, reason: str) -> None:
+        self.is_known = True
+        self._faulty_format = self._faulty_format or format
+        if len(self._faults) < _MAX_FAULTS:
+            self._faults.append(reason)
+        else:
+            self._more_faults += 1
+
+    def end(self, format: str, where: str) -> None:
+        """Tells that nothing was read from `where` on, since there are keys enough."""
+        note = f"not read: {len(self.keys)} keys were found before it, enough for one artefact"
+        self.keys.append(WrappedKey("", format, where, note=note))
+
+    def told(self) -> list[WrappedKey] | None:
+        """What a `Reader` gives. Raises `DamagedArtifact` with the keys, where something was damaged."""
+        if self._faults:
+            more = [f"and {self._more_faults} more"] if self._more_faults else []
+            raise DamagedArtifact(self._faulty_format, "; ".join([*self._faults, *more]), self.keys)
+        return self.keys if self.is_known else None
 
 
 #: Gives the keys of an artefact; None where it is not of the reader's format. Raises DamagedArtifact, OSError.

@@ -49,6 +49,7 @@ _WRAPPING_BYTES = 64
 _MAX_TEXT_BYTES = 64 << 10
 
 _BASE64_CHARS = re.compile(rb"[A-Za-z0-9+/_-]+")
+_WHITE_SPACE = b" \t\n\r\x0b\f"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _HEX = re.compile(rb"(?:0x|\\x)?([0-9a-fA-F\s]+)")
 #: What JSON and URLs write instead of characters of base64, or between them.
@@ -85,7 +86,7 @@ def is_blob(content: bytes) -> bool:
 
 def from_base64(text: bytes) -> bytes | None:
     """What `text` means as base64, of either alphabet, with white space in it, padded or not; None where it is none."""
-    packed = b"".join(text.split()).rstrip(b"=").translate(_TO_STANDARD)
+    packed = text.translate(_TO_STANDARD, _WHITE_SPACE).rstrip(b"=")
     try:
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error:
@@ -96,7 +97,7 @@ def _base64_run(text: bytes) -> bytes:
     """The base64 at the beginning of `text`, without what breaks it into lines."""
     for escape, meant in _ESCAPES:
         text = text.replace(escape, meant)
-    found = _BASE64_CHARS.match(b"".join(text.split()))
+    found = _BASE64_CHARS.match(text.translate(None, _WHITE_SPACE))
     return found[0] if found else b""
 
 
@@ -242,7 +243,7 @@ def _carved_by_its_text(place: _Place) -> WrappedKey | None:
     if place.writing is _Writing.RAW:
         return _without_end(place, "its shape is not a known one: if it is a blob, give it alone")
     run = _RUNS.get(place.writing)
-    if run is None or run.match(place.piece, place.at - 1 if place.at else len(place.piece)):
+    if run is None or (place.at and run.match(place.piece, place.at - 1, place.at)):
         return None
     text = run.match(place.piece, place.at, place.at + 2 * MOST_BLOB_BYTES)
     read = _from_hex if place.writing is _Writing.HEX else from_base64

@@ -6,9 +6,9 @@ A document of the key vault has ``masterKey`` {provider, region, key, endpoint?}
     Extended JSON, canonical, relaxed or of the first version (as mongoexport and mongosh give it): one document, a list, lines
     BSON: documents one behind the other (as mongodump gives them)
 
-Source: MongoDB's specification "Client Side Encryption", DataKeys; "MongoDB Extended JSON v2"; bsonspec.org 1.1.
+each under gzip or not. A document that is damaged is told with its place, and the others are read.
 
-Limit: BSON of more than `MAX_PIECE_BYTES` is not read.
+Source: MongoDB's specification "Client Side Encryption", DataKeys; "MongoDB Extended JSON v2"; bsonspec.org 1.1.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from uuid import UUID
 
-from audit.query.artifacts.artifact import MAX_KEYS, MAX_PIECE_BYTES, Artifact, DamagedArtifact, WrappedKey
+from audit.query.artifacts.artifact import Artifact, DamagedArtifact, Gathered, WrappedKey
 from audit.query.artifacts.bare import from_base64
-from audit.query.artifacts.dynamodb import BrokenJson, json_documents
+from audit.query.artifacts.documents import LEAST_BSON_BYTES, Broken, Encoded, bson_documents, json_documents
 
 FORMAT = "MongoDB CSFLE key vault"
 
 _NOTE = "the client unwraps it once for many fields, and keeps it"
 _AWS = "aws"
-#: Both stand in each document of a key vault; so, in BSON: a document, a binary.
-_NAMES = (b"masterKey", b"keyMaterial")
+#: Both stand in each document of a key vault; in BSON so: a document, a binary.
+_JSON_NAMES = (b'"masterKey"', b'"keyMaterial"')
 _BSON_NAMES = (b"\x03masterKey\0", b"\x05keyMaterial\0")
-_MAX_DEPTH = 32
-_MAX_DOCUMENT_BYTES = 16 << 20
-_LEAST_DOCUMENT_BYTES = 5
+#: Of a document; a key vault's has about ten.
+_MAX_ELEMENTS = 1_000
 
 
 def read_csfle(artifact: Artifact) -> list[WrappedKey] | None:
@@ -37,58 +36,55 @@ def read_csfle(artifact: Artifact) -> list[WrappedKey] | None:
 
     A key without fingerprint and blob tells that there are more than `MAX_KEYS`.
     """
-    if _begins_as_bson(artifact):
-        content = artifact.read(0, artifact.size_bytes)
-        if all(name in content for name in _BSON_NAMES):
-            return _keys(_bson_documents(content))
+    found = Gathered()
+    for place, document in _documents(artifact):
+        if isinstance(document, Broken):
+            if found.is_known or document.is_marked:
+                found.add_fault(FORMAT, str(document))
+            continue
+        try:
+            keys = _keys_of(_bson_document(document) if isinstance(document, bytes) else document, place)
+        except DamagedArtifact as damaged:
+            found.add_fault(FORMAT, f"{place}: {damaged.reason}")
+            continue
+        if keys is not None:
+            found.add(keys)
+        if found.is_full:
+            found.end(FORMAT, f"behind {place}")
+            break
+    return found.told()
+
+
+def _documents(artifact: Artifact) -> Iterator[tuple[str, Mapping[object, object] | bytes | Broken]]:
+    """By their places, each of BSON as it is."""
+    for encoded in bson_documents(artifact, lambda content: all(name in content for name in _BSON_NAMES)):
+        yield encoded.where, encoded.content if isinstance(encoded, Encoded) else encoded
+    for found in json_documents(artifact, lambda content: all(name in content for name in _JSON_NAMES)):
+        if isinstance(found, Broken):
+            yield found.where, found
+            continue
+        for number, one in enumerate(found.value if isinstance(found.value, list) else [found.value], 1):
+            if isinstance(one, dict):
+                yield f"{found.where}, document {number}" if found.where else f"document {number}", one
+
+
+def _keys_of(document: Mapping[object, object], place: str) -> list[WrappedKey] | None:
+    """None where it is no document of a key vault."""
+    master, material = document.get("masterKey"), document.get("keyMaterial")
+    if not isinstance(master, Mapping) or not isinstance(provider := master.get("provider"), str) or material is None:
         return None
-    try:
-        return _keys(_json_documents(artifact))
-    except BrokenJson as broken:
-        if all(b'"' + name + b'"' in broken.text for name in _NAMES):
-            raise DamagedArtifact(FORMAT, "it is JSON that is broken") from broken
-        return None
+    if provider.partition(":")[0] != _AWS:
+        return []
+    return [_key(document.get("_id"), master, material, place)]
 
 
-def _keys(documents: Iterator[Mapping[str, object]]) -> list[WrappedKey] | None:
-    keys: list[WrappedKey] = []
-    seen = False
-    try:
-        for number, document in enumerate(documents, 1):
-            master, material = document.get("masterKey"), document.get("keyMaterial")
-            if not isinstance(master, Mapping) or not isinstance(provider := master.get("provider"), str) or material is None:
-                continue
-            seen = True
-            if provider.partition(":")[0] != _AWS:
-                continue
-            if len(keys) == MAX_KEYS:
-                note = f"not read: {MAX_KEYS} keys were found before it, enough for one artefact"
-                return [*keys, WrappedKey("", FORMAT, f"from document {number} on", note=note)]
-            keys.append(_key(document.get("_id"), master, material, number))
-    except BrokenJson as broken:
-        if seen:
-            raise DamagedArtifact(FORMAT, "a line of it is JSON that is broken") from broken
-        raise
-    return keys if seen else None
-
-
-def _key(document_id: object, master: Mapping[object, object], material: object, number: int) -> WrappedKey:
+def _key(document_id: object, master: Mapping[object, object], material: object, place: str) -> WrappedKey:
     blob, name = _binary(material), _binary(document_id)
-    where = f"keyMaterial of {UUID(bytes=name)}" if name is not None and len(name) == 16 else f"keyMaterial of document {number}"
+    where = f"keyMaterial of {UUID(bytes=name)}" if name is not None and len(name) == 16 else f"keyMaterial of {place}"
     if blob is None:
         raise DamagedArtifact(FORMAT, f"{where}: it is no binary")
     key = master.get("key")
     return WrappedKey.of(blob, FORMAT, where, key=key if isinstance(key, str) else None, note=_NOTE)
-
-
-# --- Extended JSON
-
-
-def _json_documents(artifact: Artifact) -> Iterator[Mapping[str, object]]:
-    for document in json_documents(artifact):
-        for one in document if isinstance(document, list) else [document]:
-            if isinstance(one, dict):
-                yield one
 
 
 def _binary(value: object) -> bytes | None:
@@ -109,80 +105,77 @@ def _binary(value: object) -> bytes | None:
 
 # --- BSON
 
-_STRING, _DOCUMENT, _ARRAY, _BINARY = 0x02, 0x03, 0x04, 0x05
+_STRING, _DOCUMENT, _ARRAY, _BINARY, _NULL, _REGEX, _CODE, _SYMBOL = 0x02, 0x03, 0x04, 0x05, 0x0A, 0x0B, 0x0D, 0x0E
 _LENGTHS = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
 _OLD_BINARY = 2
+_WANTED = ("_id", "masterKey", "keyMaterial")
+_WANTED_OF_MASTER = ("provider", "key")
 
 
-def _begins_as_bson(artifact: Artifact) -> bool:
-    if not _LEAST_DOCUMENT_BYTES <= artifact.size_bytes <= MAX_PIECE_BYTES:
-        return False
-    head = artifact.read(0, _LEAST_DOCUMENT_BYTES)
-    return _LEAST_DOCUMENT_BYTES <= int.from_bytes(head[:4], "little") <= _MAX_DOCUMENT_BYTES and head[4] in (
-        0,
-        _STRING,
-        _DOCUMENT,
-        _ARRAY,
-        _BINARY,
-        0x0D,
-        *_LENGTHS,
-    )
-
-
-def _bson_documents(content: bytes) -> Iterator[Mapping[str, object]]:
-    at = 0
-    while at < len(content):
-        document, at = _bson_document(content, at, 0)
-        yield document
-
-
-def _bson_document(content: bytes, at: int, depth: int) -> tuple[dict[str, object], int]:
-    """The document that begins at `at`, and where it ends. Values that no key vault needs are None."""
-    if depth == _MAX_DEPTH:
-        raise DamagedArtifact(FORMAT, f"its BSON is more than {_MAX_DEPTH} deep")
-    end = at + _length(content, at, _LEAST_DOCUMENT_BYTES, len(content) - at)
-    if content[end - 1]:
-        raise DamagedArtifact(FORMAT, "a document of its BSON does not end where it says")
-    found: dict[str, object] = {}
-    at += 4
-    while at < end - 1:
-        kind, (name, at) = content[at], _bson_name(content, at + 1, end - 1)
+def _bson_document(content: bytes) -> dict[object, object]:
+    """What is wanted of a document; of all else only the lengths are looked at."""
+    found: dict[object, object] = {}
+    for name, kind, at, end in _elements(content, 0, len(content)):
         if name in found:
-            raise DamagedArtifact(FORMAT, "a document of its BSON has a name twice")
-        found[name], at = _bson_value(content, kind, at, end - 1, depth)
-    return found, end
+            raise DamagedArtifact(FORMAT, f"its BSON has {name} twice")
+        if name == "masterKey" and kind == _DOCUMENT:
+            found[name] = {
+                inner: _value(content, inner_kind, begin, stop)
+                for inner, inner_kind, begin, stop in _elements(content, at, end)
+                if inner in _WANTED_OF_MASTER
+            }
+        elif name in _WANTED:
+            found[name] = _value(content, kind, at, end)
+    return found
 
 
-def _bson_name(content: bytes, at: int, end: int) -> tuple[str, int]:
-    stop = content.find(0, at, end)
-    if stop < 0:
-        raise DamagedArtifact(FORMAT, "its BSON ends within a name")
-    return content[at:stop].decode(errors="replace"), stop + 1
+def _elements(content: bytes, at: int, end: int) -> Iterator[tuple[str, int, int, int]]:
+    """The elements of the document that lies from `at` to `end`: name, type, and from where to where the value lies."""
+    if _length(content, at, LEAST_BSON_BYTES, end - at) != end - at or content[end - 1]:
+        raise DamagedArtifact(FORMAT, "a document of its BSON does not end where it says")
+    at += 4
+    for _ in range(_MAX_ELEMENTS):
+        if at >= end - 1:
+            return
+        kind, stop = content[at], content.find(0, at + 1, end - 1)
+        if stop < 0:
+            raise DamagedArtifact(FORMAT, "its BSON ends within a name")
+        value_end = stop + 1 + _size(content, kind, stop + 1, end - 1)
+        yield content[at + 1 : stop].decode(errors="replace"), kind, stop + 1, value_end
+        at = value_end
+    raise DamagedArtifact(FORMAT, f"a document of its BSON has more than {_MAX_ELEMENTS} elements, as no key vault's has")
 
 
-def _bson_value(content: bytes, kind: int, at: int, end: int, depth: int) -> tuple[object, int]:
+def _size(content: bytes, kind: int, at: int, end: int) -> int:
+    """How many bytes the value at `at` takes."""
     if kind in _LENGTHS:
         if _LENGTHS[kind] > end - at:
             raise DamagedArtifact(FORMAT, "its BSON ends within a value")
-        return None, at + _LENGTHS[kind]
+        return _LENGTHS[kind]
     if kind in (_DOCUMENT, _ARRAY):
-        length = _length(content, at, _LEAST_DOCUMENT_BYTES, end - at)
-        document, _ = _bson_document(content, at, depth + 1)
-        return document, at + length
-    if kind in (_STRING, 0x0D, 0x0E):
-        length = _length(content, at, 1, end - at - 4)
-        if content[at + 3 + length]:
-            raise DamagedArtifact(FORMAT, "a string of its BSON does not end where it says")
-        return content[at + 4 : at + 3 + length].decode(errors="replace"), at + 4 + length
+        return _length(content, at, LEAST_BSON_BYTES, end - at)
+    if kind in (_STRING, _CODE, _SYMBOL):
+        return 4 + _length(content, at, 1, end - at - 4)
     if kind == _BINARY:
-        length = _length(content, at, 0, end - at - 5)
-        value = content[at + 5 : at + 5 + length]
-        return value[4:] if content[at + 4] == _OLD_BINARY else value, at + 5 + length
-    if kind == 0x0B:
-        _, at = _bson_name(content, at, end)
-        _, at = _bson_name(content, at, end)
-        return None, at
+        return 5 + _length(content, at, 0, end - at - 5)
+    if kind == _REGEX:
+        pattern_end = content.find(0, at, end)
+        options_end = content.find(0, pattern_end + 1, end) if pattern_end >= 0 else -1
+        if options_end < 0:
+            raise DamagedArtifact(FORMAT, "its BSON ends within a value")
+        return options_end + 1 - at
     raise DamagedArtifact(FORMAT, f"its BSON has a value of the type {kind}, which no key vault has")
+
+
+def _value(content: bytes, kind: int, at: int, end: int) -> object:
+    """A string or a binary; None for null, and something that is neither for all other types: nothing wanted is of them."""
+    if kind == _STRING:
+        if content[end - 1]:
+            raise DamagedArtifact(FORMAT, "a string of its BSON does not end where it says")
+        return content[at + 4 : end - 1].decode(errors="replace")
+    if kind == _BINARY:
+        return content[at + 9 : end] if content[at + 4] == _OLD_BINARY else content[at + 5 : end]
+    return None if kind == _NULL else ()
 
 
 def _length(content: bytes, at: int, least: int, most: int) -> int:

@@ -1,6 +1,7 @@
-"""Items of DynamoDB with a wrapped key, in DynamoDB's JSON: as its API, the AWS CLI and its exports to S3 give them. Pure.
+"""Items of DynamoDB with a wrapped key, in DynamoDB's JSON: as its API, the AWS CLI, exports to S3 and streams give them. Pure.
 
-    one item, {"Item": …}, {"Items": […]}, a list of items, or JSON lines of any of these; each attribute is {type: value}
+    one item, {"Item": …}, {"Items": […]}, a list of items, records of a stream ({"Records": [{"dynamodb": {"NewImage": …,
+    "OldImage": …}}]}), or JSON lines of any of these, under gzip or not; each attribute is {type: value}
 
     DynamoDB Encryption Client   "*amzn-ddb-map-desc*" {"B"}: u32 version 0 ‖ (u32 length ‖ name ‖ u32 length ‖ value)…, of which
                                  amzn-ddb-env-key is the blob in base64, amzn-ddb-wrap-alg ``kms`` where KMS wrapped it
@@ -11,7 +12,7 @@
 Source: dynamodb-encryption-sdk 3.3, internal/formatting/material_description.py, material_providers/aws_kms.py;
 aws-cryptographic-material-providers 1.11, Structure.py (ToBranchKeyContext); credstash 1.17.
 
-Limit: in a file of more than `MAX_PIECE_BYTES` only JSON lines are read, so many as give `MAX_KEYS`.
+An item that is damaged is told with its place, and the others are read.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-import orjson
-
-from audit.query.artifacts.artifact import MAX_KEYS, MAX_PIECE_BYTES, Artifact, DamagedArtifact, WrappedKey
+from audit.query.artifacts.artifact import Artifact, DamagedArtifact, Gathered, WrappedKey
 from audit.query.artifacts.bare import from_base64
+from audit.query.artifacts.documents import Broken, Document, json_documents
 
 ENCRYPTION_CLIENT = "DynamoDB Encryption Client"
 BRANCH_KEY = "branch key of a hierarchical keyring"
@@ -45,61 +45,13 @@ _MORE_BRANCH_CONTEXT = "the context has tablename, the logical name of the key s
 _NEWER_BRANCH = "of a version of the hierarchy whose context is not known here"
 _MANY = "one branch key wraps the data keys of many messages; it is unwrapped once and kept"
 
-_PIECE_BYTES = 1 << 20
+#: What stands around items, with the type of what is in it. A stream's record has up to two images of its item.
+_IMAGES = ("NewImage", "OldImage")
+_WRAPPERS: Mapping[str, type] = {"Items": list, "Item": dict, "Records": list, "dynamodb": dict} | dict.fromkeys(_IMAGES, dict)
+_MAX_WRAPPERS = 4
+_TYPES = frozenset(("S", "N", "B", "SS", "NS", "BS", "M", "L", "NULL", "BOOL"))
 
 Item: TypeAlias = "Mapping[str, object]"
-
-
-class BrokenJson(Exception):
-    """It begins as JSON, or as JSON lines, and goes on as something else. `text` is what is broken."""
-
-    def __init__(self, text: bytes) -> None:
-        super().__init__("broken JSON")
-        self.text = text
-
-
-def json_documents(artifact: Artifact) -> Iterator[object]:
-    """The document that `artifact` is, or one for each line; nothing where it does not begin as JSON. Raises BrokenJson."""
-    head = artifact.read(0, min(artifact.size_bytes, _PIECE_BYTES)).lstrip()
-    if not head.startswith((b"{", b"[")):
-        return
-    if artifact.size_bytes <= MAX_PIECE_BYTES:
-        content = artifact.read(0, artifact.size_bytes)
-        try:
-            whole = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            pass
-        else:
-            yield whole
-            return
-    for number, line in enumerate(_lines(artifact)):
-        try:
-            document = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            # A first line that is no document: then it is no JSON lines, but one document that is broken.
-            broken = content if number == 0 and artifact.size_bytes <= MAX_PIECE_BYTES else line
-            raise BrokenJson(broken) from None
-        yield document
-
-
-def _lines(artifact: Artifact) -> Iterator[bytes]:
-    """Those that are not empty. One of more than `MAX_PIECE_BYTES` is broken."""
-    parts: list[bytes] = []
-    held_bytes = 0
-    for offset in range(0, artifact.size_bytes, _PIECE_BYTES):
-        piece = artifact.read(offset, min(_PIECE_BYTES, artifact.size_bytes - offset))
-        *ended, rest = piece.split(b"\n")
-        for end in ended:
-            parts.append(end)
-            if line := b"".join(parts).strip():
-                yield line
-            parts, held_bytes = [], 0
-        parts.append(rest)
-        held_bytes += len(rest)
-        if held_bytes > MAX_PIECE_BYTES:
-            raise BrokenJson(b"".join(parts))
-    if line := b"".join(parts).strip():
-        yield line
 
 
 def read_dynamodb(artifact: Artifact) -> list[WrappedKey] | None:
@@ -107,48 +59,73 @@ def read_dynamodb(artifact: Artifact) -> list[WrappedKey] | None:
 
     A key without fingerprint and blob tells that there are more than `MAX_KEYS`.
     """
-    keys: list[WrappedKey] = []
-    seen = False
-    try:
-        for number, item in enumerate(_items(artifact), 1):
-            found = _keys_of(item, number)
-            if found is None:
+    found = Gathered()
+    for document in json_documents(artifact, _is_marked):
+        if isinstance(document, Broken):
+            _add_broken(found, document)
+            continue
+        for place, image, item in _items(document):
+            try:
+                keys = _keys_of(item, place, image)
+            except DamagedArtifact as damaged:
+                found.add_fault(damaged.format, f"{place}: {damaged.reason}")
                 continue
-            seen = True
-            keys += found
-            if len(keys) >= MAX_KEYS:
-                note = f"not read: {len(keys)} keys were found before it, enough for one artefact"
-                return [*keys, WrappedKey("", keys[-1].format, f"after item {number}", note=note)]
-    except BrokenJson as broken:
-        format = next((name for mark, name in _MARKS.items() if mark in broken.text and (seen or name != CREDSTASH)), None)
-        if format is None and not seen:
-            return None
-        raise DamagedArtifact(format or (keys[0].format if keys else ENCRYPTION_CLIENT), "it is JSON that is broken") from broken
-    return keys if seen else None
+            if keys is not None:
+                found.add(keys)
+            if found.is_full:
+                found.end(found.keys[-1].format, f"after {place}")
+                return found.told()
+    return found.told()
 
 
-def _items(artifact: Artifact) -> Iterator[Item]:
-    for document in json_documents(artifact):
-        if isinstance(document, dict):
-            item, items = document.get("Item"), document.get("Items")
-            several = items if isinstance(items, list) else [item if isinstance(item, dict) else document]
-        else:
-            several = document if isinstance(document, list) else []
-        for one in several:
+def _is_marked(content: bytes) -> bool:
+    return any(mark in content for mark in _MARKS)
+
+
+def _add_broken(found: Gathered, broken: Broken) -> None:
+    formats = [format for mark, format in _MARKS.items() if mark in broken.text and (found.is_known or format != CREDSTASH)]
+    if formats or found.is_known:
+        format = formats[0] if formats else found.keys[0].format if found.keys else ENCRYPTION_CLIENT
+        found.add_fault(format, str(broken))
+
+
+def _items(document: Document) -> Iterator[tuple[str, str, Item]]:
+    """The items in a document: where each is, which image it is of, and it."""
+    for number, (image, item) in enumerate(_unwrapped(document.value, "", 0), 1):
+        yield f"{document.where}, item {number}" if document.where else f"item {number}", image, item
+
+
+def _unwrapped(value: object, image: str, depth: int) -> Iterator[tuple[str, Item]]:
+    """The items in `value`, each with the image that it is of."""
+    if isinstance(value, list):
+        for one in value:
             if isinstance(one, dict):
-                inner = one.get("Item")
-                yield inner if isinstance(inner, dict) else one
+                yield from _unwrapped(one, image, depth)
+        return
+    if not isinstance(value, dict):
+        return
+    wrapped = [(name, value[name]) for name, kind in _WRAPPERS.items() if isinstance(value.get(name), kind)]
+    if not wrapped or depth == _MAX_WRAPPERS or _is_item(value):
+        yield image, value
+        return
+    for name, inner in wrapped:
+        yield from _unwrapped(inner, f", {name}" if name in _IMAGES else image, depth + 1)
 
 
-def _keys_of(item: Item, number: int) -> list[WrappedKey] | None:
+def _is_item(value: Item) -> bool:
+    """Whether each of its attributes is {type: value}: then a name is an attribute's, also where it is that of a wrapper."""
+    return all(isinstance(one, dict) and len(one) == 1 and not _TYPES.isdisjoint(one) for one in value.values())
+
+
+def _keys_of(item: Item, place: str, image: str) -> list[WrappedKey] | None:
     """None where the item is of no format that is known."""
     if _typed(item, _DESCRIPTION, "B") is not None:
-        return _encryption_client(item, f"item {number}")
+        return _encryption_client(item, place + image)
     kind = _typed(item, "type", "S")
     if kind is not None and kind.startswith(_BRANCH_TYPES) and all(name in item for name in _BRANCH_ATTRIBUTES):
-        return [_branch_key(item, kind)]
+        return [_branch_key(item, kind, image)]
     if all(name in item for name in _CREDSTASH_ATTRIBUTES) and _typed(item, "key", "S") is not None:
-        return [_credstash(item, number)]
+        return [_credstash(item, place, image)]
     return None
 
 
@@ -186,8 +163,8 @@ def _description(content: bytes, where: str) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _branch_key(item: Item, kind: str) -> WrappedKey:
-    where = f"branch-key-id {_typed(item, 'branch-key-id', 'S')}, {kind}"
+def _branch_key(item: Item, kind: str, image: str) -> WrappedKey:
+    where = f"branch-key-id {_typed(item, 'branch-key-id', 'S')}, {kind}{image}"
     blob = _blob(_typed(item, "enc", "B"), BRANCH_KEY, where)
     key = _typed(item, "kms-arn", "S")
     version = _typed(item, "hierarchy-version", "N")
@@ -206,9 +183,9 @@ def _branch_key(item: Item, kind: str) -> WrappedKey:
     )
 
 
-def _credstash(item: Item, number: int) -> WrappedKey:
+def _credstash(item: Item, place: str, image: str) -> WrappedKey:
     name, version = _typed(item, "name", "S"), _typed(item, "version", "S")
-    where = f"item {number}" if name is None else f"credential {name} version {version}"
+    where = (place if name is None else f"credential {name} version {version}") + image
     return WrappedKey.of(_blob(_typed(item, "key", "S"), CREDSTASH, where), CREDSTASH, where)
 
 

@@ -19,13 +19,13 @@ Parquet file's footer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from audit.query.artifacts.artifact import MAX_KEYS, MAX_PIECE_BYTES, Artifact, DamagedArtifact, WrappedKey
 from audit.query.artifacts.bare import from_base64
+from audit.query.artifacts.documents import BrokenJson, parse_json, without_bom
 
 FORMAT = "Parquet modular encryption"
 
@@ -36,6 +36,8 @@ _MATERIAL_TYPE = "PKMT1"
 _MAX_CRYPTO_METADATA_BYTES = 1 << 20
 _MAX_DEPTH = 32
 _MAX_VALUES = 4_000_000
+#: Of what is sought; an honest footer of `MAX_PIECE_BYTES` has fewer.
+_MAX_FOUND = 500_000
 _MORE_COLUMNS = "its columns may have keys of their own: these are told in the encrypted footer, which cannot be read"
 _WRAPPED_TWICE = "wrapped twice: this is the KEK, which KMS wrapped; it wraps the data key, and may wrap others"
 _NOT_BASE64 = "no KMS blob was found: the wrapped key is not base64, but in a form of the KMS client's own"
@@ -63,7 +65,8 @@ def read_parquet(artifact: Artifact) -> list[WrappedKey] | None:
 
 def read_parquet_key_material(artifact: Artifact) -> list[WrappedKey] | None:
     """The keys of a ``_KEY_MATERIAL_FOR_….json``, in which the key tools keep them where they are not in the Parquet file."""
-    if artifact.size_bytes > MAX_PIECE_BYTES or artifact.read(0, min(artifact.size_bytes, 1)) != b"{":
+    begin = artifact.read(0, min(artifact.size_bytes, _TAIL_BYTES))
+    if artifact.size_bytes > MAX_PIECE_BYTES or not without_bom(begin).startswith(b"{"):
         return None
     content = artifact.read(0, artifact.size_bytes)
     materials = _json_object(content) if _MATERIAL_TYPE.encode() in content else None
@@ -142,8 +145,8 @@ def _joined(*notes: str | None) -> str | None:
 
 def _json_object(text: bytes) -> Mapping[str, object] | None:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except BrokenJson:
         return None
     return value if isinstance(value, dict) else None
 
@@ -225,14 +228,19 @@ class _Compact:
             self._varint()
         elif kind == _BINARY:
             begin = self._take(self._varint())
-            if path in self.wanted:
-                self.found.append((path, self.content[begin : self.at]))
+            self._find(path, begin)
         elif kind == _STRUCT:
-            if path in self.wanted:
-                self.found.append((path, b""))
+            self._find(path, self.at)
             self._struct(path, depth)
         else:
             self._collection(kind, path, depth)
+
+    def _find(self, path: _Path, begin: int) -> None:
+        if path not in self.wanted:
+            return
+        if len(self.found) == _MAX_FOUND:
+            raise DamagedArtifact(FORMAT, f"its footer tells of keys at more than {_MAX_FOUND} places")
+        self.found.append((path, self.content[begin : self.at]))
 
     def _collection(self, kind: int, path: _Path, depth: int) -> None:
         if kind == _MAP:

@@ -1,7 +1,8 @@
 """Which format an artefact is of, and the data keys in it: each reader of `FORMATS` is asked in turn. Pure.
 
-The first that knows its format is believed, also where it finds the artefact damaged. What is of no known format is searched for
-blobs; and where it is small and none is found, it is taken for a CiphertextBlob itself, which may be of another KMS's shape.
+What is under gzip is unpacked first. The first that knows its format is believed, also where it finds the artefact damaged. What
+is of no known format is searched for blobs; and where it is small and none is found, it is taken for a CiphertextBlob itself,
+which may be of another KMS's shape.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.query.artifacts.artifact import MAX_BLOB_BYTES, Artifact, DamagedArtifact, Reader, WrappedKey
+from audit.query.artifacts.artifact import MAX_BLOB_BYTES, MAX_PIECE_BYTES, Artifact, DamagedArtifact, Reader, WrappedKey
 from audit.query.artifacts.bare import FORMAT, from_base64, read_bare, read_carved
 from audit.query.artifacts.csfle import read_csfle
 from audit.query.artifacts.dynamodb import read_dynamodb
 from audit.query.artifacts.encryption_sdk import read_encryption_sdk
 from audit.query.artifacts.envelopes import read_kubernetes, read_tink
+from audit.query.artifacts.packed import is_packed, unpack
 from audit.query.artifacts.parquet import read_parquet, read_parquet_key_material
 from audit.query.artifacts.s3_encryption import read_s3_encryption
 from audit.query.artifacts.sops import read_sops
@@ -35,13 +37,16 @@ FORMATS: Sequence[Reader] = (
 )
 
 UNKNOWN = "unknown"
+GZIP = "gzip"
+_NOT_UNPACKED = f"broken, or more than {MAX_PIECE_BYTES >> 20} MiB when unpacked: only searched for JSON lines, and for BSON"
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What was found in the artefact `name`. `keys` without a fingerprint are no KMS blobs: their notes say what they are.
 
-    `fault` says what is wrong with it: its format is known and it is damaged, or it cannot be read.
+    `fault` says what is wrong with it: its format is known and it is damaged, or it cannot be read. `keys` are then those that
+    could be read all the same.
     """
 
     name: str
@@ -61,16 +66,17 @@ def lone_contents(name: str, fingerprint: str) -> Contents:
 
 def read(artifact: Artifact) -> Contents:
     """The data keys in `artifact`. Raises OSError."""
+    unpacked = unpack(artifact)
     try:
         for reader in FORMATS:
-            keys = reader(artifact)
-            if keys:
-                return Contents(artifact.name, tuple(keys))
+            keys = reader(unpacked or artifact)
             if keys is not None:
-                return Contents(artifact.name, ())
+                return Contents(artifact.name, tuple(keys))
     except DamagedArtifact as error:
-        return Contents(artifact.name, (), str(error))
-    if 0 < artifact.size_bytes <= MAX_BLOB_BYTES:
+        return Contents(artifact.name, error.keys, str(error))
+    if unpacked is None and is_packed(artifact):
+        return Contents(artifact.name, (WrappedKey("", GZIP, "all of it", note=_NOT_UNPACKED),))
+    if unpacked is None and 0 < artifact.size_bytes <= MAX_BLOB_BYTES:
         content = artifact.read(0, artifact.size_bytes)
         where, decoded = ("base64", from_base64(content)) if content.strip() else ("", b"")
         if not decoded:

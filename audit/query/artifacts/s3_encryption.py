@@ -18,6 +18,7 @@ import orjson
 
 from audit.query.artifacts.artifact import Artifact, DamagedArtifact, Instructed, WrappedKey
 from audit.query.artifacts.bare import from_base64
+from audit.query.artifacts.documents import without_bom
 
 FORMAT = "S3 Encryption Client"
 
@@ -72,7 +73,7 @@ def _in_instruction_file(artifact: Artifact) -> list[WrappedKey] | None:
         if told:
             raise DamagedArtifact(FORMAT, f"{artifact.size_bytes} bytes: no instruction file is so long")
         return None
-    content = artifact.read(0, artifact.size_bytes)
+    content = without_bom(artifact.read(0, artifact.size_bytes))
     if not told and (not content.lstrip().startswith(b"{") or b'"x-amz-' not in content):
         return None
     try:

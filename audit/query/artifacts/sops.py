@@ -10,6 +10,7 @@ Rules kept:
 
 - A file without these three is cut off: what was read of it could be half a blob, whose fingerprint would never be found.
 - Of YAML only what SOPS writes is read: maps, lists, scalars on one line, quoted or not, and blocks of text.
+- A file that has other recipients than KMS keys (age, PGP, …) can be opened without a call to KMS, and the note says so.
 
 Source: github.com/getsops/sops, stores/stores.go (Metadata, kmskey), stores/flatten.go; files that sops 3.11 wrote.
 
@@ -19,13 +20,16 @@ Limit: one of more than `MAX_PIECE_BYTES` is not read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 
 from audit.query.artifacts.artifact import MAX_KEYS, MAX_PIECE_BYTES, Artifact, DamagedArtifact, WrappedKey
 from audit.query.artifacts.bare import from_base64
+from audit.query.artifacts.documents import BrokenJson, parse_json, without_bom
 
 FORMAT = "SOPS"
 
@@ -33,22 +37,29 @@ FORMAT = "SOPS"
 _MARK = b"ENC[AES256_GCM,"
 _ALWAYS = ("lastmodified", "mac", "version")
 _MAX_LINES = 200_000
+_MAX_LINE_CHARS = 256 << 10
 _MAX_DEPTH = 16
 
-_YAML_BLOCK = re.compile(r"^sops:[ \t]*\n((?:[ \t#-][^\n]*(?:\n|\Z)|\n)*)", re.MULTILINE)
+_YAML_BEGIN = re.compile(r"^sops:[ \t]*\n", re.MULTILINE)
+_INI_BEGIN = re.compile(r"^\[sops\][ \t]*\n", re.MULTILINE)
 _DOTENV_LINE = re.compile(r"^sops_([^=\n]+)=([^\n]*)$", re.MULTILINE)
-_INI_SECTION = re.compile(r"^\[sops\][ \t]*\n((?:(?!\[)[^\n]*(?:\n|\Z))*?)(?=^\[|\Z)", re.MULTILINE)
 _INI_QUOTED = re.compile(r'"""(.+?)"""|`([^`]+)`|"([^"]+)"')
 _FLAT = re.compile(
     r"(?:key_groups__list_(?P<group>\d{1,4})__map_)?kms__list_(?P<at>\d{1,4})__map_(?:context__map_(?P<pair>.+)|(?P<name>\w+))"
 )
 
 
+#: One of another list: "age__list_0__map_recipient".
+_FLAT_OTHER = re.compile(r"(?:key_groups__list_(?P<group>\d{1,4})__map_)?(?P<kind>\w+?)__list_(?P<at>\d{1,4})__map_.+")
+_NO_RECIPIENTS = ("kms", "key_groups")
+
+
 def read_sops(artifact: Artifact) -> list[WrappedKey] | None:
-    """The data key, once for each KMS key that wraps it; none for a file whose key other means wrap (age, PGP)."""
+    """The data key, once for each KMS key that wraps it. One that only other means wrap has neither fingerprint nor blob: its
+    note tells which."""
     if not 0 < artifact.size_bytes <= MAX_PIECE_BYTES:
         return None
-    content = artifact.read(0, artifact.size_bytes)
+    content = without_bom(artifact.read(0, artifact.size_bytes))
     if _MARK not in content or b"sops" not in content:
         return None
     if content.lstrip().startswith(b"{"):
@@ -69,9 +80,9 @@ def _json(content: bytes) -> Mapping[str, object] | None:
     if b'"sops"' not in content:
         return None
     try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise DamagedArtifact(FORMAT, f"it is JSON that is broken at byte {error.pos}") from error
+        document = parse_json(content)
+    except BrokenJson as error:
+        raise DamagedArtifact(FORMAT, str(error)) from error
     metadata = document.get("sops") if isinstance(document, dict) else None
     return metadata if isinstance(metadata, dict) else None
 
@@ -80,18 +91,57 @@ def _keys(metadata: Mapping[str, object]) -> list[WrappedKey]:
     missing = [name for name in _ALWAYS if not isinstance(metadata.get(name), str)]
     if missing:
         raise DamagedArtifact(FORMAT, f"its metadata has no {' and no '.join(missing)}: it is cut off")
-    entries = [(f"sops.kms[{at}]", entry) for at, entry in enumerate(_list(metadata, "kms"))]
     groups = _list(metadata, "key_groups")
+    entries = [_Entry(f"sops.kms[{at}]", one, _by_others(metadata)) for at, one in enumerate(_list(metadata, "kms"))]
     for number, group in enumerate(groups):
         place = f"sops.key_groups[{number}]"
         if not isinstance(group, dict):
             raise DamagedArtifact(FORMAT, f"{place} is no map")
-        entries += ((f"{place}.kms[{at}]", entry) for at, entry in enumerate(_list(group, "kms")))
+        note = _share(metadata, groups, group)
+        entries += (_Entry(f"{place}.kms[{at}]", one, note) for at, one in enumerate(_list(group, "kms")))
     if len(entries) > MAX_KEYS:
         raise DamagedArtifact(FORMAT, f"it has more than {MAX_KEYS} keys")
-    threshold = metadata.get("shamir_threshold")
-    share = f"a share of the data key: {threshold} of {len(groups)} groups are needed" if len(groups) > 1 else None
-    return [_key(where, entry, share if "key_groups" in where else None) for where, entry in entries]
+    if not entries:
+        others = sum((_others(tree) for tree in (metadata, *groups)), Counter[str]())
+        note = f"no KMS blob: the recipients are of {_counted(others)}"
+        return [WrappedKey("", FORMAT, "sops", note=note)] if others.total() else []
+    return [_key(entry) for entry in entries]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One of a list ``kms``, with what is to be noted of it."""
+
+    where: str
+    value: object
+    note: str | None
+
+
+def _others(tree: object) -> Counter[str]:
+    """How many recipients of other kinds than KMS there are in the metadata, or in a group of them."""
+    lists = tree.items() if isinstance(tree, Mapping) else ()
+    return Counter({str(name): len(value) for name, value in lists if isinstance(value, list) and name not in _NO_RECIPIENTS})
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{kind} ({number})" for kind, number in sorted(others.items()) if number)
+
+
+def _by_others(tree: object) -> str | None:
+    others = _others(tree)
+    return f"can be unwrapped without KMS too: it has recipients of {_counted(others)}" if others.total() else None
+
+
+def _share(metadata: Mapping[str, object], groups: Sequence[object], group: object) -> str | None:
+    """What is to be noted of the keys of a group: each wraps a share of the data key, where there are several groups."""
+    if len(groups) < 2:
+        return _by_others(group)
+    threshold = str(metadata.get("shamir_threshold"))
+    notes = [f"a share of the data key: {threshold} of {len(groups)} groups are needed", _by_others(group)]
+    without_kms = sum(_others(one).total() > 0 for one in groups)
+    if threshold.isdecimal() and 0 < int(threshold) <= without_kms:
+        notes.append("enough groups have recipients of other kinds: the file can be opened without KMS")
+    return "; ".join(note for note in notes if note)
 
 
 def _list(tree: Mapping[str, object], name: str) -> list[object]:
@@ -103,7 +153,8 @@ def _list(tree: Mapping[str, object], name: str) -> list[object]:
     return value
 
 
-def _key(where: str, entry: object, note: str | None) -> WrappedKey:
+def _key(one: _Entry) -> WrappedKey:
+    where, entry = one.where, one.value
     if not isinstance(entry, dict):
         raise DamagedArtifact(FORMAT, f"{where} is no map")
     arn, wrapped, role, context = (entry.get(name) for name in ("arn", "enc", "role", "context"))
@@ -114,7 +165,7 @@ def _key(where: str, entry: object, note: str | None) -> WrappedKey:
         raise DamagedArtifact(FORMAT, f"{where}.enc is not base64")
     if context is not None and not _is_context(context):
         raise DamagedArtifact(FORMAT, f"{where}.context is no map of strings")
-    notes = [note] if note else []
+    notes = [one.note] if one.note else []
     if role:
         notes.append(f"unwrapped in the role {role}")
     return WrappedKey.of(blob, FORMAT, where, key=arn, context=context or None, note="; ".join(notes) or None)
@@ -128,15 +179,36 @@ def _is_context(value: object) -> bool:
 
 
 def _dotenv(text: str) -> Iterator[dict[str, object]]:
-    pairs = [(found[1], found[2].replace("\\n", "\n")) for found in _DOTENV_LINE.finditer(text)]
-    if pairs:
-        yield _unflattened(pairs, text)
+    found = list(islice(_DOTENV_LINE.finditer(text), _MAX_LINES + 1))
+    if len(found) > _MAX_LINES:
+        raise DamagedArtifact(FORMAT, f"its metadata has more than {_MAX_LINES} lines")
+    if found:
+        yield _unflattened([(line[1], line[2].replace("\\n", "\n")) for line in found], text)
+
+
+def _blocks(text: str, begin: re.Pattern[str], belongs: Callable[[str], bool]) -> Iterator[list[str]]:
+    """The lines behind each place where `begin` is, as far as they belong to it."""
+    for found in begin.finditer(text):
+        at = found.end()
+        lines: list[str] = []
+        while at < len(text):
+            end = text.find("\n", at)
+            line = text[at : end if end >= 0 else len(text)]
+            if not belongs(line):
+                break
+            if len(lines) == _MAX_LINES:
+                raise DamagedArtifact(FORMAT, f"its metadata has more than {_MAX_LINES} lines")
+            if len(line) > _MAX_LINE_CHARS:
+                raise DamagedArtifact(FORMAT, f"a line of its metadata has {len(line)} characters, more than SOPS writes")
+            lines.append(line)
+            at += len(line) + 1
+        yield lines
 
 
 def _ini(text: str) -> Iterator[dict[str, object]]:
-    for section in _INI_SECTION.finditer(text):
+    for lines in _blocks(text, _INI_BEGIN, lambda line: not line.startswith("[")):
         pairs = []
-        for line in section[1].splitlines():
+        for line in lines:
             if not line.strip() or line.startswith(("#", ";")):
                 continue
             quoted = _INI_QUOTED.match(line)
@@ -153,10 +225,14 @@ def _unflattened(pairs: Sequence[tuple[str, str]], text: str) -> dict[str, objec
         raise DamagedArtifact(FORMAT, "its last line has no end: it is cut off")
     metadata: dict[str, object] = {}
     entries: dict[tuple[int, int], dict[str, object]] = {}
+    others: dict[tuple[str | None, str], set[str]] = {}
     for name, value in pairs:
         found = _FLAT.fullmatch(name)
         if found is None:
-            metadata[name] = value
+            if (other := _FLAT_OTHER.fullmatch(name)) is not None:
+                others.setdefault((other["group"], other["kind"]), set()).add(other["at"])
+            else:
+                metadata[name] = value
             continue
         place = (-1 if found["group"] is None else int(found["group"]), int(found["at"]))
         entry = entries.setdefault(place, {})
@@ -167,10 +243,13 @@ def _unflattened(pairs: Sequence[tuple[str, str]], text: str) -> dict[str, objec
         if not isinstance(context, dict):
             raise DamagedArtifact(FORMAT, f"{name}: its context is no map")
         context[found["pair"]] = value
-    return metadata | _listed(entries)
+    return metadata | _listed(entries, others)
 
 
-def _listed(entries: Mapping[tuple[int, int], object]) -> dict[str, object]:
+def _listed(
+    entries: Mapping[tuple[int, int], object], others: Mapping[tuple[str | None, str], Collection[str]]
+) -> dict[str, object]:
+    """As it is in the forms that are no flat ones; recipients of other kinds than KMS as mere places in their lists."""
     lists: dict[int, list[object]] = {}
     for group, at in sorted(entries):
         entry = entries[group, at]
@@ -178,10 +257,13 @@ def _listed(entries: Mapping[tuple[int, int], object]) -> dict[str, object]:
         if at != len(of_group):
             raise DamagedArtifact(FORMAT, f"kms[{len(of_group)}] is missing")
         of_group.append(entry)
-    kms = lists.pop(-1, [])
-    # A group without KMS keys has no line here.
-    groups = [{"kms": lists.get(number, [])} for number in range(max(lists, default=-1) + 1)]
-    return {"kms": kms} | ({"key_groups": groups} if groups else {})
+    metadata: dict[str, object] = {"kms": lists.pop(-1, [])}
+    numbers = [*lists, *(int(number) for number, _ in others if number is not None)]
+    # A group without KMS keys has no line of them here.
+    groups: list[dict[str, object]] = [{"kms": lists.get(number, [])} for number in range(max(numbers, default=-1) + 1)]
+    for (group_number, kind), places in others.items():
+        (metadata if group_number is None else groups[int(group_number)])[kind] = list(places)
+    return metadata | ({"key_groups": groups} if groups else {})
 
 
 # --- YAML
@@ -200,10 +282,7 @@ _TEXT_BLOCK = re.compile(r"[|>][+-]?[1-9]?[+-]?")
 
 def _yaml(text: str) -> Iterator[dict[str, object]]:
     """The metadata of each document in `text`."""
-    for block in _YAML_BLOCK.finditer(text):
-        lines = block[1].split("\n", _MAX_LINES)
-        if len(lines) > _MAX_LINES:
-            raise DamagedArtifact(FORMAT, f"its metadata has more than {_MAX_LINES} lines")
+    for lines in _blocks(text, _YAML_BEGIN, lambda line: not line or line[0] in " \t#-"):
         reader = _Yaml([_Line(len(line) - len(line.lstrip(" ")), line.strip()) for line in lines if not line.startswith("---")])
         tree = reader.block(0)
         if not isinstance(tree, dict) or not reader.at_end:

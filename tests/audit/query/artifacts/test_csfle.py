@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import json
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from pymongocrypt.mongocrypt import MongoCryptOptions  # type: ignore[import-unt
 from pymongocrypt.synchronous.explicit_encrypter import ExplicitEncrypter  # type: ignore[import-untyped] # It has none.
 from pymongocrypt.synchronous.state_machine import MongoCryptCallback  # type: ignore[import-untyped] # It has none.
 
-from audit.query.artifacts import csfle
+from audit.query.artifacts import artifact
 from audit.query.artifacts.artifact import MAX_PIECE_BYTES, DamagedArtifact, WrappedKey
 from audit.query.artifacts.csfle import FORMAT, read_csfle
 from tests.audit.query.artifacts.blobs import KEY_ARN, local_blob
@@ -134,14 +135,10 @@ def test_json_that_is_cut_off_gives_no_wrong_blob() -> None:
         read(content[:-1])
 
 
-def nested(depth: int) -> dict[str, object]:
-    return {"a": nested(depth - 1)} if depth else {}
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (bson.encode(nested(40) | {"masterKey": {}, "keyMaterial": b""}), "32 deep"),
+        (bson.encode(dict.fromkeys(map(str, range(1_000))) | {"masterKey": {}, "keyMaterial": b""}), "more than 1000 elements"),
         (bson.encode({"masterKey": {"provider": "aws"}, "keyMaterial": b""}), "wrapped key of 0 bytes"),
         (b'{"masterKey": {"provider": "aws"}, "keyMaterial": "text"}', "no binary"),
         (b'{"masterKey": {"provider": "aws"}, "keyMaterial": {"$binary": {"base64": "abc"}}}', "no binary"),
@@ -153,14 +150,47 @@ def test_a_key_vault_that_is_broken_is_damaged(content: bytes, reason: str) -> N
         read(content)
 
 
-def test_bson_that_is_too_large_is_not_read() -> None:
-    artifact = MemoryArtifact(vaulted(), claimed_bytes=MAX_PIECE_BYTES + 1)
-    assert read_csfle(artifact) is None
-    assert artifact.read_bytes < MAX_PIECE_BYTES
+def test_a_dump_of_any_size_is_read_document_by_document() -> None:
+    other = bson.encode({"masterKey": {"provider": "aws"}, "keyMaterial": BLOB, "filler": bytes(5 << 20)})
+    assert len(other) * 4 > MAX_PIECE_BYTES
+    keys = read(vaulted() + other * 4 + vaulted()) or []
+    assert [key.blob for key in keys] == [BLOB] * 6
+    assert [key.where for key in keys[1:5]] == [f"keyMaterial of document {number}" for number in range(2, 6)]
+
+
+def test_a_dump_of_another_collection_is_not_read_to_its_end() -> None:
+    dump = MemoryArtifact(bson.encode({"a": 1, "b": "x"}) * 500_000, claimed_bytes=10**12)
+    assert read_csfle(dump) is None
+    assert dump.read_bytes < 4 << 20
+
+
+def test_one_document_that_is_damaged_does_not_hide_the_others() -> None:
+    damaged = bson.encode(bson.decode(vaulted()) | {"keyMaterial": b""})
+    lying = vaulted().replace(b"\x05keyMaterial\0", b"\x05keyMaterial\0\xff", 1)
+    lying = len(lying).to_bytes(4, "little") + lying[4:]
+    for content in (vaulted() + damaged + lying + vaulted() * 2, gzip.compress(vaulted() + damaged + lying + vaulted() * 2)):
+        with pytest.raises(DamagedArtifact, match=r"document 2: .*of 0 bytes; document 3: .*a length of") as raised:
+            read(content)
+        assert [key.blob for key in raised.value.keys] == [BLOB] * 3
+    content = written(json_util.RELAXED_JSON_OPTIONS)
+    broken = written(json_util.RELAXED_JSON_OPTIONS, bson.decode(damaged))
+    for several in (b"[" + b",".join([content, broken, content]) + b"]", b"\n".join([content, broken, content])):
+        with pytest.raises(DamagedArtifact, match=r"(document|line) 2(, document 1)?: .*of 0 bytes") as raised:
+            read(several)
+        assert [key.blob for key in raised.value.keys] == [BLOB] * 2
+    with pytest.raises(DamagedArtifact, match=r"line 2: it is JSON that is broken") as raised:
+        read(content + b"\n" + content[:-1] + b"\n" + content)
+    assert len(raised.value.keys) == 2
+
+
+def test_behind_a_length_that_cannot_be_nothing_is_read_and_that_is_said() -> None:
+    with pytest.raises(DamagedArtifact, match=r"document 2: its length would be 0 bytes: .*nothing behind it") as raised:
+        read(vaulted() + bytes(9) + vaulted())
+    assert len(raised.value.keys) == 1
 
 
 def test_of_too_many_keys_the_rest_is_told_as_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csfle, "MAX_KEYS", 2)
+    monkeypatch.setattr(artifact, "MAX_KEYS", 2)
     assert [bool(key.fingerprint) for key in read(vaulted() * 5) or []] == [True, True, False]
 
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from dynamodb_encryption_sdk.internal.formatting.material_description import (  # type: ignore[import-untyped] # It has none.
@@ -11,7 +12,7 @@ from dynamodb_encryption_sdk.internal.formatting.material_description import (  
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.query.artifacts import dynamodb
+from audit.query.artifacts import artifact
 from audit.query.artifacts.artifact import MAX_PIECE_BYTES, DamagedArtifact, WrappedKey
 from audit.query.artifacts.dynamodb import BRANCH_KEY, CREDSTASH, ENCRYPTION_CLIENT, read_dynamodb
 from tests.audit.query.artifacts.blobs import KEY_ARN, local_blob
@@ -115,6 +116,81 @@ def test_several_items_are_read_in_each_of_the_ways_to_write_them(content: objec
     assert read({"Item": CREDENTIAL}) == read(CREDENTIAL)
 
 
+EXPORT = b"".join(json.dumps({"Item": item}).encode() + b"\n" for item in ITEMS)
+
+
+@pytest.mark.parametrize(
+    "pack", [bytes, gzip.compress, lambda content: gzip.compress(content[:300]) + gzip.compress(content[300:])]
+)
+def test_an_export_to_s3_is_read_under_gzip_and_with_a_byte_order_mark(pack: Callable[[bytes], bytes]) -> None:
+    assert [(key.format, key.blob) for key in read(pack(EXPORT)) or []] == [
+        (format, BLOB) for format in (ENCRYPTION_CLIENT, BRANCH_KEY, CREDSTASH)
+    ]
+    assert read(pack(b"\xef\xbb\xbf" + EXPORT)) == read(EXPORT)
+    assert read(b"\xef\xbb\xbf" + json.dumps(CREDENTIAL).encode()) == read(CREDENTIAL)
+    assert next(key.where for key in read(EXPORT) or []) == "line 1, item 1, amzn-ddb-env-key"
+
+
+OLD, NEW = CREDENTIAL | {"key": {"S": base64.b64encode(local_blob(2)).decode()}}, CREDENTIAL
+CHANGE = {"Keys": {"name": {"S": "db"}}, "NewImage": NEW, "OldImage": OLD}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"Records": [{"eventID": "1", "eventName": "MODIFY", "dynamodb": CHANGE | {"SequenceNumber": "1"}}]},
+        {"eventName": "MODIFY", "dynamodb": CHANGE},
+        {"Metadata": {"WriteTimestampMicros": {"N": "1"}}, **CHANGE},
+        [{"Records": [{"dynamodb": CHANGE}]}],
+    ],
+)
+def test_both_images_of_a_streams_record_are_read(content: object) -> None:
+    assert [(key.blob, key.where) for key in read(content) or []] == [
+        (BLOB, "credential db version 0000000000000000001, NewImage"),
+        (local_blob(2), "credential db version 0000000000000000001, OldImage"),
+    ]
+
+
+def test_an_attribute_may_be_named_as_a_wrapper_is() -> None:
+    for name in ("Item", "dynamodb", "NewImage"):
+        assert [key.blob for key in read(CREDENTIAL | {name: {"S": "x"}}) or []] == [BLOB]
+
+
+@pytest.mark.parametrize(
+    ("item", "place"),
+    [
+        (described(material()[:-1]), "item 2"),
+        (BRANCH_ITEM | {"kms-arn": {"N": "1"}}, "item 2: branch-key-id tenant-1"),
+        (CREDENTIAL | {"key": {"S": "*"}}, "item 2: credential db"),
+    ],
+)
+def test_one_item_that_is_damaged_does_not_hide_the_others(item: object, place: str) -> None:
+    with pytest.raises(DamagedArtifact, match=place) as raised:
+        read({"Items": [CREDENTIAL, item, BRANCH_ITEM, CLIENT_ITEM]})
+    assert [key.format for key in raised.value.keys] == [CREDSTASH, BRANCH_KEY, ENCRYPTION_CLIENT]
+
+
+def test_of_many_that_are_damaged_some_are_named_and_the_others_counted() -> None:
+    with pytest.raises(DamagedArtifact, match=r"item 5: [^;]*; and 95 more$") as raised:
+        read([CREDENTIAL | {"key": {"S": "*"}}] * 100 + [CREDENTIAL])
+    assert len(raised.value.keys) == 1
+
+
+def test_one_line_that_is_broken_does_not_hide_the_others() -> None:
+    lines = [json.dumps(CREDENTIAL).encode(), b'{"hmac": ', b"", b'{"other": ', json.dumps(BRANCH_ITEM).encode()]
+    with pytest.raises(DamagedArtifact, match="line 2: it is JSON that is broken at byte 9") as raised:
+        read(b"\n".join(lines))
+    assert [key.format for key in raised.value.keys] == [CREDSTASH, BRANCH_KEY]
+
+
+def test_what_an_export_holds_that_is_cut_off_is_told_with_that_fault() -> None:
+    packed = gzip.compress(EXPORT)
+    for size_bytes in (len(packed) - 8, len(packed) - 1):
+        with pytest.raises(DamagedArtifact, match="gzip is cut off") as raised:
+            read(packed[:size_bytes])
+        assert raised.value.keys
+
+
 @pytest.mark.parametrize("changed", [{"amzn-ddb-wrap-alg": "AESWrap"}])
 def test_what_another_than_kms_wrapped_gives_no_key(changed: Mapping[str, str]) -> None:
     assert read(described(material(changed))) == []
@@ -133,13 +209,13 @@ def test_lines_of_any_length_together_are_read_and_a_large_file_that_has_none_is
     padding = (b'{"other": "' + b"x" * (1 << 20) + b'"}\n') * (MAX_PIECE_BYTES >> 20)
     assert len(padding) > MAX_PIECE_BYTES
     assert len(read(line + padding + line) or []) == 2
-    artifact = MemoryArtifact(b"{", claimed_bytes=10**12)
-    assert read_dynamodb(artifact) is None
-    assert artifact.read_bytes < 2 * MAX_PIECE_BYTES
+    huge = MemoryArtifact(b"{", claimed_bytes=10**12)
+    assert read_dynamodb(huge) is None
+    assert huge.read_bytes < 2 * MAX_PIECE_BYTES
 
 
 def test_of_too_many_keys_the_rest_is_told_as_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamodb, "MAX_KEYS", 2)
+    monkeypatch.setattr(artifact, "MAX_KEYS", 2)
     keys = read([CREDENTIAL] * 5) or []
     assert [bool(key.fingerprint) for key in keys] == [True, True, False]
 

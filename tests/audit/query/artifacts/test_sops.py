@@ -170,7 +170,9 @@ def test_each_way_of_writing_gives_the_same_keys(text: str) -> None:
     assert [key.blob for key in keys] == BLOBS[:2]
     assert [(key.format, key.where, key.key) for key in keys] == [(FORMAT, f"sops.kms[{at}]", KEY_ARN) for at in (0, 1)]
     assert [key.context for key in keys] == [{"Env": "prod: really", "n": "12"}, None]
-    assert [key.note for key in keys] == ["unwrapped in the role arn:aws:iam::111122223333:role/r", None]
+    by_others = ["can be unwrapped without KMS too: it has recipients of age (1)"] if "age" in text else []
+    notes = ["; ".join([*by_others, "unwrapped in the role arn:aws:iam::111122223333:role/r"]), *by_others]
+    assert [key.note or "" for key in keys] == (notes if by_others else [*notes, ""])
 
 
 @pytest.mark.parametrize("text", [GROUPS_YAML, GROUPS_DOTENV, "[sops]\n" + GROUPS_DOTENV.partition("\n")[2].replace("sops_", "")])
@@ -195,9 +197,77 @@ def test_a_file_of_several_yaml_documents_tells_its_keys_once() -> None:
     assert read(YAML + "---\n" + YAML) == read(YAML)
 
 
-def test_a_file_without_kms_keys_gives_none_of_them() -> None:
-    lines = DOTENV.splitlines(keepends=True)
-    assert read("".join(line for line in lines if "_kms_" not in line)) == []
+OTHERS_YAML = """    age:
+        - recipient: age1
+          enc: x
+        - recipient: age2
+          enc: x
+    pgp:
+        - fp: 85D7
+    gcp_kms:
+        - resource_id: r
+    azure_kv:
+        - vault_url: u
+    hc_vault:
+        - vault_address: a
+"""
+OTHERS_JSON = """"age": [{}, {}], "pgp": [{}], "gcp_kms": [{}], "azure_kv": [{}], "hc_vault": [{}], """
+OTHERS_DOTENV = """sops_age__list_0__map_recipient=age1
+sops_age__list_0__map_enc=x
+sops_age__list_1__map_recipient=age2
+sops_pgp__list_0__map_fp=85D7
+sops_gcp_kms__list_0__map_resource_id=r
+sops_azure_kv__list_0__map_vault_url=u
+sops_hc_vault__list_0__map_vault_address=a
+"""
+BY_OTHERS = "age (2), azure_kv (1), gcp_kms (1), hc_vault (1), pgp (1)"
+
+
+def without_age(text: str) -> str:
+    return text[: text.index("    age:")] + text[text.index("    lastmodified") :]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        without_age(YAML).replace("    lastmodified", OTHERS_YAML + "    lastmodified"),
+        JSON.replace('"lastmodified"', OTHERS_JSON + '"lastmodified"'),
+        DOTENV.replace("sops_kms__list_0__map_arn", OTHERS_DOTENV + "sops_kms__list_0__map_arn"),
+        INI + OTHERS_DOTENV.replace("sops_", ""),
+    ],
+)
+def test_recipients_of_other_kinds_are_noted(text: str) -> None:
+    note = f"can be unwrapped without KMS too: it has recipients of {BY_OTHERS}"
+    keys = read(text) or []
+    assert [key.blob for key in keys] == BLOBS[:2]
+    assert [key.note for key in keys] == [f"{note}; unwrapped in the role arn:aws:iam::111122223333:role/r", note]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("threshold", [1, 2])
+def test_recipients_of_other_kinds_are_noted_for_their_group(flat: bool, threshold: int) -> None:
+    if flat:
+        text = GROUPS_DOTENV.replace("threshold=2", f"threshold={threshold}")
+        text = text.replace("sops_lastm", "sops_key_groups__list_1__map_age__list_0__map_recipient=age1\nsops_lastm")
+    else:
+        text = GROUPS_YAML.replace("threshold: 2", f"threshold: {threshold}")
+        text = text.replace("    lastm", "          age:\n            - recipient: age1\n    lastm")
+    first, second, third = (key.note or "" for key in read(text) or [])
+    assert first == second and "recipients of age" not in first and "recipients of age (1)" in third
+    opened = "enough groups have recipients of other kinds: the file can be opened without KMS"
+    assert [opened in note for note in (first, second, third)] == [threshold == 1] * 3
+
+
+@pytest.mark.parametrize("others", [OTHERS_DOTENV, ""])
+def test_a_file_without_kms_keys_tells_by_what_it_can_be_opened(others: str) -> None:
+    lines = (DOTENV + others).splitlines(keepends=True)
+    told = [WrappedKey("", FORMAT, "sops", note=f"no KMS blob: the recipients are of {BY_OTHERS}")]
+    assert read("".join(line for line in lines if "sops_kms_" not in line)) == (told if others else [])
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    for text in (YAML, JSON, DOTENV):
+        assert read("\ufeff" + text) == read(text)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +306,10 @@ def test_a_file_that_is_cut_off_gives_no_wrong_blob(text: str) -> None:
         (YAML.replace('"n"', '"\\x6e"'), "escapes"),
         (f"a: {MAC}\nsops:\n" + "".join(" " * depth + "a:\n" for depth in range(1, 99)), "16 deep"),
         (f"a: {MAC}\nsops:\n " + "- " * 5_000 + "a\n", "16 deep"),
-        (f"[sops]\nmac = {MAC}\n" + " " * 1_000_000 + "a\n", "no name and value"),
+        (f"[sops]\nmac = {MAC}\n" + " " * 100_000 + "a\n", "no name and value"),
+        (f"[sops]\nmac = {MAC}\n" + " " * 1_000_000 + "a\n", "1000001 characters"),
+        (f"a: {MAC}\nsops:\n" + "\n" * 300_000, "more than 200000 lines"),
+        (f"a={MAC}\n" + "sops_a=\n" * 300_000, "more than 200000 lines"),
         (DOTENV.replace("list_1", "list_2"), r"kms\[1\] is missing"),
         (DOTENV.replace("sops_mac", "sops_cam"), "has no mac"),
         (JSON.replace('"kms": [', '"kms": ' + "[" * 100_000), "broken at byte"),
