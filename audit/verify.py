@@ -4,29 +4,29 @@ It only reads, while the proxy serves too: the checkpoints are taken first and t
 then must be there, and what is being written meanwhile is no fault. Memory is bounded at any size: lines, history and leaf hashes
 are streamed.
 
-A step passes only where something was checked. A tree that does not come to its signed root is compared with `leaves`, which is
-believed only where it comes to that root itself: then the lines that differ are known one by one.
+A step passes only where something was checked. Here the lines are read, and each is looked at; `audit.comparison` holds the tree
+over them against the checkpoints.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
+from audit.comparison import HISTORY, SAVED, Comparison, Faults, Target
 from audit.errors import CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
-from audit.merkle import HASH_BYTES, Frontier, leaf_hash
-from audit.report import Fault, LogReport, Report, Step, Verdict
+from audit.merkle import leaf_hash
+from audit.report import LogReport, Report, Step, Verdict
 from audit.sealer import verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
 
@@ -46,7 +46,6 @@ TITLES = {
 _CHUNK_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 << 20
 _MAX_NOTE_BYTES = 1_000_000
-_MAX_FAULTS = 50  # of one step of one log; the rest is counted
 _MAX_OPEN_INTENTS = 100_000
 _MAX_GAP = 1_000_000  # records that a line's number may jump where nothing signed tells
 _UNSEALED_US = 10_000_000  # how long the first records of a log may wait for the first checkpoint: the sealer takes two seconds
@@ -113,15 +112,6 @@ class _Meter:
             self._progress(min(self._done, self._total), self._total)
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A genuine checkpoint that the tree over the lines has to come to."""
-
-    checkpoint: Checkpoint
-    step: int  # 5: from the history; 7: saved
-    name: str
-
-
 class _LogCheck:
     """The steps of one log in one pass over its lines."""
 
@@ -134,25 +124,13 @@ class _LogCheck:
         self._checkpoints = instance.checkpoint_folder(name)
         self._saved, self._key_given = saved, key is not None
         self._verifier = key or _key_in_data_folder(instance, origin)
-        self._faults: dict[int, list[Fault]] = {number: [] for number in TITLES}
-        self._fault_count = dict.fromkeys(TITLES, 0)
-        self._compared = {5: 0, 7: 0}
+        self._faults = Faults(self._log, iter(TITLES))
+        self._tree = Comparison(iter(()), None, self._faults)  # nothing to compare with, until `run` has read the checkpoints
         self._notes = self._settled_notes = self._torn_note_bytes = 0
         self._latest: str | None = None
         self._latest_at: int | None = None
         self._segments: list[Segment] = []
-        self._segment, self._line = "", 0  # where the reading is
-        self._records = self._lines = self._sealed = 0
-        self._read_bytes = self._tail_bytes = self._intents = 0
-        self._tree: Frontier | None = Frontier()
-        self._base = Frontier()  # the tree at the last target that agreed
-        self._leaves: BinaryIO | None = None
-        self._leaf_count = 0
-        self._next_leaf = 0  # the one that reading on gives
-        self._differing: list[tuple[int, str, int]] = []  # lines that are not as in `leaves`, since then: the first of them
-        self._more_differing = 0
-        self._altered: tuple[int, str, int] | None = None  # the first place from which on nothing can agree any more
-        self._missing: list[tuple[int, int]] = []
+        self._lines = self._read_bytes = self._tail_bytes = self._intents = 0
         self._oldest: str | None = None  # the earliest time of a record, as long as there is no checkpoint
         self._open_intents: dict[str, tuple[str, int]] = {}
         self._mark: Mark | None = None
@@ -160,19 +138,11 @@ class _LogCheck:
         self._being_written = False
 
     def never_sealed(self) -> bool:
-        return self._records > 0 and not self._notes
+        return self._tree.records > 0 and not self._notes
 
     def history_bytes(self) -> int:
         history = self._checkpoints / "history"
         return history.stat().st_size if not self._is_foreign and history.exists() else 0
-
-    def _fault(self, step: int, reason: str, segment: str = "", line: int = 0) -> None:
-        self._fault_count[step] += 1
-        if len(self._faults[step]) < _MAX_FAULTS:
-            self._faults[step].append(Fault(step, self._log, segment, line, reason))
-
-    def _fault_here(self, step: int, reason: str) -> None:
-        self._fault(step, reason, self._segment, self._line)
 
     # --- the walk
 
@@ -181,48 +151,43 @@ class _LogCheck:
         settled = self.history_bytes()
         self._latest = _read_if_there(self._checkpoints / "latest") if settled else None
         history = self._read_history(settled, self.history_bytes())
-        self._targets = iter(merge(history, self._read_saved(), key=lambda target: target.checkpoint.size))
-        self._target = next(self._targets, None)
-        self._look_at_folder()
+        targets = iter(merge(history, self._read_saved(), key=lambda target: target.checkpoint.size))
         leaves = self._checkpoints / "leaves"
-        self._leaves = leaves.open("rb") if settled and leaves.exists() else None
-        self._leaf_count = leaves.stat().st_size // HASH_BYTES if self._leaves is not None else 0
-        try:
-            self._compare_reached()
+        with Comparison(targets, leaves if settled and leaves.exists() else None, self._faults) as self._tree:
+            self._look_at_folder()
             for segment in self._segments:
                 if not self._read_segment(segment, meter):
                     break
-        finally:
-            if self._leaves is not None:
-                self._leaves.close()
-        self._require_the_rest()
+            self._tree.finish()
         self._look_at_latest()
         self._look_at_intents()
 
     def _look_at_folder(self) -> None:
         if self._is_foreign or not (self._folder.is_dir() or self._checkpoints.is_dir()):
-            self._fault(1, "its folders have vanished" if self._listed else "this instance has no such log")
+            self._faults.add(1, "its folders have vanished" if self._listed else "this instance has no such log")
             return
         if not self._listed:
-            self._fault(1, "keytrail.json does not list it")
+            self._faults.add(1, "keytrail.json does not list it")
         if not self._folder.is_dir():
-            self._fault(1, f"{self._folder} has vanished")
+            self._faults.add(1, f"{self._folder} has vanished")
             return
         if (self._folder / "lock").exists():
             self._being_written = is_being_written(self._folder)
         else:
-            self._fault(1, f"{self._folder / 'lock'} has vanished")
+            self._faults.add(1, f"{self._folder / 'lock'} has vanished")
         self._mark = read_mark(self._folder)
         self._segments = list_segments(self._folder)
 
     def _read_segment(self, segment: Segment, meter: _Meter) -> bool:
         """False where the lines end before the file does: what follows was never confirmed."""
-        self._segment, self._line = segment.path.name, 0
-        if segment.first_index > self._records:
-            self._fault_here(2, f"{_missing(self._records, segment.first_index)} before this segment")
-            self._skip_to(segment.first_index)
-        elif segment.first_index < self._records:
-            self._fault_here(2, f"its name says that it begins with record {segment.first_index}, but {self._records} comes next")
+        self._faults.segment, self._faults.line = segment.path.name, 0
+        if segment.first_index > self._tree.records:
+            self._faults.add_here(2, f"{_missing(self._tree.records, segment.first_index)} before this segment")
+            self._tree.skip_to(segment.first_index)
+        elif segment.first_index < self._tree.records:
+            self._faults.add_here(
+                2, f"its name says that it begins with record {segment.first_index}, but {self._tree.records} comes next"
+            )
         is_last = segment == self._segments[-1]
         self._read_bytes, offset, rest = 0, 0, b""
         with segment.path.open("rb") as file:
@@ -231,7 +196,7 @@ class _LogCheck:
                 self._read_bytes += len(chunk)
                 *lines, rest = (rest + chunk).split(b"\n")
                 for text in lines:
-                    self._line += 1
+                    self._faults.line += 1
                     if not self._take(text, is_last):
                         self._tail_bytes = segment.path.stat().st_size - offset
                         return False
@@ -243,174 +208,64 @@ class _LogCheck:
         if rest and is_last:
             self._tail_bytes = len(rest)
         elif rest:
-            self._line += 1
-            self._fault_here(3, "the line is not ended, and this is not the last segment")
-            self._alter()
+            self._faults.line += 1
+            self._faults.add_here(3, "the line is not ended, and this is not the last segment")
+            self._tree.alter()
         return True
 
     def _take(self, text: bytes, is_last: bool) -> bool:
         """One line. False where it cannot be a line of this log and need not be: recovery will set it aside."""
         leaf = leaf_hash(text)
         log, sequence, record, extension = _read_place(text)
-        if log != self._log or sequence != self._records:
+        if log != self._log or sequence != self._tree.records:
             confirmed = self._mark.records if self._mark is not None else 0
-            if is_last and self._target is None and self._records >= confirmed and not self._altered:
+            if is_last and self._tree.is_through and self._tree.records >= confirmed and not self._tree.altered:
                 return False
             if not self._place(leaf, log, sequence):
                 return True
         self._lines += 1
-        self._grow(leaf)
+        self._tree.take(leaf)
         try:
             require_all(record)
         except KeyError:
             if log is not None:
                 lacking = ", ".join(name for name in REQUIRED if name not in record)
-                self._fault_here(3, f"record {sequence} lacks what CloudTrail requires of every record: {lacking}")
+                self._faults.add_here(3, f"record {sequence} lacks what CloudTrail requires of every record: {lacking}")
         if not self._notes:
             time_text = str(extension.get("time", ""))
             self._oldest = time_text if self._oldest is None else min(self._oldest, time_text)
         if extension.get("phase") == "intent":
             self._intents += 1
             if len(self._open_intents) < _MAX_OPEN_INTENTS:
-                self._open_intents[str(record.get("eventID"))] = (self._segment, self._line)
+                self._open_intents[str(record.get("eventID"))] = (self._faults.segment, self._faults.line)
         elif "intent" in extension:
             self._open_intents.pop(str(extension["intent"]), None)
         return True
 
     def _place(self, leaf: bytes, log: str | None, sequence: int) -> bool:
         """Say what is wrong with the place of a line; whether it goes into the tree where the reading is."""
-        expected = self._records
+        expected = self._tree.records
         if log != self._log:
             what = "it is not a record of keytrail" if log is None else f"it is a record of the log {log!r:.60}"
-            self._fault_here(3, f"record {expected} should stand here: {what}")
+            self._faults.add_here(3, f"record {expected} should stand here: {what}")
         elif sequence < expected:
-            if any(start <= sequence < end for start, end in self._missing):
-                self._fault_here(3, f"record {sequence} stands behind record {expected - 1}: out of order")
+            if any(start <= sequence < end for start, end in self._tree.missing):
+                self._faults.add_here(3, f"record {sequence} stands behind record {expected - 1}: out of order")
             else:
-                self._fault_here(3, f"record {sequence} stands here a second time; record {expected} should")
-            self._alter()
+                self._faults.add_here(3, f"record {sequence} stands here a second time; record {expected} should")
+            self._tree.alter()
             return False
-        elif self._leaf_at(sequence) == leaf or (self._leaf_at(expected) is None and sequence - expected <= _MAX_GAP):
-            self._fault_here(3, f"{_missing(expected, sequence)}: here stands record {sequence}")
-            self._skip_to(sequence)
+        elif self._tree.leaf_at(sequence) == leaf or (self._tree.leaf_at(expected) is None and sequence - expected <= _MAX_GAP):
+            self._faults.add_here(3, f"{_missing(expected, sequence)}: here stands record {sequence}")
+            self._tree.skip_to(sequence)
         else:
-            self._fault_here(3, f"record {expected} should stand here: the line says that it is record {sequence}")
+            self._faults.add_here(3, f"record {expected} should stand here: the line says that it is record {sequence}")
         return True
 
-    def _alter(self) -> None:
-        """Here the sequence of lines departs from what was signed: no larger tree can be the one that was signed."""
-        self._altered = self._altered or (self._records, self._segment, self._line)
-
-    def _skip_to(self, index: int) -> None:
-        """Go on at record `index`. What is missing is in the tree by the leaves kept for it, so that the rest can be checked."""
-        self._alter()
-        self._missing = [*self._missing[-1_000:], (self._records, index)]
-        while self._records < index:
-            leaf = self._leaf_at(self._records)
-            if leaf is None:
-                self._tree = None
-                self._records = index
-                self._compare_reached()
-            else:
-                self._grow(leaf)
-
-    def _grow(self, leaf: bytes) -> None:
-        if self._tree is not None:
-            self._tree.append(leaf)
-        kept = self._leaf_at(self._records)
-        if kept is not None and kept != leaf:
-            if len(self._differing) < _MAX_FAULTS:
-                self._differing.append((self._records, self._segment, self._line))
-            else:
-                self._more_differing += 1
-        self._records += 1
-        if self._target is not None and self._target.checkpoint.size <= self._records:
-            self._compare_reached()
-
-    def _leaf_at(self, index: int) -> bytes | None:
-        """What `leaves` has for the record `index`; None where it has nothing."""
-        if self._leaves is None or index >= self._leaf_count:  # a forged number may be beyond any file
-            return None
-        if self._next_leaf != index:  # not asked of the file: its `tell` is a system call
-            self._leaves.seek(index * HASH_BYTES)
-        leaf = self._leaves.read(HASH_BYTES)
-        self._next_leaf = index + 1
-        return leaf if len(leaf) == HASH_BYTES else None
-
-    # --- the checkpoints
-
-    def _compare_reached(self) -> None:
-        while self._target is not None and self._target.checkpoint.size <= self._records:
-            self._compare(self._target)
-            self._target = next(self._targets, None)
-
-    def _compare(self, target: _Target) -> None:
-        size, root = target.checkpoint.size, target.checkpoint.root
-        self._compared[target.step] += 1
-        agrees = self._tree is not None and self._tree.size == size and self._tree.root() == root
-        if agrees and self._tree is not None:
-            self._base = self._tree.copy()
-            self._forget_differing()
-        elif (kept := self._kept_tree(size)) is not None and kept.root() == root:
-            for index, segment, line in self._differing:
-                self._fault(target.step, f"record {index} is not the one that {target.name} was signed for", segment, line)
-                self._altered = min(self._altered or (index, segment, line), (index, segment, line))
-            self._fault_count[target.step] += self._more_differing
-            self._forget_differing()
-            self._tree, self._base, agrees = kept, kept.copy(), True
-        if self._altered is not None and size > self._altered[0]:
-            if target.step == 7 or not self._faults[5]:
-                index, segment, line = self._altered
-                self._fault(
-                    target.step,
-                    f"from record {index} on the lines are not those that {target.name} was signed for",
-                    segment,
-                    line,
-                )
-        elif not agrees:
-            if target.step == 7 or not self._faults[5]:
-                place = f"between records {self._base.size} and {size - 1}"
-                self._fault_here(target.step, f"the lines do not have the root of {target.name}: they differ {place}, up to here")
-        elif target.step == 5:
-            self._sealed = size
-
-    def _forget_differing(self) -> None:
-        self._differing.clear()
-        self._more_differing = 0
-
-    def _kept_tree(self, size: int) -> Frontier | None:
-        """The tree of `size` leaves by `leaves`, on top of the last that agreed."""
-        tree = self._base.copy()
-        while tree.size < size:
-            leaf = self._leaf_at(tree.size)
-            if leaf is None:
-                return None
-            tree.append(leaf)
-        return tree if tree.size == size else None
-
-    def _require_the_rest(self) -> None:
-        """What was signed for more records than there are lines."""
-        newest: _Target | None = None
-        while self._target is not None:
-            self._compared[self._target.step] += 1
-            if self._target.step == 7:
-                self._cut(self._target)
-            else:
-                newest = self._target
-            self._target = next(self._targets, None)
-        if newest is not None:
-            self._cut(newest)
-
-    def _cut(self, target: _Target) -> None:
-        end = f"ends with record {self._records - 1}" if self._records else "is empty"
-        self._fault_here(
-            target.step, f"the log {end}, but {target.name} was signed for records up to {target.checkpoint.size - 1}"
-        )
-
-    def _read_history(self, settled: int, end: int) -> Iterator[_Target]:
+    def _read_history(self, settled: int, end: int) -> Iterator[Target]:
         """The genuine checkpoints of the history, in order; those within `settled` were there before `latest` was read."""
         if self._verifier is None and end:
-            self._fault(4, "there is no key to check the checkpoints with: sealer.pub cannot be read, and none was given")
+            self._faults.add(4, "there is no key to check the checkpoints with: sealer.pub cannot be read, and none was given")
         previous, last_end = -1, 0
         for position, note, is_whole in _notes(self._checkpoints / "history", end):
             if not is_whole:
@@ -427,15 +282,15 @@ class _LogCheck:
             try:
                 checkpoint = _open_own(note, self._verifier)
             except CheckpointInvalid as error:
-                self._fault(4, f"{name}: {error}")
+                self._faults.add(4, f"{name}: {error}")
                 continue
             if checkpoint.size <= previous:
-                self._fault(4, f"{name}: it is for {checkpoint.size} records, the one before it for {previous}")
+                self._faults.add(4, f"{name}: it is for {checkpoint.size} records, the one before it for {previous}")
                 continue
             previous = checkpoint.size
-            yield _Target(checkpoint, 5, f"{name} ({checkpoint.size} records)")
+            yield Target(checkpoint, HISTORY, f"{name} ({checkpoint.size} records)")
 
-    def _read_saved(self) -> Iterator[_Target]:
+    def _read_saved(self) -> Iterator[Target]:
         targets = []
         for note in self._saved:
             claimed = claimed_checkpoint(note)
@@ -443,17 +298,19 @@ class _LogCheck:
             try:
                 if self._verifier is None:
                     raise CheckpointInvalid("there is no key to check it with")
-                targets.append(_Target(_open_own(note, self._verifier), 7, name))
+                targets.append(Target(_open_own(note, self._verifier), SAVED, name))
             except CheckpointInvalid as error:
-                self._fault(7, f"{name}: {error}")
+                self._faults.add(7, f"{name}: {error}")
         return iter(sorted(targets, key=lambda target: target.checkpoint.size))
 
     # --- the rest
 
     def _meet_mark(self, mark: Mark) -> None:
         self._mark_seen = True
-        if self._records != mark.records:
-            self._fault_here(9, f"the mark says that record {mark.records - 1} ends here, but record {self._records - 1} does")
+        if self._tree.records != mark.records:
+            self._faults.add_here(
+                9, f"the mark says that record {mark.records - 1} ends here, but record {self._tree.records - 1} does"
+            )
 
     def _look_at_intents(self) -> None:
         if self._segments and not self._being_written and (self._folder / "lock").exists():
@@ -461,20 +318,22 @@ class _LogCheck:
             grew = self._segments[-1].path.stat().st_size > self._read_bytes or list_segments(self._folder) != self._segments
             self._being_written = grew or is_being_written(self._folder)
         if len(self._open_intents) >= _MAX_OPEN_INTENTS:
-            self._fault(8, f"{_MAX_OPEN_INTENTS} calls at once have no outcome; no more were followed")
+            self._faults.add(8, f"{_MAX_OPEN_INTENTS} calls at once have no outcome; no more were followed")
         elif not self._being_written:
             for event, (segment, line) in self._open_intents.items():
-                self._fault(8, f"the call that this record announces (event {event:.40}) has no outcome", segment, line)
+                self._faults.add(8, f"the call that this record announces (event {event:.40}) has no outcome", segment, line)
 
     def _look_at_latest(self) -> None:
         """The sealer replaces `latest` when the history has grown: in between, and after a crash there, it is one behind."""
         if self._latest is None:
             if self._settled_notes > 1:
-                self._fault(6, "`latest` is missing")
+                self._faults.add(6, "`latest` is missing")
         elif self._latest_at is None:
-            self._fault(6, "`latest` is not in the history")
+            self._faults.add(6, "`latest` is not in the history")
         elif self._latest_at < self._settled_notes - 2:
-            self._fault(6, f"`latest` is checkpoint {self._latest_at} of the history, which goes on to {self._settled_notes - 1}")
+            self._faults.add(
+                6, f"`latest` is checkpoint {self._latest_at} of the history, which goes on to {self._settled_notes - 1}"
+            )
 
     def _is_young(self, now_us: int) -> bool:
         """Whether the sealer had no time yet: no record is old, and it left no trace."""
@@ -484,25 +343,24 @@ class _LogCheck:
 
     def report(self, now_us: int) -> LogReport:
         """The verdicts, once `run` is through."""
-        if self._records and not self._notes and not self._is_young(now_us):
-            self._fault(4, f"no checkpoint was ever signed for its {self._records} records: does the sealer run?")
+        if self._tree.records and not self._notes and not self._is_young(now_us):
+            self._faults.add(4, f"no checkpoint was ever signed for its {self._tree.records} records: does the sealer run?")
         if self._mark is not None and self._mark.records and not self._mark_seen:
             mark = f"byte {self._mark.offset} of {segment_name(self._mark.segment)}"
-            self._fault_here(9, f"the mark says that record {self._mark.records - 1} ends at {mark}, where no line does")
+            self._faults.add_here(9, f"the mark says that record {self._mark.records - 1} ends at {mark}, where no line does")
         checked = self._what_was_checked()
         steps = []
         for number, title in TITLES.items():
-            if count := self._fault_count[number]:
+            if count := self._faults.count(number):
                 steps.append(Step(number, title, Verdict.FAILED, f"{count} fault{'s' if count > 1 else ''}"))
             else:
                 is_checked, detail = checked[number]
                 steps.append(Step(number, title, Verdict.PASSED if is_checked else Verdict.NOT_CHECKED, detail))
-        faults = tuple(fault for number in TITLES for fault in self._faults[number])
-        return LogReport(self._log, tuple(steps), faults, self._records, self._sealed)
+        return LogReport(self._log, tuple(steps), self._faults.listed(), self._tree.records, self._tree.sealed)
 
     def _what_was_checked(self) -> dict[int, tuple[bool, str]]:
         """For each step that found no fault: whether there was anything to check, and what."""
-        some = self._records > 0
+        some = self._tree.records > 0
         tail = f"; {self._tail_bytes} bytes behind them are torn or being written" if self._tail_bytes else ""
         source = (
             "the key that was given"
@@ -515,7 +373,7 @@ class _LogCheck:
         unsigned = "not yet sealed, all its records are seconds old" if some else "empty"
         in_flight = f"; {len(self._open_intents)} of them under way" if self._open_intents else ""
         torn_note = f"; {self._torn_note_bytes} bytes behind them are torn or being written" if self._torn_note_bytes else ""
-        covered = f"{self._compared[5]} checkpoints; the newest covers {self._sealed} of {self._records} records"
+        covered = f"{self._tree.compared[5]} checkpoints; the newest covers {self._tree.sealed} of {self._tree.records} records"
         return {
             1: (True, "listed in keytrail.json, with its lock" if some else "listed in keytrail.json; it is empty"),
             2: (bool(self._segments), f"{len(self._segments)} segments"),
@@ -526,9 +384,12 @@ class _LogCheck:
                 if self._notes
                 else f"none was signed: the log is {unsigned}",
             ),
-            5: (self._compared[5] > 0, covered if self._compared[5] else "there is no genuine checkpoint to compare with"),
+            5: (
+                self._tree.compared[5] > 0,
+                covered if self._tree.compared[5] else "there is no genuine checkpoint to compare with",
+            ),
             6: (self._latest is not None, behind if self._latest is not None else "it is not there yet"),
-            7: (self._compared[7] > 0, f"{self._compared[7]} saved checkpoints" if self._saved else "none was given"),
+            7: (self._tree.compared[7] > 0, f"{self._tree.compared[7]} saved checkpoints" if self._saved else "none was given"),
             8: (self._intents > 0, f"{self._intents} calls{in_flight}" if self._intents else "there is no such call"),
             9: (
                 self._mark_seen,
