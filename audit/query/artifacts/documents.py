@@ -5,7 +5,8 @@ One document is in memory at a time, and only those are given in which the reade
 - What is taken apart is counted before: JSON of more than `MAX_STRUCTURE` brackets, commas and colons is refused. An honest
   document of 16 MiB has fewer, and so many cost some hundred MiB as Python's objects.
 - What is broken is told as `Broken`, with its place, and what lies behind it is read.
-- Where no mark is within the first `MAX_SEARCHED_BYTES`, or `MAX_UNMARKED` documents of BSON, the rest is not searched.
+- Where no mark is within the first `MAX_SEARCHED_BYTES`, or `MAX_UNMARKED` documents of BSON, the rest is not searched; nor is it
+  behind `MAX_MARKED` documents with a mark.
 
 Limits: names are sought as they are usually written, without escapes; JSON of more than `MAX_PIECE_BYTES` is read in lines alone.
 
@@ -20,15 +21,18 @@ from typing import TypeAlias
 
 import orjson
 
-from audit.query.artifacts.artifact import MAX_PIECE_BYTES, Artifact
+from audit.query.artifacts.artifact import MAX_KEYS, MAX_PIECE_BYTES, Artifact
 from audit.query.artifacts.packed import BrokenPacking, is_packed, pieces, unpack
 
 MAX_STRUCTURE = 3_000_000
 MAX_SEARCHED_BYTES = 1 << 30
 MAX_UNMARKED = 10_000
+MAX_MARKED = 10 * MAX_KEYS
 #: MongoDB's own limit for what it stores.
 MAX_BSON_BYTES = 16 << 20
 LEAST_BSON_BYTES = 5
+
+_ENOUGH = f"it and all behind it are not read: {MAX_MARKED} before it were"
 
 _BOM = b"\xef\xbb\xbf"
 #: What stands behind the length of a document of BSON: its end, or the type of its first value.
@@ -132,7 +136,10 @@ def _document(where: str, content: bytes, is_marked: Marked) -> Document | Broke
 
 def _in_lines(artifact: Artifact, is_marked: Marked) -> Iterator[Document | Broken]:
     is_first = True
-    for number, line in _lines(artifact, is_marked):
+    for count, (number, line) in enumerate(_lines(artifact, is_marked)):
+        if count == MAX_MARKED:
+            yield Broken(f"line {number}", _ENOUGH)
+            return
         if line is None:
             found: Document | Broken = Broken(f"line {number}", f"it is longer than {MAX_PIECE_BYTES} bytes")
         else:
@@ -181,7 +188,7 @@ def _lines(artifact: Artifact, is_marked: Marked) -> Iterator[tuple[int, bytes |
 def bson_documents(artifact: Artifact, is_marked: Marked) -> Iterator[Encoded | Broken]:
     """Nothing where it does not begin as BSON. Behind a length that cannot be nothing is found any more."""
     held = bytearray()
-    number, has_marks = 1, False
+    number, marked = 1, 0
     try:
         for piece in pieces(artifact):
             held += piece
@@ -199,11 +206,14 @@ def bson_documents(artifact: Artifact, is_marked: Marked) -> Iterator[Encoded | 
                     break
                 content = bytes(held[at : at + length])
                 if is_marked(content):
-                    has_marks = True
+                    marked += 1
+                    if marked > MAX_MARKED:
+                        yield Broken(f"document {number}", _ENOUGH)
+                        return
                     yield Encoded(f"document {number}", content)
                 at += length
                 number += 1
-                if number > MAX_UNMARKED and not has_marks:
+                if number > MAX_UNMARKED and not marked:
                     return
             del held[:at]
     except BrokenPacking as error:

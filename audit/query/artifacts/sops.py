@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import orjson
 
@@ -69,11 +69,20 @@ def read_sops(artifact: Artifact) -> list[WrappedKey] | None:
         text = content.decode().replace("\r\n", "\n")
     except UnicodeDecodeError:
         return None
-    trees = list(_yaml(text)) or list(_ini(text)) or list(_dotenv(text))
-    if not trees:
-        return None
-    keys = [key for tree in trees for key in _keys(tree)]
-    return list({(key.where, key.fingerprint): key for key in keys}.values())
+    for trees in (_yaml(text), _ini(text), _dotenv(text)):
+        if (first := next(trees, None)) is not None:
+            return _keys_of_all(chain([first], trees))
+    return None
+
+
+def _keys_of_all(trees: Iterable[Mapping[str, object]]) -> list[WrappedKey]:
+    """Of several documents the keys, each once."""
+    keys: dict[tuple[str, str], WrappedKey] = {}
+    for tree in trees:
+        keys |= {(key.where, key.fingerprint): key for key in _keys(tree)}
+        if len(keys) > MAX_KEYS:
+            raise DamagedArtifact(FORMAT, f"it has more than {MAX_KEYS} keys")
+    return list(keys.values())
 
 
 def _json(content: bytes) -> Mapping[str, object] | None:
