@@ -229,7 +229,7 @@ def _scan(
     progress: Progress | None,
 ) -> int:
     """Fill the table `hits` from `parts`; returns how many bytes were scanned."""
-    total, done = sum(part.size_bytes for part in parts), 0
+    total, done = sum(part.size_bytes - part.skipped_bytes for part in parts), 0
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="query")
     under_way: deque[tuple[int, Future[_Sifted]]] = deque()
     try:
@@ -253,7 +253,7 @@ def _scan(
 def _numbered_chunks(parts: list[Part], damaged: list[Damage]) -> Iterator[tuple[int, Chunk]]:
     """The chunks of all parts, each with its part's number; a part that lacks records is added to `damaged`."""
     for number, part in enumerate(parts):
-        lines = 0
+        lines = part.skipped_lines
         for chunk in scan.chunks(part, damaged):
             lines = chunk.first_line + chunk.lines - 1
             yield number, chunk

@@ -21,9 +21,11 @@ import duckdb
 
 from audit.query import scan
 from audit.query.engine import Progress
+from audit.query.imported import imported_folder, readable_files
 from audit.query.index.layout import IndexFault, LogIndex, Manifest, index_folder, quoted
 from audit.query.index.load import Rows
-from audit.query.index.lookup import Covered, open_index
+from audit.query.index.lookup import open_index
+from audit.query.index.pieces import Covered
 from audit.query.index.rows import EVENT_COLUMNS, EVENTS
 from audit.query.lines import Damage
 from audit.query.scan import Coverage, Part
@@ -58,11 +60,6 @@ DERIVED: dict[str, tuple[str, str]] = {
 COLUMNS: Mapping[str, str] = {name: meaning for name, (_, meaning) in {**EVENTS, **DERIVED}.items()}
 #: The table of calls: an intent and its outcome are two records of one call.
 _CALLS = "SELECT * FROM events WHERE phase <> 'intent'"
-
-
-def imported_folder(data: Path) -> Path:
-    """Where events lie that were imported: ``NAME/*.parquet``, with the columns of `EVENTS`."""
-    return data / "imported"
 
 
 @dataclass(slots=True)
@@ -116,7 +113,9 @@ def open_events(
             damaged += covered.damaged
         _load_tail(database, open_parts, damaged, progress)
         selects.append("SELECT *, 'keytrail' AS origin FROM tail")
-        selects += _imported(data)
+        imported, missing = _imported(data, database)
+        selects += imported
+        damaged += missing
         _make_views(database, selects, since, until)
         database.execute("SET lock_configuration = true")
     except BaseException:
@@ -159,7 +158,7 @@ def _indexed(
     """SELECTs of what the index has of `log`."""
     index = manifest.logs.get(log, LogIndex())
     covered = Covered.of(index, parts)
-    spans = _joined((segment.first, segment.next) for segment in covered.segments)
+    spans = _joined((piece.first, piece.next) for _, piece in covered.pieces)
     selects = []
     for day in index.days:
         if (since is not None and day.day < since.astimezone(UTC).strftime("%Y-%m-%d")) or (
@@ -193,9 +192,9 @@ def _load_tail(
     rows = Rows(database)
     select = f"SELECT {EVENT_COLUMNS} FROM rows"  # noqa: S608 - of constants
     database.execute(f"CREATE TABLE tail AS {select}")
-    total, done = sum(part.size_bytes for part in parts), 0
+    total, done = sum(part.size_bytes - part.skipped_bytes for part in parts), 0
     for part in parts:
-        lines = 0
+        lines = part.skipped_lines
         for chunk in scan.chunks(part, damaged):
             rows.add(chunk, damaged)
             database.execute(f"INSERT INTO tail {select}")
@@ -209,12 +208,14 @@ def _load_tail(
     database.unregister("lines")
 
 
-def _imported(data: Path) -> list[str]:
-    columns = ", ".join(f'"{name}"' for name in EVENTS)
-    return [
-        f"SELECT {columns}, 'cloudtrail' AS origin FROM read_parquet({quoted(path)}, hive_partitioning = false)"  # noqa: S608 - ours
-        for path in sorted(imported_folder(data).glob("*/*.parquet"))
-    ]
+def _imported(data: Path, database: duckdb.DuckDBPyConnection) -> tuple[list[str], list[Damage]]:
+    """SELECTs of what was imported; and what of it cannot be read, which takes nothing else away."""
+    files, damaged = readable_files(data, database)
+    selects = []
+    for path, manifest in files:
+        columns = ", ".join(f'"{name}"' if name in manifest.columns else f'NULL AS "{name}"' for name in EVENTS)
+        selects.append(f"SELECT {columns}, 'cloudtrail' AS origin FROM read_parquet({quoted(path)}, hive_partitioning = false)")  # noqa: S608 - ours
+    return selects, damaged
 
 
 def _make_views(

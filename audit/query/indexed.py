@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from audit.errors import DamagedLog
 from audit.query.filters import Filter
-from audit.query.index.lookup import Covered, Index
+from audit.query.index.lookup import Index
 from audit.query.index.lookup import Place as Posting
+from audit.query.index.pieces import Covered
 from audit.query.index.terms import conditions, terms
 from audit.query.lines import Damage, Place, parse
 from audit.query.scan import MAX_LINE_BYTES, Part
@@ -35,7 +36,7 @@ class Hit:
 
 @dataclass(slots=True)
 class Indexed:
-    """What the index led to in one log; `rest` are the segments that it does not have, to be read whole."""
+    """What the index led to in one log; `rest` is what it does not have, to be read whole."""
 
     hits: list[Hit] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
@@ -48,7 +49,7 @@ def look_up(index: Index, log: str, parts: Sequence[Part], filters: Sequence[Fil
     Raises OSError; duckdb.Error for an index that cannot be read.
     """
     covered = index.covered(log, parts)
-    if not covered.parts:
+    if not covered.pieces:
         return None
     found: dict[int, Posting] = {}
     for one in filters:
@@ -104,9 +105,9 @@ def _read_line(file: int, start: int) -> bytes:
 
 
 def _known_damage(covered: Covered, filters: Sequence[Filter]) -> Iterator[Damage]:
-    """What could not be read when it was indexed, in the segments that any of `filters` is about."""
+    """What could not be read when it was indexed, in the pieces that any of `filters` is about."""
     asked = {first for one in filters for first, _ in covered.spans(one)}
-    for part, segment in zip(covered.parts, covered.segments, strict=True):
-        if segment.first in asked or segment.since is None:
-            for line, reason in segment.damaged:
+    for part, piece in covered.pieces:
+        if piece.first in asked or piece.since is None:
+            for line, reason in piece.damaged:
                 yield Damage(part.log, part.path.name, line, reason)

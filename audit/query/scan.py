@@ -28,13 +28,15 @@ _LOOK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A segment to read: its first `size_bytes` bytes."""
+    """A segment to read: its first `size_bytes` bytes, without the `skipped_bytes` before, which have `skipped_lines` lines."""
 
     log: str
     path: Path
     first_index: int
     size_bytes: int
     next_index: int | None  # of the segment after it; None for the log's last one
+    skipped_bytes: int = 0
+    skipped_lines: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -129,9 +131,10 @@ def coverage(log: str, parts: list[Part]) -> Coverage:
 def chunks(part: Part, damaged: list[Damage]) -> Iterator[Chunk]:
     """The complete lines of `part`, at most about `CHUNK_BYTES` at a time; what is no line is added to `damaged`.
     Raises OSError."""
-    offset, line, rest, skipping = 0, 1, b"", False
+    offset, line, rest, skipping = part.skipped_bytes, part.skipped_lines + 1, b"", False
     with part.path.open("rb", buffering=0) as file:
-        left = part.size_bytes
+        file.seek(offset)
+        left = part.size_bytes - offset
         while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):
             left -= len(block)
             if skipping:

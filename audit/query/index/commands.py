@@ -15,6 +15,7 @@ from audit.query import scan
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.index.compact import Compactor, take_lock
 from audit.query.index.layout import LogIndex, Manifest, index_folder
+from audit.query.index.pieces import Covered
 from audit.query.lines import Damage
 from audit.query.terminal import errors, exit_with, note, warn_of
 
@@ -46,20 +47,21 @@ def status_of(data: Path) -> list[LogStatus]:
     statuses = []
     for name in scan.find_logs(data)[0]:
         log = manifest.logs.get(name, LogIndex())
-        closed = [part for part in scan.find_parts(data, name)[0] if not part.is_last]
-        names = {part.first_index: part.path.name for part in closed}
+        parts = scan.find_parts(data, name)[0]
+        covered = Covered.of(log, parts)
+        closed = [part for part in parts if not part.is_last]
+        behind = {part.first_index for part in covered.rest}
         paths = [path for run in log.runs for path in run.paths(folder)] + [day.path(folder) for day in log.days]
-        damaged = [Damage(name, names.get(one.first, ""), line, why) for one in log.segments for line, why in one.damaged]
         statuses.append(
             LogStatus(
                 name,
-                sum(segment.first in names for segment in log.segments),
+                sum(part.first_index not in behind for part in closed),
                 len(closed),
                 sum(day.records for day in log.days),
                 len(paths),
                 sum(path.stat().st_size for path in paths if path.exists()),
-                sum(segment.size_bytes for segment in log.segments),
-                tuple(damaged),
+                sum(piece.stop - piece.start for piece in log.pieces),
+                tuple(covered.damaged),
             )
         )
     return statuses
@@ -88,7 +90,7 @@ def status(
 
 @app.command()
 def update(data: Data = DEFAULT_DATA) -> None:
-    """Index the segments that were closed since. `keytrail serve` does so by itself."""
+    """Index what the logs have got since. `keytrail serve` does so by itself."""
     with errors():
         _compact(data)
 

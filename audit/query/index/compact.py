@@ -1,8 +1,8 @@
-"""Closed segments become files of the index, and several files of a kind one.
+"""Pieces of the log become files of the index, and several files of a kind one.
 
 A batch is committed in this order: events and postings written and synced → manifest replaced. Merging: the new file written and
-synced → manifest replaced → the old ones removed. A crash between any two of these leaves files that no manifest names, which the
-next `Compactor` removes; and nothing twice, since the manifest says which records are in which file.
+synced → manifest replaced → the old ones removed, after a while. A crash between any two of these leaves files that no manifest
+names, which a `Compactor` removes; and nothing twice, since the manifest says which records are in which file.
 
 One process at a time compacts (`index/lock`). Readers need no lock: one that finds a file gone reads the manifest again.
 """
@@ -13,6 +13,7 @@ import fcntl
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,20 +29,24 @@ from audit.query.index.layout import (
     SLICED_FROM,
     SLICES,
     DayFile,
-    IndexedSegment,
     IndexFault,
     LogIndex,
     Manifest,
+    Piece,
     Run,
     index_folder,
     quoted,
 )
 from audit.query.index.load import Rows
+from audit.query.index.pieces import OPEN_BYTES, pending
 from audit.query.lines import Damage
 from audit.query.scan import Part
+from audit.segments import read_mark
 
 BATCH_BYTES = 256 << 20
 FANOUT = 8
+#: How long a file that was merged into another is kept, for those who still read it.
+GRACE_S = 600.0
 _MEMORY_LIMIT = "1GB"
 _SMALL_RECORDS = 1 << 15
 _WRITE = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 30720)"
@@ -54,14 +59,14 @@ class IndexInUse(IndexFault):
 
 @dataclass(slots=True)
 class _Batch:
-    """Segments of one log that become part of the index together."""
+    """Pieces of one log that become part of the index together."""
 
     log: str
     parts: list[Part] = field(default_factory=list)
 
     @property
     def first(self) -> int:
-        return self.parts[0].first_index
+        return self.parts[0].first_index + self.parts[0].skipped_lines
 
     @property
     def next(self) -> int:
@@ -69,17 +74,26 @@ class _Batch:
 
 
 class Compactor:
-    """Compacts the closed segments of all logs in the data folder `data`, step by step. A context manager; holds the lock.
+    """Compacts all logs in the data folder `data`, step by step. A context manager; holds the lock.
 
     `told` is called with the records of each batch. Raises `IndexInUse`, `IndexFault`, OSError, `QueryError` where no log is.
     """
 
     def __init__(
-        self, data: Path, *, batch_bytes: int = BATCH_BYTES, fanout: int = FANOUT, told: Callable[[int], None] | None = None
+        self,
+        data: Path,
+        *,
+        batch_bytes: int = BATCH_BYTES,
+        open_bytes: int = OPEN_BYTES,
+        fanout: int = FANOUT,
+        grace_s: float = GRACE_S,
+        told: Callable[[int], None] | None = None,
     ) -> None:
         self._data = data
         self._index = index_folder(data)
         self._batch_bytes = batch_bytes
+        self._open_bytes = open_bytes
+        self._grace_s = grace_s
         self._fanout = fanout
         self._told = told
         scan.find_logs(data)  # no index where there is no log
@@ -95,7 +109,7 @@ class Compactor:
             if self._manifest.probe != probe:
                 self._manifest = Manifest(probe=probe)
                 self._manifest.save(self._index)
-            _remove_strangers(self._index, self._manifest)
+            self._remove_strangers()
         except BaseException:
             self._lock.close()
             raise
@@ -127,26 +141,26 @@ class Compactor:
     # --- a batch
 
     def _next_batch(self) -> _Batch | None:
-        """The closed segments after those of the index, of the first log that has any, up to the size of a batch."""
-        logs, _ = scan.find_logs(self._data)
-        for log in logs:
-            done = self._manifest.logs.get(log, LogIndex()).segments
-            reached = done[-1].next if done else 0
+        """What comes after the pieces of the index, of the first log that has any, up to the size of a batch."""
+        for log in scan.find_logs(self._data)[0]:
+            index = self._manifest.logs.get(log, LogIndex())
             batch, size_bytes = _Batch(log), 0
-            for part in scan.find_parts(self._data, log)[0]:
-                if part.is_last or part.first_index < reached:
-                    continue
-                if batch.parts and size_bytes + part.size_bytes > self._batch_bytes:
+            mark = read_mark(
+                self._data / "log" / log
+            )  # before the segments are listed: they may have more by then, and never less
+            for part in pending(index, scan.find_parts(self._data, log)[0], mark, self._open_bytes):
+                part_bytes = part.size_bytes - part.skipped_bytes
+                if batch.parts and size_bytes + part_bytes > self._batch_bytes:
                     break
                 batch.parts.append(part)
-                size_bytes += part.size_bytes
+                size_bytes += part_bytes
             if batch.parts:
                 return batch
         return None
 
     def _compact(self, batch: _Batch) -> None:
         self._rows.clear()
-        segments = [self._load(part) for part in batch.parts]
+        pieces = [self._load(part) for part in batch.parts]
         run = Run(batch.log, batch.first, batch.next, 1)
         files = [self._write(run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record", _WRITE)]
         days = []
@@ -157,7 +171,7 @@ class Compactor:
             days.append(file)
         _sync(files)
         log = self._manifest.logs.setdefault(batch.log, LogIndex())
-        log.segments += segments
+        log.pieces += pieces
         log.runs.append(run)
         log.days += days
         self._manifest.save(self._index)
@@ -165,19 +179,30 @@ class Compactor:
         if self._told is not None:
             self._told(batch.next - batch.first)
 
-    def _load(self, part: Part) -> IndexedSegment:
-        """The rows of a segment into the table `rows`; of one that lacks lines, none."""
+    def _load(self, part: Part) -> Piece:
+        """The rows of a piece into the table `rows`; of one that lacks lines, none."""
         found: list[Damage] = []
-        lines = 0
+        lines = part.skipped_lines
+        first = part.first_index + lines
         for chunk in scan.chunks(part, found):
             self._rows.add(chunk, found)
             lines = chunk.first_line + chunk.lines - 1
-        is_left_out = part.first_index + lines != part.next_index
+        is_left_out = part.shortfall(lines) is not None
         if is_left_out:
-            self._database.execute("DELETE FROM rows WHERE record >= ?", [part.first_index])
-        [(since, until)] = self._database.execute(rows.TIMES, [part.first_index]).fetchall()
+            self._database.execute("DELETE FROM rows WHERE record >= ?", [first])
+        [(since, until)] = self._database.execute(rows.TIMES, [first]).fetchall()
         damaged = tuple((damage.line, damage.reason) for damage in found)
-        return IndexedSegment(part.first_index, part.next_index or 0, part.size_bytes, since, until, damaged, is_left_out)
+        return Piece(
+            part.first_index,
+            first,
+            part.next_index or 0,
+            part.skipped_bytes,
+            part.size_bytes,
+            since,
+            until,
+            damaged,
+            is_left_out,
+        )
 
     def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -226,7 +251,15 @@ class Compactor:
     def _replace(self, old: list[Path]) -> None:
         self._manifest.save(self._index)
         for path in old:
-            path.unlink()
+            os.utime(path)  # as of now it is a stranger
+        self._remove_strangers()
+
+    def _remove_strangers(self) -> None:
+        """Remove what a crash left, and what was merged into other files a while ago."""
+        ours = set(self._manifest.paths(self._index))
+        for path in [*(self._index / "postings").iterdir(), *(self._index / "events").glob("*/*")]:
+            if path not in ours and time.time() - path.stat().st_mtime >= self._grace_s:
+                path.unlink()
 
 
 def due(records: Sequence[int], fanout: int) -> slice | None:
@@ -274,14 +307,6 @@ def take_lock(index: Path) -> IO[bytes]:
         lock.close()
         raise IndexInUse(f"{index}: another process compacts this index; `keytrail serve` keeps it up to date") from error
     return lock
-
-
-def _remove_strangers(index: Path, manifest: Manifest) -> None:
-    """Remove what a crash left."""
-    ours = set(manifest.paths(index))
-    for path in [*(index / "postings").iterdir(), *(index / "events").glob("*/*")]:
-        if path not in ours:
-            path.unlink()
 
 
 def _sync(files: Sequence[Path]) -> None:

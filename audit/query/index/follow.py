@@ -16,24 +16,24 @@ import orjson
 from audit.errors import AuditError
 from audit.query import scan
 from audit.query.index.layout import LogIndex, Manifest, index_folder
+from audit.query.index.pieces import pending
+from audit.segments import read_mark
 
 _LOOK_S = 5.0
 _AFTER_FAULT_S = 60.0
 
 
 def is_behind(data: Path) -> bool:
-    """Whether a closed segment is not in the index yet. Raises `IndexFault`, `QueryError`, OSError."""
+    """Whether there is anything to index. Raises `IndexFault`, `QueryError`, OSError."""
     manifest = Manifest.load(index_folder(data))
-    for log in scan.find_logs(data)[0]:
-        segments = manifest.logs.get(log, LogIndex()).segments
-        reached = segments[-1].next if segments else 0
-        if any(not part.is_last and part.first_index >= reached for part in scan.find_parts(data, log)[0]):
-            return True
-    return False
+    return any(
+        pending(manifest.logs.get(log, LogIndex()), scan.find_parts(data, log)[0], read_mark(data / "log" / log))
+        for log in scan.find_logs(data)[0]
+    )
 
 
 def catch_up(data: Path) -> None:
-    """Compact whatever is closed. Raises `AuditError`, OSError, duckdb.Error."""
+    """Compact whatever there is. Raises `AuditError`, OSError, duckdb.Error."""
     from audit.query.index.compact import Compactor  # here: DuckDB takes memory, and most of the time there is nothing to do
 
     with Compactor(data) as compactor:
@@ -41,7 +41,7 @@ def catch_up(data: Path) -> None:
 
 
 def follow(data: Path, stopped: threading.Event) -> None:
-    """Look for closed segments until `stopped`."""
+    """Look for what is new until `stopped`."""
     told: str | None = ""
     while True:
         fault = None

@@ -1,4 +1,4 @@
-"""The folder of the index, and its manifest: which files are the index, and of which segments.
+"""The folder of the index, and its manifest: which files are the index, and of which pieces of the log.
 
     index/manifest.json
     index/lock
@@ -32,16 +32,19 @@ class IndexFault(AuditError):
 
 
 @dataclass(frozen=True, slots=True)
-class IndexedSegment:
-    """A segment that was compacted: its first record's index and that of the segment after it, its bytes, the first and the last
-    time in it (as recorded; None where no line could be read), and the lines that could not be read, with the reasons.
+class Piece:
+    """What was compacted of the segment whose first record is `segment`: the records `first` up to `next`, the bytes `start` up
+    to `stop`; the first and the last time in it (as recorded; None where no line could be read), and the lines that could not
+    be read, with the reasons.
 
-    One that has not as many lines as the next one's name says `is_left_out`: it is read as it stands, each time.
+    One that has not as many lines as it should is `is_left_out`: it is read as it stands, each time.
     """
 
+    segment: int
     first: int
     next: int
-    size_bytes: int
+    start: int
+    stop: int
     since: str | None
     until: str | None
     damaged: tuple[tuple[int, str], ...] = ()
@@ -88,9 +91,9 @@ class DayFile:
 
 @dataclass(slots=True)
 class LogIndex:
-    """What the index has of one log: its segments, in order and without a gap, and the files."""
+    """What the index has of one log: its pieces, in order and without a gap, and the files."""
 
-    segments: list[IndexedSegment] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     days: list[DayFile] = field(default_factory=list)
 
@@ -119,7 +122,9 @@ class Manifest:
         """Durable when this returns. Raises OSError."""
         logs = {
             name: {
-                "segments": [[s.first, s.next, s.size_bytes, s.since, s.until, s.damaged, s.is_left_out] for s in log.segments],
+                "pieces": [
+                    [p.segment, p.first, p.next, p.start, p.stop, p.since, p.until, p.damaged, p.is_left_out] for p in log.pieces
+                ],
                 "runs": [[run.first, run.next, run.slices] for run in log.runs],
                 "days": [[day.day, day.first, day.next, day.records] for day in log.days],
             }
@@ -150,13 +155,22 @@ def quoted(path: Path) -> str:
 
 def _log(name: str, part: dict[str, Any]) -> LogIndex:
     return LogIndex(
-        [_segment(*fields) for fields in part["segments"]],
+        [_piece(*fields) for fields in part["pieces"]],
         [Run(name, *fields) for fields in part["runs"]],
         [DayFile(name, *fields) for fields in part["days"]],
     )
 
 
-def _segment(
-    first: int, next: int, size_bytes: int, since: str | None, until: str | None, damaged: list[list[Any]], is_left_out: bool
-) -> IndexedSegment:
-    return IndexedSegment(first, next, size_bytes, since, until, tuple((line, why) for line, why in damaged), is_left_out)
+def _piece(
+    segment: int,
+    first: int,
+    next: int,
+    start: int,
+    stop: int,
+    since: str | None,
+    until: str | None,
+    damaged: list[list[Any]],
+    is_left_out: bool,
+) -> Piece:
+    lines = tuple((line, why) for line, why in damaged)
+    return Piece(segment, first, next, start, stop, since, until, lines, is_left_out)

@@ -16,11 +16,10 @@ import duckdb
 
 from audit.query.filters import Filter
 from audit.query.index import rows
-from audit.query.index.layout import IndexedSegment, IndexFault, LogIndex, Manifest, Run, index_folder, quoted
+from audit.query.index.layout import IndexFault, LogIndex, Manifest, Run, index_folder, quoted
+from audit.query.index.pieces import Covered
 from audit.query.index.terms import Condition, conditions
-from audit.query.lines import Damage
 from audit.query.scan import Part
-from audit.query.times import time_text
 
 #: What is read without asking whether other conditions leave less; and the most places that are read one by one.
 FEW, MANY = 500, 400_000
@@ -32,53 +31,6 @@ class Place:
 
     record: int
     start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Covered:
-    """The segments of one log that the index has, as they are in the folder now, and what it knows of each; `rest` are the
-    segments that it does not have, to be read whole."""
-
-    parts: list[Part]
-    segments: list[IndexedSegment]
-    rest: list[Part]
-
-    @classmethod
-    def of(cls, index: LogIndex, parts: Sequence[Part]) -> Covered:
-        """Of `parts`, all segments of the log: the index has those that have the same bytes and the same segment after them."""
-        known = {segment.first: segment for segment in index.segments if not segment.is_left_out}
-        pairs = [(part, known[part.first_index]) for part in parts if part.first_index in known]
-        same = [(part, one) for part, one in pairs if (part.size_bytes, part.next_index) == (one.size_bytes, one.next)]
-        have = {part.first_index for part, _ in same}
-        return cls([part for part, _ in same], [one for _, one in same], [part for part in parts if part.first_index not in have])
-
-    @property
-    def damaged(self) -> list[Damage]:
-        """What could not be read when it was indexed."""
-        return [
-            Damage(part.log, part.path.name, line, reason)
-            for part, segment in zip(self.parts, self.segments, strict=True)
-            for line, reason in segment.damaged
-        ]
-
-    def part_of(self, record: int) -> Part | None:
-        """The segment of `record`; None where it is in none of these."""
-        number = bisect_right(self.parts, record, key=lambda part: part.first_index) - 1
-        part = self.parts[number] if number >= 0 else None
-        return part if part is not None and part.next_index is not None and record < part.next_index else None
-
-    def spans(self, question: Filter) -> list[tuple[int, int]]:
-        """The records, as (first, next), of the segments that may have one in the question's interval."""
-        since = time_text(question.since) if question.since is not None else None
-        until = time_text(question.until) if question.until is not None else None
-        return [
-            (one.first, one.next)
-            for one in self.segments
-            if one.since is not None
-            and one.until is not None
-            and (since is None or one.until >= since)
-            and (until is None or one.since < until)
-        ]
 
 
 class Index:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit.log import Mark
 from audit.query.engine import search
+from audit.query.events import open_events
 from audit.query.filters import Filter, KeyName
 from audit.query.index import compact, layout, rows
 from audit.query.index.compact import Compactor, IndexInUse, due
@@ -162,7 +165,7 @@ def test_many_files_become_few_and_the_answer_stays(tmp_path: Path) -> None:
     compacted(tmp_path, batch_bytes=1, fanout=3)
     manifest = Manifest.load(index_folder(tmp_path)).logs["w0"]
     assert len(manifest.runs) < 3 and len(manifest.days) < 3
-    assert [segment.first for segment in manifest.segments] == [number * 4 for number in range(20)]
+    assert [piece.first for piece in manifest.pieces] == [number * 4 for number in range(20)]
     assert found(tmp_path, ACME)[0] == lines_of(log, ACME)
 
 
@@ -195,11 +198,107 @@ def test_a_file_that_is_merged_away_while_it_is_asked_is_found_by_its_new_name(
         compactor.run()
     original = Manifest.load
     stale = original(index_folder(tmp_path))
-    compacted(tmp_path, fanout=2)
+    compacted(tmp_path, fanout=2, grace_s=0)
     answers = iter([stale])
     monkeypatch.setattr(Manifest, "load", lambda index: next(answers, None) or original(index))
     assert found(tmp_path, ACME)[0] == lines_of(log, ACME)
     assert next(answers, None) is None
+
+
+def test_a_file_that_was_merged_is_kept_a_while_for_those_who_read_it(tmp_path: Path) -> None:
+    build(tmp_path, segments=6)
+    with Compactor(tmp_path, batch_bytes=1, fanout=100) as compactor:
+        compactor.run()
+    old = set(Manifest.load(index_folder(tmp_path)).paths(index_folder(tmp_path)))
+    compacted(tmp_path, fanout=2)
+    now = set(Manifest.load(index_folder(tmp_path)).paths(index_folder(tmp_path)))
+    assert all(path.exists() for path in old | now) and old - now
+    long_ago = time.time() - compact.GRACE_S - 1
+    for path in old - now:
+        os.utime(path, (long_ago, long_ago))
+    compacted(tmp_path)
+    assert {path for path in index_folder(tmp_path).rglob("*.parquet")} == now
+
+
+# --- the open segment
+
+
+def mark(log: LogBuilder, records: int) -> None:
+    """Say that so many records of the log are durable, all in its open segment."""
+    first = int(log.segment.stem)
+    offset = sum(len(line) + 1 for line in log.lines[first:records])
+    (log.folder / "mark").write_bytes(Mark(records, first, offset, 0).encode())
+
+
+def test_what_is_durable_of_the_open_segment_is_indexed_once_there_is_enough_of_it(tmp_path: Path) -> None:
+    log = build(tmp_path, segments=1)
+    for second in range(20, 26):
+        log.add(second, context={"tenant": "acme"})
+    mark(log, 8)
+    compacted(tmp_path, open_bytes=5_000)
+    assert [(piece.first, piece.next) for piece in Manifest.load(index_folder(tmp_path)).logs["w0"].pieces] == [(0, 4)]
+    compacted(tmp_path, open_bytes=3_000)
+    assert [(piece.first, piece.next) for piece in Manifest.load(index_folder(tmp_path)).logs["w0"].pieces] == [(0, 4), (4, 8)]
+    not_durable = sum(len(line) + 1 for line in log.lines[8:])
+    assert found(tmp_path, ACME) == (lines_of(log, ACME), [], not_durable)
+
+
+def test_without_a_mark_the_open_segment_is_not_indexed(tmp_path: Path) -> None:
+    log = build(tmp_path, segments=1)
+    compacted(tmp_path, open_bytes=0)
+    assert found(tmp_path, ACME) == (lines_of(log, ACME), [], log.segment.stat().st_size)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(["add", "add", "add", "damaged", "mark", "rotate", "compact"]), max_size=30), st.integers(2, 4))
+def test_in_whatever_pieces_a_log_is_indexed_each_record_is_found_once(steps: list[str], fanout: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        log = LogBuilder(Path(folder))
+        bad = 0
+        for number, step in enumerate(steps):
+            match step:
+                case "add":
+                    log.add(number, context={"tenant": "acme" if number % 3 else "globex"})
+                case "damaged":
+                    log.raw(b"{}\n")
+                    bad += 1
+                case "mark":
+                    mark(log, log.sequence)
+                case "rotate":
+                    log.rotate()
+                case _:
+                    compacted(Path(folder), open_bytes=0, fanout=fanout)
+        sound = [line for line in log.lines if line != b"{}"]
+        expected = [line for line in sound if ACME.matches(orjson.loads(line))]
+        with search(Path(folder), [ACME]) as result:
+            assert [one.line for one in result.records()] == expected
+        with open_events(Path(folder)) as events:
+            counted = events.database.execute("SELECT count(*), count(DISTINCT record) FROM events").fetchall()
+            assert (counted, len(events.damaged)) == ([(len(sound), len(sound))], bad)
+
+
+def test_a_segment_of_which_a_piece_is_indexed_is_read_from_there_on_after_it_was_closed(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    for second in range(4):
+        log.add(second, context={"tenant": "acme"})
+    mark(log, 2)
+    compacted(tmp_path, open_bytes=0)
+    log.rotate()
+    log.add(9)
+    rest = sum(len(line) + 1 for line in log.lines[2:])
+    assert found(tmp_path, ACME) == (log.lines[:4], [], rest)
+    compacted(tmp_path)
+    assert found(tmp_path, ACME) == (log.lines[:4], [], log.segment.stat().st_size)
+
+
+def test_an_open_segment_that_was_cut_back_is_read_as_it_stands(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    for second in range(4):
+        log.add(second, context={"tenant": "acme"})
+    mark(log, 4)
+    compacted(tmp_path, open_bytes=0)
+    log.segment.write_bytes(log.lines[0] + b"\n")
+    assert found(tmp_path, ACME) == (log.lines[:1], [], len(log.lines[0]) + 1)
 
 
 # --- damage
@@ -367,9 +466,9 @@ def test_a_crash_at_any_step_loses_nothing_and_doubles_nothing(
     log = build(tmp_path, segments=4, each=2)
     with monkeypatch.context() as patched, pytest.raises(Crash):
         crash_at(step, is_done=is_done, monkeypatch=patched)
-        compacted(tmp_path, batch_bytes=1, fanout=2)
+        compacted(tmp_path, batch_bytes=1, fanout=2, grace_s=0)
     assert found(tmp_path, ACME)[:2] == (lines_of(log, ACME), [])  # before anything is mended
-    compacted(tmp_path, batch_bytes=1, fanout=2)
+    compacted(tmp_path, batch_bytes=1, fanout=2, grace_s=0)
     assert found(tmp_path, ACME) == (lines_of(log, ACME), [], log.segment.stat().st_size)
     index = index_folder(tmp_path)
     there = {path for path in index.rglob("*.parquet")}
