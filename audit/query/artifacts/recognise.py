@@ -7,10 +7,18 @@ which may be of another KMS's shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from audit.query.artifacts.artifact import MAX_BLOB_BYTES, MAX_PIECE_BYTES, Artifact, DamagedArtifact, Reader, WrappedKey
+from audit.query.artifacts.artifact import (
+    MAX_BLOB_BYTES,
+    MAX_PIECE_BYTES,
+    Artifact,
+    DamagedArtifact,
+    Instructed,
+    Reader,
+    WrappedKey,
+)
 from audit.query.artifacts.bare import FORMAT, from_base64, read_bare, read_carved
 from audit.query.artifacts.csfle import read_csfle
 from audit.query.artifacts.dynamodb import read_dynamodb
@@ -35,6 +43,9 @@ FORMATS: Sequence[Reader] = (
     read_tink,
     read_carved,
 )
+
+#: As much of an artefact is read once for all readers.
+_BEGIN_BYTES = 64 << 10
 
 UNKNOWN = "unknown"
 GZIP = "gzip"
@@ -64,8 +75,37 @@ def lone_contents(name: str, fingerprint: str) -> Contents:
     return Contents(name, (WrappedKey(fingerprint, FORMAT, "as given"),))
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An artefact whose beginning was read: each reader asks for it, and it may lie behind a network."""
+
+    artifact: Artifact
+    begin: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.artifact.name
+
+    @property
+    def size_bytes(self) -> int:
+        return self.artifact.size_bytes
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.artifact.metadata
+
+    @property
+    def instruction_file(self) -> Artifact | None:
+        return self.artifact.instruction_file if isinstance(self.artifact, Instructed) else None
+
+    def read(self, offset: int, length: int) -> bytes:
+        is_begin = len(self.begin) == self.size_bytes or offset + length <= len(self.begin)
+        return self.begin[offset : offset + length] if is_begin else self.artifact.read(offset, length)
+
+
 def read(artifact: Artifact) -> Contents:
-    """The data keys in `artifact`. Raises OSError."""
+    """The data keys in `artifact`. Raises what reading it does: OSError, or an error of its source's."""
+    artifact = _Begun(artifact, artifact.read(0, min(artifact.size_bytes, _BEGIN_BYTES)))
     unpacked = unpack(artifact)
     try:
         for reader in FORMATS:

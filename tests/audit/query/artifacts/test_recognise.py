@@ -46,6 +46,18 @@ def test_whatever_the_bytes_are_there_is_an_answer(content: bytes) -> None:
     assert contents.fault is None or contents.keys == ()
 
 
+@pytest.mark.parametrize("content", [b"a readme", base64.b64encode(local_blob(0)), bytes(60_000)])
+def test_a_small_artefact_is_read_once_for_all_readers(content: bytes) -> None:
+    artifact = MemoryArtifact(content)
+    read(artifact)
+    assert artifact.reads == [(0, len(content))]
+
+
+def test_a_large_artefact_is_read_as_it_is() -> None:
+    content = bytes(100_000) + base64.b64encode(local_blob(0)) + bytes(100_000)
+    assert read(MemoryArtifact(content)).keys[0].where == "byte 100000, in base64"
+
+
 # --- through the command
 
 
