@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
+import typer
 from aws_encryption_sdk.key_providers.kms import KMSMasterKey
 from moto.server import ThreadedMotoServer
 from s3_encryption import S3EncryptionClient, S3EncryptionClientConfig  # type: ignore[import-untyped] # The same.
 from s3_encryption.materials.kms_keyring import KmsKeyring  # type: ignore[import-untyped] # The same.
 from tink import aead  # type: ignore[import-untyped] # It carries no types.
+from typer.testing import CliRunner
 
+from audit import cli
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command
 
 CONTEXT = {"tenant": "acme"}
@@ -31,9 +34,10 @@ CONTEXT = {"tenant": "acme"}
 
 def traced(server: Server, artefact: Path, code: int = 0) -> list[dict[str, Any]]:  # Any: JSON
     """What `keytrail trace` tells of each key in the artefact; it exits with `code`."""
-    argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), str(artefact)]
-    done = subprocess.run(argv, capture_output=True, timeout=LIMIT_S)
-    assert done.returncode == code, done.stderr.decode()
+    commands = typer.Typer()
+    cli.add_to(commands)
+    done = CliRunner().invoke(commands, ["trace", "--json", "--data", str(server.data), str(artefact)])
+    assert done.exit_code == code, done.stderr
     (told,) = json.loads(done.stdout)
     assert told["fault"] is None
     keys: list[dict[str, Any]] = told["keys"]
