@@ -106,6 +106,21 @@ def test_a_folder_is_told_file_by_file_and_what_is_damaged_is_named(tmp_path: Pa
     assert last["keys"] == [] and "damaged" in last["fault"]
 
 
+def test_an_item_that_is_damaged_is_named_and_the_others_have_their_stories(tmp_path: Path, log: LogBuilder) -> None:
+    dump = tmp_path / "scan.json"
+    items = [
+        {"key": {"S": text}, "contents": {"S": ""}, "hmac": {"S": ""}} for text in ("*", base64.b64encode(local_blob(0)).decode())
+    ]
+    dump.write_text(json.dumps({"Items": items}))
+    told = run(log, "trace", "--json", str(dump))
+    (contents,) = json.loads(told.stdout)
+    assert told.exit_code == 1
+    assert contents["fault"].startswith("damaged credstash: item 1: ")
+    assert [(key["where"], key["story"]["found"]) for key in contents["keys"]] == [("item 2", True)]
+    written = run(log, "trace", str(dump)).stdout
+    assert "FAULT      damaged credstash: item 1" in written and "Decrypt by user/bob" in written
+
+
 def test_a_file_that_cannot_be_read_does_not_keep_the_others_of_its_folder_back(
     tmp_path: Path, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
