@@ -37,6 +37,11 @@ class Readable(Protocol):
 
 def read_events(file: Readable) -> Iterator[dict[str, Any]]:
     """The events in `file`. Any: JSON. Raises `DamagedFile`, OSError."""
+    return (event for event, _ in read_written(file))
+
+
+def read_written(file: Readable) -> Iterator[tuple[dict[str, Any], str]]:
+    """The events in `file`, each with the text that it was read from. Raises as `read_events`."""
     text = _Text(_blocks(file))
     while not (head := _HEAD.match(text.rest)):
         if len(text.rest) > _MAX_HEAD_CHARS or not text.read_on():
@@ -85,7 +90,7 @@ class _Text:
             if not self.read_on():
                 return ""
 
-    def event(self, number: int) -> dict[str, Any]:
+    def event(self, number: int) -> tuple[dict[str, Any], str]:
         if self.sign() != "{":
             raise DamagedFile(f"cut off behind event {number - 1}" if not self.sign() else f"event {number} is no object")
         while True:
@@ -99,9 +104,9 @@ class _Text:
                 if not self.read_on():
                     raise DamagedFile(f"event {number} is no JSON, or is cut off") from error
             else:
+                written = self.rest[self.at : end]
                 self.at = end
-                found: dict[str, Any] = event
-                return found
+                return event, written
 
 
 def _blocks(file: Readable) -> Iterator[str]:
