@@ -1,5 +1,5 @@
-"""The commands of the evidence side: `query`, `trace`, `tail`, `verify`, `checkpoint`, `reconcile`, `index`. They only
-read the data folder, but for the index in it.
+"""The commands of the evidence side: asking the logs, and proving them. They only read the data folder, but for the index and
+what is imported.
 
 `add_to` gives them to the top-level `keytrail` app. Exits: 0 ok (a query that finds nothing is ok), 1 verification
 failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Errors are one line on standard error.
@@ -13,12 +13,14 @@ from typing import Annotated
 
 import typer
 
+from audit.attest import command as attest_command
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
 from audit.instance import Instance
 from audit.query import commands, sql_command
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.index import commands as index_commands
+from audit.query.inventory import command as inventory_command
 from audit.query.render import clean
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.reconcile import command as reconcile_command
@@ -27,7 +29,7 @@ from audit.sealer import verifier_keys
 from audit.verify import verify as verify_logs
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
-for part in (commands, sql_command, reconcile_command):
+for part in (commands, inventory_command, sql_command, reconcile_command, attest_command):
     app.registered_commands += part.app.registered_commands
 app.add_typer(index_commands.app)
 

@@ -52,6 +52,11 @@ PROMISED = {
         r"unwrapped     Decrypt by user/demo from 127\.0\.0\.1",
         r"w0/0{20}\.jsonl:\d+",
     ],
+    "What is in this store?": [
+        r"store/object-3\.key",
+        r"unwrapped 1 time by 1 caller, last .* by user/demo; key [0-9a-f-]{36}",
+        r"lost",
+    ],
     "Ask the log": [
         r"event .* caller .* key .* context .* result",
         r"GenerateDataKey .* user/demo .* object=1",
@@ -62,6 +67,12 @@ PROMISED = {
         r"Usage: keytrail query",
         r"GenerateDataKeyWithoutPlaintext +user/demo .* object=3 tenant=acme",
     ],
+    "In SQL": [
+        r"arn:aws:iam::111122223333:user/demo +GenerateDataKey",
+        r"time,caller,source_ip",
+        r"fingerprints_in +SHA-256",
+    ],
+    "The index": [r"log w0: \d+ of \d+ closed segments"],
     "Prove it": [
         r"Log w0: \d+ records",
         r"✓ 5\. the tree over the lines has the root of every checkpoint",
@@ -73,6 +84,8 @@ PROMISED = {
         r"✓ 7\. every saved checkpoint is of this tree",
         r"Verified\.",
         r'"passed": ?true',
+        r"attest",
+        r"attest",
     ],
     "Callers": [
         r"ASIA\w{16}: its credentials are in .*, profile bob\.",
