@@ -131,7 +131,8 @@ def _ask(
 
     ruleset = load(sigma, events.database, since)
     if ruleset.elsewhere:
-        note(f"{ruleset.elsewhere} Sigma rules are for other log sources than CloudTrail and were left out")
+        are = "rule is" if ruleset.elsewhere == 1 else "rules are"
+        note(f"{ruleset.elsewhere} Sigma {are} for another log source than CloudTrail, and left out")
     return detect(
         events.database,
         settings,

@@ -87,13 +87,12 @@ def detect(
 
     Raises `QueryError` for a contract that cannot be checked, duckdb.Error.
     """
-    load_contracts(database, settings.contracts, since)
-    database.execute("CREATE TABLE canaries (mark VARCHAR, canary VARCHAR, note VARCHAR)")
-    _fill(
-        database,
-        "canaries",
-        dict.fromkeys((mark, canary.name, canary.note) for canary in settings.canaries for mark in canary.marks),
-    )
+    if settings.contracts:
+        load_contracts(database, settings.contracts, since)
+    if settings.canaries:
+        marks = dict.fromkeys((mark, canary.name, canary.note) for canary in settings.canaries for mark in canary.marks)
+        database.execute("CREATE TABLE canaries (mark VARCHAR, canary VARCHAR, note VARCHAR)")
+        _fill(database, "canaries", marks)
     notes, has_baseline = _baseline(database, since, baseline)
     missing = {
         Need.BASELINE: not has_baseline,

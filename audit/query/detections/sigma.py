@@ -39,8 +39,8 @@ _WHY = "{count} events match the Sigma rule"
 _OPERATORS = correlations.SigmaCorrelationConditionOperator
 
 
-class NotAskable(Exception):
-    """Why a rule cannot be asked."""
+class NotAskable(SigmaError):
+    """Why a rule cannot be asked; pySigma lets its own kind of error pass as it is."""
 
 
 @dataclass(slots=True)
@@ -181,7 +181,7 @@ def _alias(rule: correlations.SigmaCorrelationRule, reference: correlations.Sigm
 def _field(name: str) -> str:
     sql = sql_of(name)
     if sql is None:
-        raise NotAskable(f"field {name}")
+        raise NotAskable(f"field {name} is not in the events")
     return sql
 
 
