@@ -114,7 +114,7 @@ PIECES: Mapping[str, str] = {
     "proofs": "list_sort(list(DISTINCT identity_proof) FILTER (identity_proof IS NOT NULL)) AS proofs",
     "span": "min(time) AS first_seen, max(time) AS last_seen",
     # A role is one principal, whatever its sessions are called.
-    "principal": r"regexp_replace(coalesce(caller, '(none)'), '(:assumed-role/[^/]+)/.*', '\1')",
+    "principal": "CASE WHEN role IS NULL THEN coalesce(caller, '(none)') ELSE split_part(caller, '/', 1) || '/' || role END",
     # A row for each key: those that were used, else what the caller wrote.
     "each_key": """unnest(CASE WHEN len(keys) = 1 THEN keys
                    WHEN len(keys) > 1 THEN list_distinct([name FOR name IN keys IF name NOT LIKE '%:alias/%'])

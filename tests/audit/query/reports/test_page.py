@@ -179,6 +179,9 @@ def test_signatures_and_columns_to_be_signed(planted: Planted) -> None:
     signed = [attributes for attributes in quarterly.all("td") if attributes.get("class") == "sign"]
     assert len(signed) == 3 * 7 + 22
     assert "know that its logs are not verified" in "".join(text for _, text in quarterly.texts)
+    assert "the others are not reviewed here" not in "".join(text for _, text in quarterly.texts)
+    cut = Page(html_page(document(planted, QUARTERLY, max_rows=2)))
+    assert "the others are not reviewed here" in "".join(text for _, text in cut.texts)
     usage = Page(html_page(document(planted, KEY_USAGE)))
     assert "Signatures" not in [text for path, text in usage.texts if path.endswith("h2")]
 
