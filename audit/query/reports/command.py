@@ -39,11 +39,10 @@ from audit.query.times import parse_time
 _STANDARD_OUTPUT = "-"
 
 _ABOUT, _OUT = "What about", "Where to"
-Since = Annotated[
-    str | None,
-    typer.Option(help="From this time on: 90d, 2026-01-01, 2026-01-31T08:30Z (UTC where no zone).", rich_help_panel=_ABOUT),
-]
-Until = Annotated[str | None, typer.Option(help="Before this time, exclusive [default: now].", rich_help_panel=_ABOUT)]
+_SINCE = typer.Option(help="From this time on: 90d, 2026-01-01, 2026-01-31T08:30Z (UTC where no zone).", rich_help_panel=_ABOUT)
+Since = Annotated[str | None, _SINCE]
+SomeSince = Annotated[str, _SINCE]
+Until = Annotated[str | None, typer.Option(help="Before this time, exclusive; without it, until now.", rich_help_panel=_ABOUT)]
 Key = Annotated[str | None, typer.Option(help="This key: ARN, id, alias/NAME or alias ARN.", rich_help_panel=_ABOUT)]
 Caller = Annotated[
     str | None,
@@ -130,7 +129,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
     @app.command("access-review")
     def access_review(
         caller: Caller = None,
-        since: Annotated[str, typer.Option(help="From this time on, as for the other reports.", rich_help_panel=_ABOUT)] = "90d",
+        since: SomeSince = "90d",
         until: Until = None,
         html: Html = None,
         json: Json = None,
@@ -150,7 +149,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
     def quarterly(
         quarter_: Annotated[
             str | None,
-            typer.Option("--quarter", help="Such as 2026Q1 [default: the last one that is over].", rich_help_panel=_ABOUT),
+            typer.Option("--quarter", help="Such as 2026Q1; without it, the last one that is over.", rich_help_panel=_ABOUT),
         ] = None,
         since: Since = None,
         until: Until = None,
@@ -171,7 +170,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
 
     @app.command("incident")
     def incident(
-        since: Annotated[str, typer.Option(help="From this time on, as for the other reports.", rich_help_panel=_ABOUT)],
+        since: SomeSince,
         until: Until = None,
         caller: Caller = None,
         access_key: Annotated[
