@@ -245,10 +245,10 @@ def _dense_chunks(data: Path, log: str, reading: LogReading, advance: Advance) -
         for chunk in chunks(part, damaged):
             if damaged:
                 break
-            size += len(chunk.data)
+            size += chunk.size_bytes
             records += chunk.lines
             yield chunk
-            advance(len(chunk.data))
+            advance(chunk.size_bytes)
         if damaged:
             raise LogIncident(log, str(damaged[0]))
         reading.torn_bytes = part.size_bytes - size

@@ -293,7 +293,7 @@ def _keep(database: duckdb.DuckDBPyConnection, number: int, future: Future[_Sift
             [number, chunk.first_line, chunk.offset],
         )
         database.unregister("sifted")
-    return len(chunk.data)
+    return chunk.size_bytes
 
 
 def _damage(chunk: Chunk, number: int) -> Damage:

@@ -199,7 +199,7 @@ def _load_tail(
             rows.add(chunk, damaged)
             database.execute(f"INSERT INTO tail {select}")
             rows.clear()
-            lines, done = chunk.first_line + chunk.lines - 1, done + len(chunk.data)
+            lines, done = chunk.first_line + chunk.lines - 1, done + chunk.size_bytes
             if progress:
                 progress(done, total)
         if (short := part.shortfall(lines)) is not None:

@@ -6,6 +6,7 @@ line is damage. Segments that are missing between others, or shorter than the na
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Whole lines of a segment, from byte `offset` and line `first_line` on; line i is ``data[bounds[i]:bounds[i +
-    1]]``."""
+    1]]``. What comes in `data` after the last bound is of no concern."""
 
     part: Part
     data: bytes
@@ -64,6 +65,10 @@ class Chunk:
     @property
     def lines(self) -> int:
         return len(self.bounds) - 1
+
+    @property
+    def size_bytes(self) -> int:
+        return self.bounds[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,38 +133,42 @@ def coverage(log: str, parts: list[Part]) -> Coverage:
     return Coverage(log, first, last)
 
 
-def chunks(part: Part, damaged: list[Damage]) -> Iterator[Chunk]:
-    """The complete lines of `part`, at most about `CHUNK_BYTES` at a time; what is no line is added to `damaged`.
-    Raises OSError."""
-    offset, line, rest, skipping = part.skipped_bytes, part.skipped_lines + 1, b"", False
+def chunks(part: Part, damaged: list[Damage], chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """The complete lines of `part`, at most `chunk_bytes` at a time, where no single one has more; what is no line is added to
+    `damaged`. `chunk_bytes` is at most `MAX_LINE_BYTES`. Raises OSError."""
+    offset, line, wanted = part.skipped_bytes, part.skipped_lines + 1, chunk_bytes
     with part.path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        left = part.size_bytes - offset
-        while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):
-            left -= len(block)
-            if skipping:
-                end = block.find(b"\n") + 1
-                offset += end or len(block)
-                if not end:
-                    continue
-                block, line, skipping = block[end:], line + 1, False
-            whole = rest + block
-            cut = whole.rfind(b"\n") + 1
-            rest = whole[cut:]
+        while data := os.pread(file.fileno(), min(wanted, part.size_bytes - offset), offset):
+            cut = data.rfind(b"\n") + 1
             if cut:
-                bounds = _line_bounds(whole)
-                yield Chunk(part, whole[:cut], offset, line, bounds)
-                offset, line = offset + cut, line + len(bounds) - 1
-            if len(rest) > MAX_LINE_BYTES:
+                bounds = _line_bounds(data, cut)
+                yield Chunk(part, data, offset, line, bounds)
+                offset, line, wanted = offset + cut, line + len(bounds) - 1, chunk_bytes
+            elif len(data) > MAX_LINE_BYTES:
                 damaged.append(Damage(part.log, part.path.name, line, f"longer than {MAX_LINE_BYTES >> 20} MiB"))
-                offset, rest, skipping = offset + len(rest), b"", True
-    if rest and not part.is_last:
-        damaged.append(Damage(part.log, part.path.name, line, "cut off: no end of line, in a segment that is not the last"))
+                offset = _next_line(file.fileno(), offset + len(data), part.size_bytes)
+                line, wanted = line + 1, chunk_bytes
+            elif len(data) == wanted:
+                wanted = MAX_LINE_BYTES + 1
+            else:
+                if not part.is_last:
+                    reason = "cut off: no end of line, in a segment that is not the last"
+                    damaged.append(Damage(part.log, part.path.name, line, reason))
+                return
 
 
-def _line_bounds(data: bytes) -> array[int]:
+def _next_line(file: int, offset: int, end: int) -> int:
+    """Where the line after the one at `offset` begins; `end` where there is none."""
+    while data := os.pread(file, min(CHUNK_BYTES, end - offset), offset):
+        if found := data.find(b"\n") + 1:
+            return offset + found
+        offset += len(data)
+    return end
+
+
+def _line_bounds(data: bytes, cut: int) -> array[int]:
     bounds, position, find = array("i", [0]), 0, data.find
-    while position := find(b"\n", position) + 1:
+    while position := find(b"\n", position, cut) + 1:
         bounds.append(position)
     return bounds
 

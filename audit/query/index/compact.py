@@ -43,8 +43,8 @@ from audit.query.lines import Damage
 from audit.query.scan import Part
 from audit.segments import read_mark
 
-BATCH_BYTES = 256 << 20
-FANOUT = 8
+BATCH_BYTES = 512 << 20
+FANOUT = 16
 #: How long a file that was merged into another is kept, for those who still read it.
 GRACE_S = 600.0
 _MEMORY_LIMIT = "1GB"
@@ -164,10 +164,9 @@ class Compactor:
         run = Run(batch.log, batch.first, batch.next, 1)
         files = [self._write(run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record", _WRITE)]
         days = []
-        for day, records in self._database.execute(rows.DAYS).fetchall():
+        for day, records, first, last in self._database.execute(rows.DAYS).fetchall():
             file = DayFile(batch.log, day, batch.first, batch.next, records)
-            select = f"SELECT {rows.EVENT_COLUMNS} FROM rows WHERE {rows.OF_DAY} = ? ORDER BY record"  # noqa: S608 - of constants
-            files.append(self._write(file.path(self._index), select, _WRITE_EVENTS, [day]))
+            files.append(self._write(file.path(self._index), rows.OF_DAY, _WRITE_EVENTS, [first, last, day]))
             days.append(file)
         _sync(files)
         log = self._manifest.logs.setdefault(batch.log, LogIndex())
@@ -184,7 +183,7 @@ class Compactor:
         found: list[Damage] = []
         lines = part.skipped_lines
         first = part.first_index + lines
-        for chunk in scan.chunks(part, found):
+        for chunk in scan.chunks(part, found, scan.MAX_LINE_BYTES):
             self._rows.add(chunk, found)
             lines = chunk.first_line + chunk.lines - 1
         is_left_out = part.shortfall(lines) is not None
@@ -243,7 +242,7 @@ class Compactor:
     def _merge_days(self, log: LogIndex, old: list[DayFile]) -> None:
         file = DayFile(old[0].log, old[0].day, old[0].first, old[-1].next, sum(one.records for one in old))
         sources = ", ".join(quoted(one.path(self._index)) for one in old)
-        select = f"SELECT * FROM read_parquet([{sources}], hive_partitioning = false) ORDER BY record"  # noqa: S608 - paths of ours
+        select = f"SELECT * FROM read_parquet([{sources}], hive_partitioning = false)"  # noqa: S608 - paths of ours, in order
         _sync([self._write(file.path(self._index), select, _WRITE_EVENTS)])
         log.days = [file if one == old[0] else one for one in log.days if one not in old[1:]]
         self._replace([one.path(self._index) for one in old])
@@ -287,7 +286,6 @@ def _open_database(index: Path) -> duckdb.DuckDBPyConnection:
             "threads": "1",
             "memory_limit": _MEMORY_LIMIT,
             "temp_directory": str(spill),
-            "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         },

@@ -18,7 +18,7 @@ from audit.query.filters import Filter
 from audit.query.index import rows
 from audit.query.index.layout import IndexFault, LogIndex, Manifest, Run, index_folder, quoted
 from audit.query.index.pieces import Covered
-from audit.query.index.terms import Condition, conditions
+from audit.query.index.terms import Condition, Term, conditions
 from audit.query.scan import Part
 
 #: What is read without asking whether other conditions leave less; and the most places that are read one by one.
@@ -40,6 +40,7 @@ class Index:
         self._folder = index_folder(data)
         self._database = database
         self.manifest = manifest
+        self._hashes: dict[Term, int] = {}
 
     def covered(self, log: str, parts: Sequence[Part]) -> Covered:
         """What of `log`, whose segments are `parts`, the index has."""
@@ -91,17 +92,26 @@ class Index:
                 return None
         return [place for place in found if _is_within(place.record, spans)]
 
-    def _select(self, run: Run, terms: Iterable[str]) -> str:
+    def _select(self, run: Run, terms: Iterable[Term]) -> str:
         """Postings of any of `terms` in `run`: each file is asked for those that it can have."""
-        hashed = self._database.execute("SELECT hash(unnest(?::VARCHAR[]))", [list(terms)]).fetchall()
         by_file: dict[Path, list[int]] = {}
-        for (term,) in hashed:
+        for term in self._hashed(terms):
             by_file.setdefault(run.path_of(self._folder, term), []).append(term)
         parts = [
             f"SELECT record, start FROM read_parquet({quoted(path)}) WHERE term IN ({', '.join(map(str, numbers))})"  # noqa: S608 - numbers
             for path, numbers in by_file.items()
         ]
         return "(" + " UNION ALL ".join(parts) + ")"
+
+    def _hashed(self, terms: Iterable[Term]) -> list[int]:
+        hashed = []
+        for term in terms:
+            if term not in self._hashes:
+                [(self._hashes[term],)] = self._database.execute(
+                    f"SELECT hash({', '.join('?' * len(term))})", list(term)
+                ).fetchall()
+            hashed.append(self._hashes[term])
+        return hashed
 
 
 def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:

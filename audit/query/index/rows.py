@@ -50,7 +50,7 @@ STRUCTURE: Mapping[str, Shape] = {
             **dict.fromkeys(
                 ("log", "time", "phase", "intent", "wireError", "identityProof", "backend", "topology", "peer", "effect"), _TEXT
             ),
-            "sequence": "BIGINT",
+            "sequence": "JSON",  # as it stands: a text of digits is another thing
             "latencyMicros": "BIGINT",
             "fingerprintsIn": [_TEXT],
             "fingerprintsOut": [_TEXT],
@@ -131,52 +131,54 @@ LOAD = f"""
            json_transform(line, '{orjson.dumps(STRUCTURE).decode()}') AS x
     FROM lines"""  # noqa: S608 - built of constants
 
-#: How many of `lines` are as keytrail writes them, and how many rows from a record on have a record's members where they
-#: belong. A line that is in both is sound, without another look at it.
-AS_WRITTEN = f"""
-    SELECT count(*) FROM lines
-    WHERE starts_with(line, '{{')
-      AND regexp_matches(line, '"keytrail":\\{{"log":"[^"]+","sequence":[0-9]+,"time":"{TIME_FORMAT}",')"""  # noqa: S608 - constants
+#: How many rows from a record on have a record's members where they belong, and as they should be.
 IN_PLACE = f"""
     SELECT count(*) FROM rows
-    WHERE record >= ? AND {_EXTENSION}.time IS NOT NULL AND {_EXTENSION}.log IS NOT NULL AND {_EXTENSION}.sequence IS NOT NULL
+    WHERE record >= ? AND {_EXTENSION}.log IS NOT NULL
+      AND regexp_full_match({_EXTENSION}.time, '{TIME_FORMAT}') AND regexp_full_match({_EXTENSION}.sequence, '[0-9]+')
     """  # noqa: S608 - built of constants
+
+#: The columns of `EVENTS` as a list for SELECT.
+EVENT_COLUMNS = ", ".join(f'{expression} AS "{name}"' for name, (expression, _) in EVENTS.items())
 
 #: First and last time in the table `rows`, from a record on.
 TIMES = f"SELECT min({_EXTENSION}.time), max({_EXTENSION}.time) FROM rows WHERE record >= ?"  # noqa: S608 - built of constants
-#: Days in the table `rows`, with how many records.
-DAYS = f"SELECT left({_EXTENSION}.time, 10) AS day, count(*) FROM rows GROUP BY day ORDER BY day"  # noqa: S608 - built of constants
-OF_DAY = f"left({_EXTENSION}.time, 10)"
+#: Days in the table `rows`: how many records, and the first and the last of them.
+DAYS = f"""
+    SELECT left({_EXTENSION}.time, 10) AS day, count(*), min(record), max(record) FROM rows GROUP BY day ORDER BY day
+    """  # noqa: S608 - built of constants
+#: The events of one of them, in order. Parameters: the first and the last record, the day.
+OF_DAY = f"SELECT {EVENT_COLUMNS} FROM rows WHERE record BETWEEN ? AND ? AND left({_EXTENSION}.time, 10) = ?"  # noqa: S608 - constants
 
-_POSTINGS_OF = (
-    "'r:' || x.requestID",
-    "'e:' || x.eventID",
-    "'n:' || x.eventName",
-    "'i:' || x.sourceIPAddress",
-    "'d:' || x.errorCode",
-    "CASE WHEN x.errorCode IS NOT NULL THEN 'd:' END",
-    f"'d:' || {_EXTENSION}.wireError",
-    "'a:' || x.userIdentity.accessKeyId",
-    "'u:' || x.userIdentity.userName",
-    "'u:' || x.userIdentity.arn",
-    "'s:' || split_part(x.userIdentity.arn, ':', -1)",
-    f"'f:' || unnest(list_concat({_EXTENSION}.fingerprintsIn, {_EXTENSION}.fingerprintsOut))",
-    f"'k:' || unnest(list_distinct(list_concat({_NAMES}, [split_part(name, ':', -1) FOR name IN {_NAMES}])))",
+#: What a record's terms are made of: (kind, SQL of the value over the table `rows`).
+_TERMS = (
+    ("r", "x.requestID"),
+    ("e", "x.eventID"),
+    ("n", "x.eventName"),
+    ("i", "x.sourceIPAddress"),
+    ("d", "x.errorCode"),
+    ("d", "CASE WHEN x.errorCode IS NOT NULL THEN '' END"),
+    ("d", f"{_EXTENSION}.wireError"),
+    ("a", "x.userIdentity.accessKeyId"),
+    ("u", "x.userIdentity.userName"),
+    ("u", "x.userIdentity.arn"),
+    ("s", "split_part(x.userIdentity.arn, ':', -1)"),
+    ("f", f"unnest(list_concat({_EXTENSION}.fingerprintsIn, {_EXTENSION}.fingerprintsOut))"),
+    ("k", f"unnest(list_distinct(list_concat({_NAMES}, [split_part(name, ':', -1) FOR name IN {_NAMES}])))"),
 )
 _PAIRS = f"""
-    SELECT 'c:' || strlen(pair.key) || ':' || pair.key || pair.value AS term, record, start FROM (
+    SELECT hash('c', pair.key, pair.value) AS term, pair.value AS value, record, start FROM (
         SELECT unnest(list_concat(map_entries({_PARAMETERS}.encryptionContext),
                                   map_entries({_PARAMETERS}.sourceEncryptionContext),
                                   map_entries({_PARAMETERS}.destinationEncryptionContext))) AS pair, record, start
         FROM rows)"""  # noqa: S608 - built of constants
+_VALUES = [
+    f"SELECT hash('{kind}', value) AS term, value, record, start FROM (SELECT {value} AS value, record, start FROM rows)"  # noqa: S608 - constants
+    for kind, value in _TERMS
+]
 
 #: The postings of the table `rows`, which has what `LOAD` gives.
-POSTINGS = f"""
-    SELECT hash(term) AS term, record, start FROM (
-        {" UNION ALL ".join([f"SELECT {term} AS term, record, start FROM rows" for term in _POSTINGS_OF] + [_PAIRS])})
-    WHERE term IS NOT NULL"""  # noqa: S608 - built of constants
+POSTINGS = f"SELECT term, record, start FROM ({' UNION ALL '.join([*_VALUES, _PAIRS])}) WHERE value IS NOT NULL"  # noqa: S608 - constants
 
 #: What DuckDB makes of a known term: the manifest's `probe`.
-PROBE = "SELECT hash('keytrail')"
-#: The columns of `EVENTS` as a list for SELECT.
-EVENT_COLUMNS = ", ".join(f'{expression} AS "{name}"' for name, (expression, _) in EVENTS.items())
+PROBE = "SELECT hash('k', 'keytrail')"

@@ -1,53 +1,53 @@
 """The words by which records are found: those of a record, and those that a question asks for. Pure.
 
-A term is ``KIND:VALUE``. A record has, for every condition of every question that it answers, one of that condition's terms; that
-is what lets the index leave out all others. It may have them and not answer: the line itself decides (`Filter.matches`).
+A term is (KIND, VALUE); of a pair of an encryption context (``c``, KEY, VALUE). A record has, for every condition of every
+question that it answers, one of that condition's terms; that is what lets the index leave out all others. It may have them and
+not answer: the line itself decides (`Filter.matches`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from audit.query.filters import Filter, KeyName, Record, contexts, extension, fingerprints, named_keys
 
-ANY_ERROR = "d:"
+#: Its kind, and what is asked for.
+Term: TypeAlias = tuple[str, ...]
+
+ANY_ERROR: Term = ("d", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A record that answers has at least one of `terms`."""
 
-    terms: frozenset[str]
+    terms: frozenset[Term]
 
 
 def conditions(one: Filter) -> list[Condition]:
     """What all records that answer `one` have, the rarest first by what is usual. Empty where no term is of use."""
-    found = [
-        {f"r:{text}" for text in one.ids} | {f"e:{text}" for text in one.ids},
-        {f"f:{text}" for text in one.fingerprints},
-        *({pair_term(key, value)} for key, value in one.context),
+    found: list[set[Term]] = [
+        {("r", text) for text in one.ids} | {("e", text) for text in one.ids},
+        {("f", text) for text in one.fingerprints},
+        *({_pair(key, value)} for key, value in one.context),
         _of_error(one.error),
         _of_key(one.key) if one.key is not None else set(),
-        {f"n:{event}" for event in one.events} if not any("*" in event for event in one.events) else set(),
-        {f"a:{one.access_key}"} if one.access_key is not None else set(),
+        {("n", event) for event in one.events} if not any("*" in event for event in one.events) else set(),
+        {("a", one.access_key)} if one.access_key is not None else set(),
         _of_caller(one.caller) if one.caller is not None else set(),
-        {f"i:{one.source}"} if one.source is not None and "/" not in one.source else set(),
+        {("i", one.source)} if one.source is not None and "/" not in one.source else set(),
     ]
     return [Condition(frozenset(terms)) for terms in found if terms]
 
 
-def terms(record: Record) -> set[str]:
+def terms(record: Record) -> set[Term]:
     """The terms of `record`. `rows.POSTINGS` says the same in SQL."""
     return set(_terms(record))
 
 
-def pair_term(key: str, value: str) -> str:
-    """The term of a pair of an encryption context; the length keeps ``{a: bc}`` and ``{ab: c}`` apart."""
-    return f"c:{len(key.encode())}:{key}{value}"
-
-
-def _terms(record: Record) -> Iterator[str]:
+def _terms(record: Record) -> Iterator[Term]:
     for kind, name in (("r", "requestID"), ("e", "eventID"), ("n", "eventName"), ("i", "sourceIPAddress"), ("d", "errorCode")):
         yield from _term(kind, record.get(name))
     if isinstance(record.get("errorCode"), str):
@@ -59,52 +59,56 @@ def _terms(record: Record) -> Iterator[str]:
         yield from _term("u", identity.get("userName"))
         yield from _term("u", arn := identity.get("arn"))
         if isinstance(arn, str):
-            yield f"s:{_last_part(arn)}"
+            yield ("s", _last_part(arn))
     for fingerprint in fingerprints(record):
-        yield f"f:{fingerprint}"
+        yield ("f", fingerprint)
     for name in named_keys(record):
-        yield f"k:{name}"
-        yield f"k:{_last_part(name)}"
+        yield ("k", name)
+        yield ("k", _last_part(name))
     for context in contexts(record).values():
         for key, value in context.items():
             if isinstance(value, str):
-                yield pair_term(key, value)
+                yield _pair(key, value)
 
 
-def _term(kind: str, value: object) -> Iterator[str]:
+def _term(kind: str, value: object) -> Iterator[Term]:
     if isinstance(value, str):
-        yield f"{kind}:{value}"
+        yield (kind, value)
+
+
+def _pair(key: str, value: str) -> Term:
+    return ("c", key, value)
 
 
 def _last_part(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def _of_key(key: KeyName) -> set[str]:
+def _of_key(key: KeyName) -> set[Term]:
     """Its text; the last part of the names that end in its suffix; and its short form."""
-    found = {f"k:{key.text}"}
+    found: set[Term] = {("k", key.text)}
     if key.suffix is not None:
         last = key.suffix.removeprefix(":")
         if ":" in last:  # such names are found by no last part
             return set()
-        found.add(f"k:{last}")
+        found.add(("k", last))
     if key.short is not None:
-        found.add(f"k:{key.short}")
+        found.add(("k", key.short))
     return found
 
 
-def _of_caller(caller: str) -> set[str]:
+def _of_caller(caller: str) -> set[Term]:
     if "*" not in caller:
-        return {f"u:{caller}"}
+        return {("u", caller)}
     last = caller.removeprefix("*:")
-    return {f"s:{last}"} if last != caller and "*" not in last and ":" not in last else set()
+    return {("s", last)} if last != caller and "*" not in last and ":" not in last else set()
 
 
-def _of_error(error: str | None) -> set[str]:
+def _of_error(error: str | None) -> set[Term]:
     match error:
         case None | "none":
             return set()
         case "any":
             return {ANY_ERROR}
         case code:
-            return {f"d:{code}"}
+            return {("d", code)}

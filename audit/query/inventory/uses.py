@@ -222,7 +222,7 @@ class Snapshot:
                     except DamagedLog as error:
                         damaged.append(Damage(part.log, part.path.name, number, error.reason))
                 last_line = chunk.first_line + chunk.lines - 1
-                done += len(chunk.data)
+                done += chunk.size_bytes
                 if self._progress is not None:
                     self._progress(done, total)
             expected = last_line if part.next_index is None else part.next_index - part.first_index

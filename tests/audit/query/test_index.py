@@ -97,7 +97,10 @@ def test_a_record_has_the_same_terms_in_python_and_in_sql(asked: tuple[list[dict
         files = f"{folder}/index/postings/*.parquet"
         postings = database.execute("SELECT DISTINCT record, term FROM read_parquet(?)", [files]).fetchall()
         texts = {(number, term) for number, one in enumerate(records) for term in terms(one)}
-        hashed = {(number, database.execute("SELECT hash(?)", [term]).fetchall()[0][0]) for number, term in texts}
+        hashed = {
+            (number, database.execute(f"SELECT hash({', '.join('?' * len(term))})", list(term)).fetchall()[0][0])
+            for number, term in texts
+        }
         assert set(postings) == hashed
 
 
