@@ -16,12 +16,15 @@ import typer
 from audit.attest import command as attest_command
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
+from audit.imports import command as import_command
 from audit.instance import Instance
 from audit.query import commands, sql_command
 from audit.query.commands import DEFAULT_DATA, Data
+from audit.query.detections import command as detect_command
 from audit.query.index import commands as index_commands
 from audit.query.inventory import command as inventory_command
 from audit.query.render import clean
+from audit.query.reports.command import make_app as make_report_app
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.reconcile import command as reconcile_command
 from audit.report import Report, Verdict
@@ -29,9 +32,14 @@ from audit.sealer import verifier_keys
 from audit.verify import verify as verify_logs
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
-for part in (commands, inventory_command, sql_command, reconcile_command, attest_command):
+for part in (commands, inventory_command, sql_command, detect_command, reconcile_command, attest_command):
     app.registered_commands += part.app.registered_commands
-app.add_typer(index_commands.app)
+for group in (
+    make_report_app(lambda data, progress: verify_logs(data, progress=progress)),
+    index_commands.app,
+    import_command.app,
+):
+    app.add_typer(group)
 
 
 def add_to(top: typer.Typer) -> None:

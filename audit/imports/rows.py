@@ -174,6 +174,7 @@ LEAVES: Mapping[str, Callable[[Json], Json]] = {
     "BOOLEAN": _boolean,
     "INTEGER": _whole_number(32),
     "BIGINT": _whole_number(64),
+    "JSON": lambda value: value,
     "MAP(VARCHAR, VARCHAR)": _pairs,
 }
 

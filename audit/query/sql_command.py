@@ -88,7 +88,7 @@ def _write(answer: duckdb.DuckDBPyConnection, format: Format) -> None:
             for row in rows:
                 sys.stdout.buffer.write(orjson.dumps(dict(zip(names, row, strict=True)), default=str, option=_JSON) + b"\n")
         case Format.CSV:
-            writer = csv.writer(sys.stdout)
+            writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(names)
             for row in rows:
                 writer.writerow([_text(value) for value in row])

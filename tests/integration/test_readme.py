@@ -72,6 +72,8 @@ PROMISED = {
         r"time,caller,source_ip",
         r"fingerprints_in +SHA-256",
     ],
+    "Reports": [r"Key usage from", r"VERIFIED|[Vv]erified", r"\d+ +Workloads"],
+    "Detections": [],
     "The index": [r"log w0: \d+ of \d+ closed segments"],
     "Prove it": [
         r"Log w0: \d+ records",

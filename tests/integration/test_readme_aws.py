@@ -149,9 +149,12 @@ def test_reconcile_with_awss_own_trail(tmp_path: Path) -> None:
     world.call(120)
     world.deliver()
     printed = follow(tmp_path, "Did anything bypass keytrail?", {}, {"KEYTRAIL_DATA": str(world.data)}, init=False)
-    assert re.search(r"bypass[^\n]*", printed) and "user/eve" in printed
-    assert bypass["requestID"][:13] in printed
-    assert printed.endswith("FINDINGS.\n")
+    assert "user/eve" in printed
+    compared, imported = printed.split("FINDINGS.\n")
+    assert re.search(r"bypass[^\n]*", compared) and bypass["requestID"][:13] in compared
+    assert "1 call did not pass keytrail." in imported
+    assert re.search(r"^cloudtrail +3 *\nkeytrail +2 *$", imported, re.MULTILINE)
+    assert '"eventSource":"kms.amazonaws.com"' in imported
 
 
 def test_every_recipe_for_aws_is_run_here() -> None:
