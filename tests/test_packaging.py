@@ -62,7 +62,8 @@ def test_the_two_locks_agree() -> None:
 
 
 def test_no_folder_of_tests_shadows_a_package() -> None:
-    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    folders = {path.parent for path in tracked_files() if path.suffix == ".py" and path.is_relative_to(ROOT / "tests")}
+    assert folders
     bare = sorted(str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").is_file())
     assert not bare, f"no __init__.py in {bare}"
     assert Path(audit.__file__).parent == ROOT / "audit"
