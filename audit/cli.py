@@ -1,5 +1,5 @@
 """The commands of the evidence side: asking the logs, and proving them. They only read the data folder, but for the index and
-what is imported.
+what is imported; where `serve` runs, asking is itself on record.
 
 `add_to` gives them to the top-level `keytrail` app. Exits: 0 ok (a query that finds nothing is ok), 1 verification
 failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Errors are one line on standard error.
@@ -25,21 +25,29 @@ from audit.query.index import commands as index_commands
 from audit.query.inventory import command as inventory_command
 from audit.query.render import clean
 from audit.query.reports.command import make_app as make_report_app
+from audit.query.searches import on_record
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.reconcile import command as reconcile_command
 from audit.report import Report, Verdict
 from audit.sealer import verifier_keys
 from audit.verify import verify as verify_logs
 
+#: Commands that tell what is in the log, and leave a record of being asked.
+SEARCHES = {
+    *("query", "trace", "tail", "inventory", "sql", "detect", "reconcile", "attest-absence"),
+    *("key-usage", "access-review", "quarterly", "incident", "show", "bypasses"),
+}
+
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
 for part in (commands, inventory_command, sql_command, detect_command, reconcile_command, attest_command):
     app.registered_commands += part.app.registered_commands
-for group in (
-    make_report_app(lambda data, progress: verify_logs(data, progress=progress)),
-    index_commands.app,
-    import_command.app,
-):
+report_app = make_report_app(lambda data, progress: verify_logs(data, progress=progress))
+for group in (report_app, index_commands.app, import_command.app):
     app.add_typer(group)
+for asking in [app, report_app, import_command.app]:
+    for command in asking.registered_commands:
+        if command.callback is not None and (name := command.name or command.callback.__name__.replace("_", "-")) in SEARCHES:
+            command.callback = on_record(name, command.callback)
 
 
 def add_to(top: typer.Typer) -> None:

@@ -96,6 +96,8 @@ PARAMETER_NAMES = frozenset(
         "principalArn",
         "type",
         "userName",
+        "command",
+        "question",
         "omitted",
         "originalSize",
         "reason",

@@ -59,7 +59,12 @@ def create_log(folder: Path) -> None:
 
 def is_being_written(folder: Path) -> bool:
     """Whether a process holds the lock of the log in `folder`."""
-    with (folder / "lock").open("rb") as lock:
+    return is_locked(folder / "lock")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock that the file at `path` is. Raises OSError."""
+    with path.open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

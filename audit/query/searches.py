@@ -1,0 +1,108 @@
+"""Who searched the audit log: each command that asks it leaves a record in the log `admin` first.
+
+Only where `serve` runs on the data folder: there the record is sealed like any other. A copy of the folder, at an analyst's, is
+evidence that nobody writes to. Who may read the files can read them without this command, and leaves no record here.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from audit.commit import BlockingLog, LogPlace
+from audit.errors import AuditError, LogInUse
+from audit.instance import ADMIN_LOG, Instance, NoInstance
+from audit.query.terminal import note
+from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
+from audit.segments import is_locked
+
+EVENT = "SearchLog"
+_MAX_QUESTION_BYTES = 4_096
+_TRIES, _PAUSE_S = 20, 0.05  # while another command writes to the log
+#: Options that say how an answer is printed, and not what is asked.
+_MANNERS = frozenset(("data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out"))
+
+
+def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """The command `name`, which takes the data folder as `data`, with its record before it."""
+
+    @functools.wraps(command)
+    def recorded(*arguments: Any, **options: Any) -> None:
+        record_search(options["data"], name, options)
+        command(*arguments, **options)
+
+    return recorded
+
+
+def record_search(data: Path, command: str, options: Mapping[str, Any]) -> None:
+    """Record that `command` is about to search the logs of `data`, if `serve` runs there; durable when this returns.
+
+    Where that is not possible, it is said on standard error, and the search goes on.
+    """
+    try:
+        instance = Instance.load(data)
+        if is_locked(data / "serve.lock"):
+            _commit(instance, _record(instance, command, options))
+    except (NoInstance, FileNotFoundError):
+        return  # what the command itself will say something about
+    except (AuditError, OSError) as error:
+        note(f"this search is not on record: {error}")
+
+
+def _commit(instance: Instance, record: AuditRecord) -> None:
+    folders = instance.log_folder(ADMIN_LOG), instance.checkpoint_folder(ADMIN_LOG)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            with BlockingLog(LogPlace(*folders, instance.region, instance.account_id)) as log:
+                log.commit(record)
+            return
+        except LogInUse:
+            if not tries_left:
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> AuditRecord:
+    return AuditRecord(
+        time_us=time.time_ns() // 1_000,
+        event_id=str(uuid.uuid4()),
+        event_name=EVENT,
+        event_source="keytrail",
+        identity=UserIdentity("Unknown", f"host:{os.getuid()}", user_name=_user()),
+        identity_proof=IdentityProof.HOST,
+        aws_region=instance.region,
+        source_ip="localhost",
+        user_agent="keytrail",
+        request_parameters={"command": command, "question": _question(options)},
+        recipient_account_id=instance.account_id,
+        topology="host",
+    )
+
+
+def _question(options: Mapping[str, Any]) -> JsonValue:
+    asked = {
+        name: _value(value) for name, value in options.items() if name not in _MANNERS and value not in (None, False, [], ())
+    }
+    size = len(orjson.dumps(asked))
+    return asked if size <= _MAX_QUESTION_BYTES else {"omitted": True, "originalSize": size}
+
+
+def _value(value: object) -> JsonValue:
+    if isinstance(value, list | tuple):
+        return [_value(one) for one in value]
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,131 @@
+"""Whoever asks a served log is on record before the answer; a folder that nobody serves is not written to."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from audit import cli
+from audit.commit import BlockingLog, LogPlace
+from audit.instance import ADMIN_LOG, Instance
+from audit.query import searches
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T00:00:00Z")
+    instance.save()
+    return instance
+
+
+@contextmanager
+def served(instance: Instance) -> Iterator[None]:
+    with (instance.data / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(instance: Instance, *arguments: str) -> Result:
+    top = typer.Typer()
+    cli.add_to(top)
+    return CliRunner().invoke(top, [*arguments, "--data", str(instance.data)])
+
+
+def searched(instance: Instance) -> list[dict[str, Any]]:
+    lines = [line for path in sorted(instance.log_folder(ADMIN_LOG).glob("*.jsonl")) for line in path.read_bytes().splitlines()]
+    return [record for record in map(orjson.loads, lines) if record["eventName"] == searches.EVENT]
+
+
+def test_a_search_is_on_record_before_it_is_answered(instance: Instance) -> None:
+    with served(instance):
+        result = run(instance, "query", "--event", "SearchLog", "--context", "tenant=acme", "--since", "7d", "--format", "json")
+    (record,) = searched(instance)
+    assert record["requestParameters"] == {
+        "command": "query",
+        "question": {"since": "7d", "event": ["SearchLog"], "context": ["tenant=acme"]},
+    }
+    assert record["eventSource"] == "keytrail" and record["userIdentity"]["userName"]
+    assert record["additionalEventData"]["keytrail"]["identityProof"] == "host-operator"
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert orjson.loads(run(instance, "query", "--event", "SearchLog", "--format", "json").stdout) == record
+
+
+def test_a_folder_that_is_not_served_is_not_written_to(instance: Instance) -> None:
+    (instance.data / "serve.lock").touch()
+    before = {path: path.stat().st_mtime_ns for path in sorted(instance.data.rglob("*"))}
+    assert run(instance, "sql", "SELECT count(*) FROM events").exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in sorted(instance.data.rglob("*"))} == before
+
+
+def test_where_it_cannot_be_recorded_that_is_said_and_the_search_goes_on(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "lock")
+
+    monkeypatch.setattr(searches, "BlockingLog", refuse)
+    with served(instance):
+        result = run(instance, "sql", "SELECT 'answered' AS a", "--format", "csv")
+    assert (result.exit_code, result.stdout) == (0, "a\nanswered\n")
+    assert result.stderr.startswith("this search is not on record: ")
+    assert searched(instance) == []
+
+
+def test_it_waits_for_another_command_that_writes(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = LogPlace(instance.log_folder(ADMIN_LOG), instance.checkpoint_folder(ADMIN_LOG), "eu-central-1", "111122223333")
+    other = BlockingLog(place)
+    waited = threading.Event()
+
+    def wait(_: float) -> None:
+        if not waited.is_set():
+            waited.set()
+            other.close()
+
+    monkeypatch.setattr("audit.query.searches.time.sleep", wait)
+    with served(instance):
+        searches.record_search(instance.data, "query", {"key": "alias/a"})
+    assert waited.is_set()
+    assert [record["requestParameters"]["question"] for record in searched(instance)] == [{"key": "alias/a"}]
+
+
+def test_a_question_of_any_length_is_on_record(instance: Instance) -> None:
+    with served(instance):
+        searches.record_search(instance.data, "query", {"fingerprint": ["a" * 64] * 1_000, "since": None, "artifact": Path("x")})
+        searches.record_search(instance.data, "trace", {"artifact": Path("x"), "no_index": True})
+    assert [record["requestParameters"]["question"] for record in searched(instance)] == [
+        {"omitted": True, "originalSize": 67_032},
+        {"artifact": "x"},
+    ]
+
+
+def test_every_command_that_tells_what_is_in_the_log_is_on_record() -> None:
+    others = {
+        "checkpoint",
+        "verify",
+        "verify-attestation",
+        "status",
+        "update",
+        "rebuild",
+        "publish",
+        "cloudtrail",
+        "list",
+        "remove",
+    }
+    groups = [cli.app, *(group.typer_instance for group in cli.app.registered_groups)]
+    found = {
+        command.name or command.callback.__name__.replace("_", "-")
+        for group in groups
+        if group is not None
+        for command in group.registered_commands
+        if command.callback is not None
+    }
+    assert found - others == cli.SEARCHES
