@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from audit.query.engine import Progress, search
-from audit.query.filters import Filter, Record, contexts, extension, fingerprints, named_keys, resource_arns
+from audit.query.filters import Filter, KeyName, Record, contexts, extension, fingerprints, named_keys, resource_arns
 from audit.query.lines import Damage, Found, Place
 from audit.query.scan import Coverage
 from audit.record import Phase
 
 MAX_BLOBS = 256
 MAX_ENTRIES = 10_000
+#: Of more keys than these, the events of all keys are asked for at once.
+MAX_KEYS = 16
 
 #: What happens to a key and bears on whether its blobs can be unwrapped.
 KEY_EVENTS = (
@@ -179,8 +181,8 @@ class _Collected:
 
 
 def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use_index: bool = True) -> Story:
-    """The story of the blob with `fingerprint` in all logs of the data folder; asks them once, and once more for each
-    generation of ReEncrypt. `use_index` as in `search`.
+    """The story of the blob with `fingerprint` in all logs of the data folder; asks them once, once more for each generation of
+    ReEncrypt, and then for what happened to the keys. `use_index` as in `search`.
 
     Raises `QueryError`, OSError.
     """
@@ -188,7 +190,9 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
     incomplete = []
     known = {fingerprint}
     wanted = [fingerprint]
-    filters = [Filter(fingerprints=(fingerprint,)), Filter(events=KEY_EVENTS, error="none")]
+    filters = [Filter(fingerprints=(fingerprint,))]
+    if not use_index:  # reading everything once is better than twice
+        filters.append(Filter(events=KEY_EVENTS, error="none"))
     while True:
         with search(data, filters, progress=progress, use_index=use_index) as result:
             collected.add(_entry(found) for found in result.records())
@@ -201,6 +205,11 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
             break
         known.update(wanted)
         filters = [Filter(fingerprints=tuple(wanted))]
+    keys = {key for entry in collected.entries.values() for key in entry.keys if key}
+    if keys and use_index:
+        with search(data, _key_events(keys), progress=progress, use_index=use_index) as result:
+            collected.add(_entry(found) for found in result.records())
+            coverage, damaged = result.coverage, list(dict.fromkeys([*damaged, *result.damaged]))
     if collected.left_out:
         incomplete.append(f"{collected.left_out} more calls are counted above and not listed")
     return Story(
@@ -212,6 +221,12 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
         tuple(damaged),
         tuple(incomplete),
     )
+
+
+def _key_events(keys: set[str]) -> list[Filter]:
+    if len(keys) > MAX_KEYS:
+        return [Filter(events=KEY_EVENTS, error="none")]
+    return [Filter(events=KEY_EVENTS, error="none", key=KeyName.parse(key)) for key in sorted(keys)]
 
 
 def _timeline(collected: _Collected) -> tuple[Entry, ...]:
