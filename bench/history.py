@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.canonical import encode
+from audit.log import Mark
 from audit.record import AuditRecord, IdentityProof, Resource, Upstream, UserIdentity
 from audit.segments import create_log, segment_name
 
@@ -124,19 +125,20 @@ def write(data: Path, records: int, *, days: int = 90, seed: int = 1) -> int:
     folder = data / "log" / LOG
     folder.parent.mkdir(parents=True, exist_ok=True)
     create_log(folder)
-    written = segment_bytes = sequence = 0
+    written = segment_bytes = sequence = first = 0
     segment = (folder / segment_name(0)).open("wb", buffering=1 << 20)
     try:
         for record in History(records, days=days, seed=seed):
             if segment_bytes >= SEGMENT_BYTES:
                 segment.close()
-                segment, segment_bytes = (folder / segment_name(sequence)).open("wb", buffering=1 << 20), 0
+                segment, segment_bytes, first = (folder / segment_name(sequence)).open("wb", buffering=1 << 20), 0, sequence
             line = encode(record, LOG, sequence)
             segment_bytes += segment.write(line)
             written += len(line)
             sequence += 1
     finally:
         segment.close()
+    (folder / "mark").write_bytes(Mark(sequence, first, segment_bytes, 0).encode())
     return written
 
 

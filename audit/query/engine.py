@@ -13,8 +13,8 @@ Order: time of arrival (microseconds), then log, then place in the log.
 
 from __future__ import annotations
 
+import itertools
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,8 +30,9 @@ import pyarrow.compute as pc
 
 from audit.errors import DamagedLog
 from audit.query import scan
+from audit.query.database import connect
 from audit.query.filters import Filter
-from audit.query.index.layout import IndexFault, index_folder, quoted
+from audit.query.index.layout import IndexFault, index_folder
 from audit.query.index.lookup import Index, open_index
 from audit.query.indexed import Hit, look_up
 from audit.query.lines import Damage, Found, Place, parse
@@ -43,13 +44,12 @@ from audit.query.tables import lines_table
 Progress = Callable[[int, int], None]
 
 _THREADS = 2
-_MEMORY_LIMIT = "1GB"
 _FETCH_ROWS = 4_096
 _OPEN_FILES = 64
 _INDEX_TRIES = 5
+_NUMBERS = itertools.count()
 _UNSOUND = """SELECT n FROM lines WHERE NOT (starts_with(line, '{') AND json_valid(line) AND contains(line, '"keytrail":{'))"""
-_IN_ORDER = "SELECT time, part, line, start, size FROM hits ORDER BY time, part, line"
-_NEWEST_IN_ORDER = "FROM (FROM hits ORDER BY time DESC, part DESC, line DESC LIMIT ?) ORDER BY time, part, line"
+_ORDER = "ORDER BY time, part, line"
 _NO_RECORD = "JSON, but not a record of a keytrail log"
 
 
@@ -72,9 +72,8 @@ class Result:
     coverage: tuple[Coverage, ...]
     scanned_bytes: int
     index_fault: str | None
-    _database: duckdb.DuckDBPyConnection
-    _parts: list[Part]
-    _spill: tempfile.TemporaryDirectory[str] = field(repr=False)
+    _hits: _Hits = field(repr=False)
+    _parts: list[Part] = field(repr=False)
 
     def records(self, newest: int | None = None) -> Iterator[Found]:
         """The records found in the order of time, read from the log as they stand; only the `newest` of them where
@@ -82,11 +81,7 @@ class Result:
 
         Raises OSError.
         """
-        cursor = self._database.cursor()
-        if newest is None:
-            cursor.execute(_IN_ORDER)
-        else:
-            cursor.execute(_NEWEST_IN_ORDER, [newest])
+        cursor = self._hits.in_order(newest)
         files: dict[int, int] = {}
         try:
             while batch := cursor.fetchmany(_FETCH_ROWS):
@@ -105,8 +100,7 @@ class Result:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._database.close()
-        self._spill.cleanup()
+        self._hits.close()
 
 
 def search(
@@ -123,19 +117,65 @@ def search(
     Raises `QueryError` where there is no such log, OSError. Can be interrupted (KeyboardInterrupt) while it scans.
     """
     logs, damaged = scan.find_logs(data, log)
-    spill = tempfile.TemporaryDirectory(prefix="keytrail-query-")
-    database = _database(spill.name, index_folder(data))
+    hits = _Hits(connect(index_folder(data)))
     try:
-        plan, index_fault = _plan(data, logs, filters, database) if use_index else (_plan_by(None, data, logs, filters), None)
+        plan, index_fault = (
+            _plan(data, logs, filters, hits.database) if use_index else (_plan_by(None, data, logs, filters), None)
+        )
         damaged += plan.damaged
-        scanned = _scan(database, plan.parts, Question.of(filters), damaged, progress)
-        parts = _keep_hits(database, plan)
-        [(count,)] = database.execute("SELECT count(*) FROM hits").fetchall()
+        scanned = _scan(hits, plan.parts, Question.of(filters), damaged, progress)
+        parts = hits.keep(plan)
     except BaseException:
-        database.close()
-        spill.cleanup()
+        hits.close()
         raise
-    return Result(count, damaged, tuple(plan.coverage), scanned, index_fault, database, parts, spill)
+    return Result(hits.count(), damaged, tuple(plan.coverage), scanned, index_fault, hits, parts)
+
+
+class _Hits:
+    """A table of places in the log: those that answer one question. Closed by `close`."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self.database = database
+        self._table = f"hits_{next(_NUMBERS)}"
+        columns = "time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT"
+        database.execute(f"CREATE TABLE {self._table} ({columns})")
+
+    def add(self, found: pa.Table, select: str, parameters: Sequence[object] = ()) -> None:
+        """Add the rows of `select` over the table `found`."""
+        self.database.register("found", found)
+        self.database.execute(f"INSERT INTO {self._table} {select}", parameters)
+        self.database.unregister("found")
+
+    def keep(self, plan: _Plan) -> list[Part]:
+        """Add the plan's hits; returns all parts that the rows speak of, by their numbers."""
+        numbers: dict[Part, int] = {}
+        for hit in plan.hits:
+            numbers.setdefault(hit.part, len(plan.parts) + len(numbers))
+        if plan.hits:
+            columns = {
+                "time": pa.array([hit.time for hit in plan.hits], pa.string()),
+                "part": pa.array([numbers[hit.part] for hit in plan.hits], pa.int32()),
+                "line": pa.array([hit.line for hit in plan.hits], pa.int64()),
+                "start": pa.array([hit.start for hit in plan.hits], pa.int64()),
+                "size": pa.array([hit.size for hit in plan.hits], pa.int64()),
+            }
+            self.add(pa.table(columns), "SELECT time, part, line, start, size FROM found")
+        return [*plan.parts, *numbers]
+
+    def count(self) -> int:
+        [(count,)] = self.database.execute(f"SELECT count(*) FROM {self._table}").fetchall()  # noqa: S608 - ours
+        return int(count)
+
+    def in_order(self, newest: int | None) -> duckdb.DuckDBPyConnection:
+        """A cursor over all of them in the order of time, or the `newest`: time, part, line, start, size."""
+        if newest is None:
+            return self.database.cursor().execute(f"FROM {self._table} {_ORDER}")
+        last = f"FROM {self._table} ORDER BY time DESC, part DESC, line DESC LIMIT ?"
+        return self.database.cursor().execute(f"FROM ({last}) {_ORDER}", [newest])
+
+    def close(self) -> None:
+        self.database.execute(f"DROP TABLE IF EXISTS {self._table}")
+        self.database.close()
 
 
 @dataclass(slots=True)
@@ -176,25 +216,6 @@ def _plan_by(index: Index | None, data: Path, logs: Sequence[str], filters: Sequ
     return plan
 
 
-def _keep_hits(database: duckdb.DuckDBPyConnection, plan: _Plan) -> list[Part]:
-    """Note the plan's hits in the table `hits`; returns all parts that its rows speak of, by their numbers."""
-    numbers: dict[Part, int] = {}
-    for hit in plan.hits:
-        numbers.setdefault(hit.part, len(plan.parts) + len(numbers))
-    if plan.hits:
-        columns = {
-            "time": pa.array([hit.time for hit in plan.hits], pa.string()),
-            "part": pa.array([numbers[hit.part] for hit in plan.hits], pa.int32()),
-            "line": pa.array([hit.line for hit in plan.hits], pa.int64()),
-            "start": pa.array([hit.start for hit in plan.hits], pa.int64()),
-            "size": pa.array([hit.size for hit in plan.hits], pa.int64()),
-        }
-        database.register("looked_up", pa.table(columns))
-        database.execute("INSERT INTO hits SELECT time, part, line, start, size FROM looked_up")
-        database.unregister("looked_up")
-    return [*plan.parts, *numbers]
-
-
 def _interval(filters: Sequence[Filter]) -> tuple[datetime | None, datetime | None]:
     """The shortest interval that holds those of all `filters`."""
     since = [one.since for one in filters if one.since is not None]
@@ -202,45 +223,26 @@ def _interval(filters: Sequence[Filter]) -> tuple[datetime | None, datetime | No
     return min(since) if len(since) == len(filters) else None, max(until) if len(until) == len(filters) else None
 
 
-def _database(spill: str, index: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory that reads no file but those of the index."""
-    database = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": "1",  # of DuckDB's own for one statement; we run `_THREADS` statements at a time
-            "memory_limit": _MEMORY_LIMIT,
-            "temp_directory": spill,
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-        },
-    )
-    database.execute(f"SET allowed_directories = [{quoted(index)}]")
-    database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
-    database.execute("SET lock_configuration = true")
-    database.execute("CREATE TABLE hits (time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT)")
-    return database
-
-
 def _scan(
-    database: duckdb.DuckDBPyConnection,
+    hits: _Hits,
     parts: list[Part],
     question: Question,
     damaged: list[Damage],
     progress: Progress | None,
 ) -> int:
-    """Fill the table `hits` from `parts`; returns how many bytes were scanned."""
+    """Fill `hits` from `parts`; returns how many bytes were scanned."""
     total, done = sum(part.size_bytes - part.skipped_bytes for part in parts), 0
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="query")
     under_way: deque[tuple[int, Future[_Sifted]]] = deque()
     try:
         for number, chunk in _numbered_chunks(parts, damaged):
-            under_way.append((number, pool.submit(_sift, database, question, chunk)))
+            under_way.append((number, pool.submit(_sift, hits.database, question, chunk)))
             if len(under_way) > _THREADS + 1:
-                done += _keep(database, *under_way.popleft(), damaged)
+                done += _keep(hits, *under_way.popleft(), damaged)
                 if progress:
                     progress(done, total)
         while under_way:
-            done += _keep(database, *under_way.popleft(), damaged)
+            done += _keep(hits, *under_way.popleft(), damaged)
             if progress:
                 progress(done, total)
     finally:
@@ -281,18 +283,14 @@ def _sift(database: duckdb.DuckDBPyConnection, question: Question, chunk: Chunk)
     return _Sifted(chunk, found.filter(whole), damaged)
 
 
-def _keep(database: duckdb.DuckDBPyConnection, number: int, future: Future[_Sifted], damaged: list[Damage]) -> int:
+def _keep(hits: _Hits, number: int, future: Future[_Sifted], damaged: list[Damage]) -> int:
     """Wait for a chunk and note what was found in it; returns its size."""
     sifted = future.result()
     chunk = sifted.chunk
     damaged += sifted.damaged
     if sifted.hits:
-        database.register("sifted", sifted.hits)
-        database.execute(
-            "INSERT INTO hits SELECT time, ?, n + ?, ? + stop - size, size - 1 FROM sifted",
-            [number, chunk.first_line, chunk.offset],
-        )
-        database.unregister("sifted")
+        select = "SELECT time, ?, n + ?, ? + stop - size, size - 1 FROM found"
+        hits.add(sifted.hits, select, [number, chunk.first_line, chunk.offset])
     return chunk.size_bytes
 
 

@@ -40,7 +40,7 @@ class Covered:
             pieces += [(part, piece) for piece in found]
             if not found:
                 rest.append(part)
-            elif found[-1].stop < part.size_bytes or found[-1].next != part.next_index:
+            elif found[-1].stop < part.size_bytes or part.next_index not in (None, found[-1].next):
                 rest.append(after(part, found[-1]))
         return cls(pieces, rest)
 
