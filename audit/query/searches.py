@@ -20,6 +20,7 @@ import orjson
 from audit.commit import BlockingLog, LogPlace
 from audit.errors import AuditError, LogInUse
 from audit.instance import ADMIN_LOG, Instance, NoInstance
+from audit.query.modesty import be_modest
 from audit.query.terminal import note
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.segments import is_locked
@@ -32,29 +33,34 @@ _MANNERS = frozenset(("data", "json", "csv", "format", "html", "no_index", "time
 
 
 def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """The command `name`, which takes the data folder as `data`, with its record before it."""
+    """The command `name`, which takes the data folder as `data`, with its record before it; from then on it is modest."""
 
     @functools.wraps(command)
     def recorded(*arguments: Any, **options: Any) -> None:
-        record_search(options["data"], name, options)
+        if record_search(options["data"], name, options):
+            be_modest()
         command(*arguments, **options)
 
     return recorded
 
 
-def record_search(data: Path, command: str, options: Mapping[str, Any]) -> None:
-    """Record that `command` is about to search the logs of `data`, if `serve` runs there; durable when this returns.
+def record_search(data: Path, command: str, options: Mapping[str, Any]) -> bool:
+    """Record that `command` is about to search the logs of `data`, if `serve` runs there; durable when this returns. Whether it
+    does.
 
     Where that is not possible, it is said on standard error, and the search goes on.
     """
+    is_served = False
     try:
         instance = Instance.load(data)
-        if is_locked(data / "serve.lock"):
+        is_served = is_locked(data / "serve.lock")
+        if is_served:
             _commit(instance, _record(instance, command, options))
     except (NoInstance, FileNotFoundError):
-        return  # what the command itself will say something about
+        pass  # what the command itself will say something about
     except (AuditError, OSError) as error:
         note(f"this search is not on record: {error}")
+    return is_served
 
 
 def _commit(instance: Instance, record: AuditRecord) -> None:

@@ -17,6 +17,7 @@ from audit.errors import AuditError
 from audit.query import scan
 from audit.query.index.layout import LogIndex, Manifest, index_folder
 from audit.query.index.pieces import pending
+from audit.query.modesty import be_modest
 from audit.segments import read_mark
 
 _LOOK_S = 5.0
@@ -57,15 +58,6 @@ def follow(data: Path, stopped: threading.Event) -> None:
             print(orjson.dumps({"ready": fault is None, "reason": fault}).decode(), flush=True)
         if stopped.wait(_LOOK_S if fault is None else _AFTER_FAULT_S):
             return
-
-
-def be_modest() -> None:
-    """Run only while no other process wants to."""
-    os.nice(19)
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except OSError:  # a container may forbid it; nice it is then
-        return
 
 
 def _end_with(stream: int) -> None:

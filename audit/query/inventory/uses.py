@@ -20,9 +20,10 @@ import duckdb
 
 from audit.errors import DamagedLog
 from audit.query import scan
+from audit.query.database import connect
 from audit.query.engine import Progress
 from audit.query.filters import DEFAULT_PHASES, Filter, Record, extension, fingerprints, resource_arns
-from audit.query.index.layout import IndexFault, index_folder, quoted
+from audit.query.index.layout import IndexFault, index_folder
 from audit.query.index.lookup import Index, open_index
 from audit.query.indexed import Hit, look_up
 from audit.query.lines import Damage, Place, parse
@@ -184,7 +185,7 @@ class Snapshot:
         """Note what the index leads to; returns what is still to be read, and for which blobs."""
         to_read: list[tuple[Part, frozenset[str]]] = []
         groups = [frozenset(wanted[at : at + _LOOKED_UP_AT_ONCE]) for at in range(0, len(wanted), _LOOKED_UP_AT_ONCE)]
-        with closing(_database(index_folder(self.data))) as database:
+        with closing(connect(index_folder(self.data))) as database:
             index = open_index(self.data, database)
             for log, parts in self._parts.items():
                 to_read += self._look_up_in(index, log, parts, groups, uses)
@@ -240,19 +241,3 @@ def _lines_of(hits: Iterable[Hit]) -> Iterator[tuple[Hit, bytes]]:
                 yield hit, os.pread(file, hit.size, hit.start)
         finally:
             os.close(file)
-
-
-def _database(index: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory that reads no file but those of the index, and writes none."""
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": "2",
-        "memory_limit": "1GB",
-        "temp_directory": "",
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-    }
-    database = duckdb.connect(":memory:", config=config)
-    database.execute(f"SET allowed_directories = [{quoted(index)}]")
-    database.execute("SET enable_external_access = false")
-    database.execute("SET lock_configuration = true")
-    return database

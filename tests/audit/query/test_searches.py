@@ -27,6 +27,14 @@ def instance(tmp_path: Path) -> Instance:
     return instance
 
 
+@pytest.fixture(autouse=True)
+def modest(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would have made this process modest for good."""
+    said: list[str] = []
+    monkeypatch.setattr(searches, "be_modest", lambda: said.append("modest"))
+    return said
+
+
 @contextmanager
 def served(instance: Instance) -> Iterator[None]:
     with (instance.data / "serve.lock").open("w") as lock:
@@ -45,9 +53,10 @@ def searched(instance: Instance) -> list[dict[str, Any]]:
     return [record for record in map(orjson.loads, lines) if record["eventName"] == searches.EVENT]
 
 
-def test_a_search_is_on_record_before_it_is_answered(instance: Instance) -> None:
+def test_a_search_is_on_record_before_it_is_answered(instance: Instance, modest: list[str]) -> None:
     with served(instance):
         result = run(instance, "query", "--event", "SearchLog", "--context", "tenant=acme", "--since", "7d", "--format", "json")
+    assert modest == ["modest"]  # calls come first
     (record,) = searched(instance)
     assert record["requestParameters"] == {
         "command": "query",
@@ -59,11 +68,12 @@ def test_a_search_is_on_record_before_it_is_answered(instance: Instance) -> None
     assert orjson.loads(run(instance, "query", "--event", "SearchLog", "--format", "json").stdout) == record
 
 
-def test_a_folder_that_is_not_served_is_not_written_to(instance: Instance) -> None:
+def test_a_folder_that_is_not_served_is_not_written_to(instance: Instance, modest: list[str]) -> None:
     (instance.data / "serve.lock").touch()
     before = {path: path.stat().st_mtime_ns for path in sorted(instance.data.rglob("*"))}
     assert run(instance, "sql", "SELECT count(*) FROM events").exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in sorted(instance.data.rglob("*"))} == before
+    assert modest == []
 
 
 def test_where_it_cannot_be_recorded_that_is_said_and_the_search_goes_on(
