@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests and the bench drive for real: openssl, Squid, nginx, wrk, and Node with its AWS SDK. Debian, as root.
+# Installs what tests and the bench drive for real: openssl, Squid, nginx, wrk, Node with its AWS SDK, and Spark. Debian, as root.
 # What is there already is left as it is, and no service is started: the tests start their own, on ports of their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -31,4 +31,15 @@ installed=node/node_modules/.installed
 if ! cmp -s node/package-lock.json "$installed"; then
 	npm --prefix node ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	cp node/package-lock.json "$installed"
+fi
+
+# Spark's client and Sail, in an environment of their own, once for each lock.
+environment=spark/.venv
+if ! cmp -s spark/requirements.txt "$environment/.installed"; then
+	"${PYTHON:-python3}" -m venv --clear "$environment"
+	echo '*' >"$environment/.gitignore"
+	pip=("$environment/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes)
+	"${pip[@]}" --only-binary :all: --requirement spark/build-requirements.txt
+	"${pip[@]}" --no-build-isolation --only-binary :all: --no-binary pyspark-client --requirement spark/requirements.txt
+	cp spark/requirements.txt "$environment/.installed"
 fi
