@@ -25,14 +25,14 @@ from audit.query.events import open_events
 from audit.query.index.compact import Compactor
 from audit.query.index.layout import Manifest, index_folder
 from audit.query.publish.command import Dialect, app, ddl_of
-from audit.query.publish.publication import Place
+from audit.query.publish.place import Place
 from audit.query.publish.storage import S3Store
 from tests.audit.query.builder import KEY_A, KEY_B, LogBuilder, at, fingerprint
 from tests.audit.query.publish.test_storage import check_conformance
 from tests.integration.components.seaweedfs import SeaweedFS, seaweedfs
 from tests.integration.components.spark import Spark
 
-DAYS, RECORDS = 6, 3_600
+DAYS, RECORDS = 6, 2_400
 PLACE = Place("lake", "audit/host-1")
 QUESTIONS = importlib.resources.files("audit.query.publish").joinpath("ddl", "queries")
 PARAMETERS: Mapping[str, object] = {
@@ -64,12 +64,12 @@ def plant(data: Path, publish: Any) -> None:  # Any: a callable without argument
     for number in range(RECORDS):
         log = logs[number % 3 % 2]
         log.add(number * step, **made(number))
-        if number % 150 == 149:
+        if number % 120 == 119:
             logs[0].rotate()
             logs[1].rotate()
             with Compactor(data, fanout=3) as compactor:
                 compactor.run()
-        if number % 900 == 899:
+        if (number + 1) % (RECORDS // 4) == 0:
             publish()
 
 
@@ -190,7 +190,7 @@ def open_duckdb(server: SeaweedFS) -> duckdb.DuckDBPyConnection:
 
 
 def test_each_run_uploads_what_is_new_and_takes_out_what_was_merged(published: Published) -> None:
-    assert [sum(log["records"] for log in output["logs"]) for output in published.outputs] == [900, 1800, 2700, 3600]
+    assert [sum(log["records"] for log in output["logs"]) for output in published.outputs] == [600, 1200, 1800, 2400]
     last = published.outputs[-1]
     assert [log["log"] for log in last["logs"]] == ["w0", "w1"]
     assert sum(output["removed_files"] for output in published.outputs) > 5, "nothing was merged between"
@@ -228,7 +228,7 @@ def test_pyiceberg_reads_the_same_from_every_snapshot(server: SeaweedFS, publish
         pairs = pc.binary_join_element_wise(rows["log"], rows["record"].cast("string"), "/")
         assert len(pc.unique(pairs)) == len(rows)
         counts.append(len(rows))
-    assert counts == [900, 1800, 2700, 3600]
+    assert counts == [600, 1200, 1800, 2400]
 
 
 def test_the_files_alone_are_no_more_than_the_view_over_them_takes(

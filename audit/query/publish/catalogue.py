@@ -8,9 +8,8 @@ one is refused and begins again. Source: Iceberg's table specification, "File Sy
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import cast
 
 import botocore.exceptions
@@ -28,22 +27,10 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
 from pyiceberg.table.update import TableRequirement, TableUpdate, update_table_metadata
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
+from audit.query.publish.place import Choice
 from audit.query.publish.storage import IMPLEMENTATION, NoObject, ObjectIO, PublishFault, Store, one_line, place_of
 
 _METADATA = re.compile(r"v(\d+)\.metadata\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A catalogue of pyiceberg: by the name that it has in .pyiceberg.yaml or the environment, and by properties. With neither,
-    the table is known beside its data."""
-
-    name: str | None = None
-    properties: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_beside_the_data(self) -> bool:
-        return self.name is None and not self.properties
 
 
 def open_catalogue(choice: Choice, location: str, store: Store, endpoint_url: str | None) -> Catalog:

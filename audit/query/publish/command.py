@@ -7,7 +7,7 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import orjson
@@ -17,10 +17,11 @@ from audit import s3
 from audit.errors import QueryError
 from audit.instance import Instance
 from audit.query.commands import DEFAULT_DATA, Data
-from audit.query.publish.catalogue import Choice, failures, open_catalogue
-from audit.query.publish.publication import Place, Publication, Published
-from audit.query.publish.storage import S3Store, connect
+from audit.query.publish.place import Choice, Place
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar
+
+if TYPE_CHECKING:
+    from audit.query.publish.publication import Published
 
 app = typer.Typer()
 
@@ -83,6 +84,10 @@ def publish(
         _refuse_credentials(s3_endpoint)
         _refuse_credentials(catalog_uri)
         instance = Instance.load(data)
+        from audit.query.publish.catalogue import failures, open_catalogue  # here: no other command waits for pyiceberg
+        from audit.query.publish.publication import Publication
+        from audit.query.publish.storage import S3Store, connect
+
         store = S3Store(place.bucket, connect(s3_endpoint))
         with progress_bar("uploading") as progress, failures(choice):
             publication = Publication(

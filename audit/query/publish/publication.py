@@ -29,6 +29,7 @@ from pyiceberg.table import Table
 
 from audit.instance import Instance
 from audit.query.index.layout import DayFile, Manifest, index_folder
+from audit.query.publish.place import Place
 from audit.query.publish.storage import NoObject, PublishFault, Store
 from audit.query.publish.table import (
     PublishedLog,
@@ -45,24 +46,6 @@ _TRIES = 5
 _FORMAT = 1
 #: What may be deleted below the table's folder: what keytrail and Iceberg write there.
 _OURS = (".parquet", ".avro", ".metadata.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the table lies: `prefix` of the bucket, without a slash at its end, may be empty."""
-
-    bucket: str
-    prefix: str
-
-    def key(self, path: str) -> str:
-        return f"{self.prefix}/{path}" if self.prefix else path
-
-    @property
-    def location(self) -> str:
-        return self.url(self.key("events"))
-
-    def url(self, key: str) -> str:
-        return f"s3://{self.bucket}/{key}"
 
 
 @dataclass(frozen=True, slots=True)

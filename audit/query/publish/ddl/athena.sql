@@ -1,4 +1,4 @@
--- Athena (engine version 3).
+-- Athena (engine version 3), which takes one statement at a time.
 --
 -- Published with --catalog-type glue: the table NAMESPACE.NAME is there already; only the views are missing. This is the way to
 -- prefer: what Athena reads is then one state of the table, with the statistics of its files.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from audit.query.events import DERIVED
 from audit.query.index.rows import EVENT_COLUMNS, EVENTS, LOAD
 from audit.query.publish import command, storage
 from audit.query.publish.command import Dialect, ddl_of
-from audit.query.publish.publication import Place
+from audit.query.publish.place import Place
 from tests.audit.query.publish.test_publication import Lake
 
 CANARY = "canary-4f1b8c"
@@ -184,3 +186,8 @@ def test_every_derived_column_is_in_every_view(dialect: Dialect) -> None:
     text = ddl_of(dialect, Place("lake", "a"), "keytrail.published")
     made = re.findall(r" AS (\w+),?$", text, re.MULTILINE)
     assert set(DERIVED) <= set(made)
+
+
+def test_no_other_command_waits_for_pyiceberg() -> None:
+    loaded = "import sys, audit.query.publish.command; print(any(name.startswith('pyiceberg') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, check=True).stdout == b"False\n"
