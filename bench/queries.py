@@ -126,6 +126,7 @@ def ask(data: Path, number: int) -> Asked:
 def scan(data: Path, number: int) -> list[float]:
     """Seconds of the same questions by DuckDB on the events."""
     database = duckdb.connect()
+    database.execute("SET enable_progress_bar = false")  # on in a process that was spawned
     files = [str(path) for path in Manifest.load(index_folder(data)).paths(index_folder(data)) if path.parent.name != "postings"]
     seconds = []
     for record, _ in zip(samples(data, number), range(SCANNED), strict=False):

@@ -140,6 +140,7 @@ def _open_database(data: Path, spill: str) -> duckdb.DuckDBPyConnection:
     )
     folders = ", ".join(quoted(folder) for folder in (index_folder(data) / "events", imported_folder(data)))
     database.execute("SET TimeZone = 'UTC'")
+    database.execute("SET enable_progress_bar = false")  # it would be printed among the rows
     database.execute(f"SET allowed_directories = [{folders}]")
     database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
     return database

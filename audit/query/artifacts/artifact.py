@@ -70,7 +70,8 @@ class WrappedKey:
 
     `where` is the place within the artefact, in the format's own words (``EDK 2 of 3``, ``sops.kms[0]``). `key` is the KMS key
     as the artefact names it, `context` the encryption context that it keeps: None where the format keeps none. `note` is what a
-    reader of the answer must know, such as that the key is wrapped twice.
+    reader of the answer must know, such as that the key is wrapped twice. `is_not_alone`: means other than KMS, which are not
+    among the artefact's keys, open the same data.
     """
 
     fingerprint: str
@@ -80,6 +81,7 @@ class WrappedKey:
     context: Mapping[str, str] | None = None
     note: str | None = None
     blob: bytes = field(default=b"", repr=False, compare=False)
+    is_not_alone: bool = False
 
     @classmethod
     def of(
@@ -91,11 +93,12 @@ class WrappedKey:
         key: str | None = None,
         context: Mapping[str, str] | None = None,
         note: str | None = None,
+        is_not_alone: bool = False,
     ) -> WrappedKey:
         """The key whose CiphertextBlob is `blob`. Raises `DamagedArtifact` for one that is empty, or longer than any of KMS's."""
         if not 0 < len(blob) <= MAX_BLOB_BYTES:
             raise DamagedArtifact(format, f"{where} has a wrapped key of {len(blob)} bytes")
-        return cls(sha256(blob).hexdigest(), format, where, key, context, note, blob)
+        return cls(sha256(blob).hexdigest(), format, where, key, context, note, blob, is_not_alone)
 
 
 @dataclass(slots=True)

@@ -101,29 +101,31 @@ def _keys(metadata: Mapping[str, object]) -> list[WrappedKey]:
     if missing:
         raise DamagedArtifact(FORMAT, f"its metadata has no {' and no '.join(missing)}: it is cut off")
     groups = _list(metadata, "key_groups")
-    entries = [_Entry(f"sops.kms[{at}]", one, _by_others(metadata)) for at, one in enumerate(_list(metadata, "kms"))]
+    others = _others(metadata).total() > 0
+    entries = [_Entry(f"sops.kms[{at}]", one, _by_others(metadata), others) for at, one in enumerate(_list(metadata, "kms"))]
     for number, group in enumerate(groups):
         place = f"sops.key_groups[{number}]"
         if not isinstance(group, dict):
             raise DamagedArtifact(FORMAT, f"{place} is no map")
-        note = _share(metadata, groups, group)
-        entries += (_Entry(f"{place}.kms[{at}]", one, note) for at, one in enumerate(_list(group, "kms")))
+        note, others = _share(metadata, groups, group), _others(group).total() > 0
+        entries += (_Entry(f"{place}.kms[{at}]", one, note, others) for at, one in enumerate(_list(group, "kms")))
     if len(entries) > MAX_KEYS:
         raise DamagedArtifact(FORMAT, f"it has more than {MAX_KEYS} keys")
     if not entries:
-        others = sum((_others(tree) for tree in (metadata, *groups)), Counter[str]())
-        note = f"no KMS blob: the recipients are of {_counted(others)}"
-        return [WrappedKey("", FORMAT, "sops", note=note)] if others.total() else []
+        counted = sum((_others(tree) for tree in (metadata, *groups)), Counter[str]())
+        note = f"no KMS blob: the recipients are of {_counted(counted)}"
+        return [WrappedKey("", FORMAT, "sops", note=note)] if counted.total() else []
     return [_key(entry) for entry in entries]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One of a list ``kms``, with what is to be noted of it."""
+    """One of a list ``kms``, with what is to be noted of it, and whether it has other recipients beside it."""
 
     where: str
     value: object
     note: str | None
+    is_not_alone: bool
 
 
 def _others(tree: object) -> Counter[str]:
@@ -177,7 +179,8 @@ def _key(one: _Entry) -> WrappedKey:
     notes = [one.note] if one.note else []
     if role:
         notes.append(f"unwrapped in the role {role}")
-    return WrappedKey.of(blob, FORMAT, where, key=arn, context=context or None, note="; ".join(notes) or None)
+    note = "; ".join(notes) or None
+    return WrappedKey.of(blob, FORMAT, where, key=arn, context=context or None, note=note, is_not_alone=one.is_not_alone)
 
 
 def _is_context(value: object) -> bool:

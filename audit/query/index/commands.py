@@ -17,9 +17,11 @@ from audit.query.index.compact import Compactor, take_lock
 from audit.query.index.layout import LogIndex, Manifest, index_folder
 from audit.query.index.pieces import Covered
 from audit.query.lines import Damage
+from audit.query.publish.command import publish
 from audit.query.terminal import errors, exit_with, note, warn_of
 
 app = typer.Typer(name="index", no_args_is_help=True, help="The index, which makes questions fast. It can be deleted.")
+app.command()(publish)
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,8 @@ _LOSSES = list(Loss)
 def _key_loss(key: DataKey, gone: Gone) -> Loss:
     if gone(key):
         # A multi-Region key: its related keys in other Regions open the blob too, as long as one is left.
-        return Loss.UNTOLD if key.key is not None and _id(key.key).startswith("mrk-") else Loss.WHOLE
+        is_related = key.key is not None and _id(key.key).startswith("mrk-")
+        return Loss.UNTOLD if is_related or key.wrapped.is_not_alone else Loss.WHOLE
     is_known = bool(key.wrapped.fingerprint) and names_a_key(key.key) and key.life.doubt is None
     return Loss.NONE if is_known else Loss.UNTOLD
 

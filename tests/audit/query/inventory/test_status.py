@@ -151,3 +151,11 @@ def wrapping(time: str, material: str | None) -> Wrapping:
 )
 def test_old_key_material(use: Use | None, newest: Wrapping | None, rotated: str | None, expected: Material) -> None:
     assert material_of(use, newest, rotated) is expected
+
+
+@pytest.mark.parametrize(("others", "expected"), [("", Loss.WHOLE), ("    age:\n        - recipient: age1\n", Loss.UNTOLD)])
+def test_a_sops_file_that_others_may_open_too_is_not_called_lost(others: str, expected: Loss) -> None:
+    text = test_sops.without_age(test_sops.YAML).replace("    lastmodified", f"{others}    lastmodified")
+    keys = read_sops(MemoryArtifact(text.encode())) or []
+    assert keys
+    assert loss([DataKey(key, life=KeyLife(DELETED)) for key in keys], is_deleted) is expected
