@@ -93,7 +93,8 @@ def open_events(
     use_index: bool = True,
     progress: Progress | None = None,
 ) -> Events:
-    """The events of the data folder, or those from `since` on, before `until`. Safe while the logs are written.
+    """The events of the data folder, or those from `since` on, before `until`; of `log` alone where it is given. Safe while the
+    logs are written.
 
     Raises `QueryError` where there is no log, OSError.
     """
@@ -113,7 +114,7 @@ def open_events(
             damaged += covered.damaged
         _load_tail(database, open_parts, damaged, progress)
         selects.append("SELECT *, 'keytrail' AS origin FROM tail")
-        imported, missing = _imported(data, database)
+        imported, missing = _imported(data, database) if log is None else ([], [])
         selects += imported
         damaged += missing
         _make_views(database, selects, since, until)

@@ -41,6 +41,9 @@ def sql(
     statement: Annotated[
         str | None, typer.Argument(metavar="SELECT", help="One SELECT over `events` or `calls`; - is standard input.")
     ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for $NAME in the statement; the value as JSON, else as text. Repeatable.")
+    ] = None,
     columns: Annotated[bool, typer.Option("--columns", help="Print the columns instead, and what each is.")] = False,
     explain_: Annotated[bool, typer.Option("--explain", help="Print how DuckDB would answer it instead.")] = False,
     since: Since = None,
@@ -62,6 +65,7 @@ def sql(
         if statement is None:
             raise QueryError("a SELECT is missing; `keytrail sql --columns` tells what there is")
         text = sys.stdin.read() if statement == "-" else statement
+        values = dict(map(_parameter, parameter or ()))
         first, last = interval(since, until)
         with (
             progress_bar("reading") as progress,
@@ -71,11 +75,22 @@ def sql(
             admit(events.database, text)
             with limited(events.database, time_limit):
                 if explain_:
-                    typer.echo(explain(events.database, text))
+                    typer.echo(explain(events.database, text, values))
                 else:
-                    _write(events.database.execute(text), format)
+                    _write(events.database.execute(text, values or None), format)
             note_index_fault(events.index_fault)
             exit_with(warn_of(events.damaged))
+
+
+def _parameter(text: str) -> tuple[str, object]:
+    """``NAME=VALUE``. Raises `QueryError`."""
+    name, divider, value = text.partition("=")
+    if not divider or not name.isidentifier():
+        raise QueryError(f"not a parameter: {text!r}; accepted: NAME=VALUE")
+    try:
+        return name, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name, value
 
 
 def _write(answer: duckdb.DuckDBPyConnection, format: Format) -> None:

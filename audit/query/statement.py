@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import duckdb
@@ -59,9 +59,9 @@ def limited(database: duckdb.DuckDBPyConnection, seconds: float | None) -> Itera
             timer.cancel()
 
 
-def explain(database: duckdb.DuckDBPyConnection, text: str) -> str:
+def explain(database: duckdb.DuckDBPyConnection, text: str, values: Mapping[str, object]) -> str:
     """DuckDB's plan of an admitted statement."""
-    return "".join(f"{plan}\n" for _, plan in database.execute(f"EXPLAIN {text}").fetchall())
+    return "".join(f"{plan}\n" for _, plan in database.execute(f"EXPLAIN {text}", values or None).fetchall())
 
 
 def _table_functions(node: object) -> Iterator[str]:

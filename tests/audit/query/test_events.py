@@ -231,6 +231,19 @@ def test_explain_prints_the_plan_and_asks_nothing(tmp_path: Path) -> None:
     assert (result.exit_code, "AGGREGATE" in result.stdout) == (0, True)
 
 
+def test_values_are_bound_to_names(tmp_path: Path) -> None:
+    build(tmp_path, segments=1)
+    statement = "SELECT $name AS name, len($list::VARCHAR[]) AS size, $number + 1 AS next FROM events LIMIT 1"
+    given = ("--parameter", "name='; DROP VIEW events; --", "--parameter", 'list=["a", "b"]', "--parameter", "number=41")
+    assert orjson.loads(run(tmp_path, statement, *given, "--format", "json").stdout) == {
+        "name": "'; DROP VIEW events; --",
+        "size": 2,
+        "next": 42,
+    }
+    assert run(tmp_path, statement, *given, "--explain").exit_code == 0
+    assert (run(tmp_path, statement).exit_code, run(tmp_path, statement, "--parameter", "=1").exit_code) == (2, 2)
+
+
 def test_a_statement_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     build(tmp_path, segments=1)
     result = run(tmp_path, "SELECT count(*) FROM range(1000000000000)", "--time-limit", "0.05")
