@@ -257,7 +257,12 @@ EXPECTED: Mapping[str, Expected] = {
     ),
     "Who searched the audit log?": Expected(
         (
-            says(0, '"userName":"auditor"', '"command":"trace","question":{"artifact":"contract-7.bin"}', absent=("operator",)),
+            says(
+                0,
+                '"userName":"auditor"',
+                '"command":"trace","question":{"artifact":"contract-7.bin"}',
+                absent=('"operator"', "AddCaller"),
+            ),
             says(1, r"2025-12-15 10:00:00 +auditor", absent=("operator", "root")),
         ),
         exits=(0, 0),
