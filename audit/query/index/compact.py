@@ -262,18 +262,21 @@ class Compactor:
 
 
 def due(records: Sequence[int], fanout: int) -> slice | None:
-    """Which of the files with so many records each, neighbours all, should become one: at least `fanout` of at most one size.
+    """Which of the files with so many records each, neighbours all, should become one: those among which `fanout` are of one
+    size, and none is of a larger.
 
     So their number grows with the logarithm of the records, and each record is written once for each size. Pure.
     """
     tiers = [int(math.log(max(count, _SMALL_RECORDS) / _SMALL_RECORDS, fanout)) for count in records]
     for tier in sorted(set(tiers)):
-        start = 0
+        start = of_size = 0
         for place in range(len(tiers) + 1):
             if place == len(tiers) or tiers[place] > tier:
-                if place - start >= fanout:
+                if of_size >= fanout:
                     return slice(start, place)
-                start = place + 1
+                start, of_size = place + 1, 0
+            else:
+                of_size += tiers[place] == tier
     return None
 
 

@@ -67,41 +67,31 @@ class Index:
 
     def _is_usable(self, runs: Sequence[Run], condition: Condition, spans: Sequence[tuple[int, int]]) -> bool:
         """Whether it is rare enough to be worth reading its postings."""
-        count = 0
-        for run in _within(runs, spans):
-            query = f"SELECT count(*) FROM ({self._select(run, condition.terms)} LIMIT ?)"  # noqa: S608 - ours
-            [(found,)] = self._database.execute(query, [MANY + 1 - count]).fetchall()
-            count += found
-            if count > MANY:
-                return False
-        return True
+        query = f"SELECT count(*) FROM ({self._select(_within(runs, spans), condition.terms)} LIMIT ?)"  # noqa: S608 - ours
+        [(found,)] = self._database.execute(query, [MANY + 1]).fetchall()
+        return bool(found <= MANY)
 
     def _look_up(
         self, runs: Sequence[Run], wanted: Sequence[Condition], spans: Sequence[tuple[int, int]], most: int
     ) -> list[Place] | None:
         """The places that have a term of each condition; None where they are more than `most`."""
-        found: list[Place] = []
-        first, last = spans[0][0], spans[-1][1]
-        for run in _within(runs, spans):
-            selects = [self._select(run, condition.terms) for condition in wanted]
-            select = " INTERSECT ".join(selects)
-            query = f"SELECT DISTINCT record, start FROM ({select}) WHERE record >= ? AND record < ? LIMIT ?"  # noqa: S608 - ours
-            places = self._database.execute(query, [first, last, most + 1 - len(found)]).fetchall()
-            found += [Place(record, start) for record, start in places]
-            if len(found) > most:
-                return None
-        return [place for place in found if _is_within(place.record, spans)]
+        within = _within(runs, spans)
+        selects = " INTERSECT ".join(f"SELECT DISTINCT * FROM ({self._select(within, one.terms)})" for one in wanted)  # noqa: S608 - ours
+        query = f"SELECT record, start FROM ({selects}) WHERE record >= ? AND record < ? LIMIT ?"  # noqa: S608 - ours
+        places = self._database.execute(query, [spans[0][0], spans[-1][1], most + 1]).fetchall()
+        if len(places) > most:
+            return None
+        return [Place(record, start) for record, start in places if _is_within(record, spans)]
 
-    def _select(self, run: Run, terms: Iterable[Term]) -> str:
-        """Postings of any of `terms` in `run`: each file is asked for those that it can have."""
-        by_file: dict[Path, list[int]] = {}
-        for term in self._hashed(terms):
-            by_file.setdefault(run.path_of(self._folder, term), []).append(term)
-        parts = [
-            f"SELECT record, start FROM read_parquet({quoted(path)}) WHERE term IN ({', '.join(map(str, numbers))})"  # noqa: S608 - numbers
-            for path, numbers in by_file.items()
-        ]
-        return "(" + " UNION ALL ".join(parts) + ")"
+    def _select(self, runs: Sequence[Run], terms: Iterable[Term]) -> str:
+        """Postings of any of `terms` in `runs`, of those files that can have them."""
+        hashed = self._hashed(terms)
+        paths = dict.fromkeys(run.path_of(self._folder, term) for run in runs for term in hashed)
+        if not paths:
+            return "SELECT 0::BIGINT AS record, 0::BIGINT AS start WHERE false"
+        files = ", ".join(map(quoted, paths))
+        numbers = ", ".join(map(str, hashed))
+        return f"SELECT record, start FROM read_parquet([{files}]) WHERE term IN ({numbers})"  # noqa: S608 - paths and numbers of ours
 
     def _hashed(self, terms: Iterable[Term]) -> list[int]:
         hashed = []

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import orjson
 
+from audit.query.index.terms import COMMON_EVENTS, LIFE_EVENTS
 from audit.query.sql import TIME_FORMAT
 
 Shape: TypeAlias = "str | list[Shape] | dict[str, Shape]"
@@ -150,21 +151,28 @@ DAYS = f"""
 #: The events of one of them, in order. Parameters: the first and the last record, the day.
 OF_DAY = f"SELECT {EVENT_COLUMNS} FROM rows WHERE record BETWEEN ? AND ? AND left({_EXTENSION}.time, 10) = ?"  # noqa: S608 - constants
 
+_LAST_PARTS = f"[split_part(name, ':', -1) FOR name IN {_NAMES}]"
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
 #: What a record's terms are made of: (kind, SQL of the value over the table `rows`).
 _TERMS = (
     ("r", "x.requestID"),
     ("e", "x.eventID"),
-    ("n", "x.eventName"),
+    ("n", f"CASE WHEN x.eventName NOT IN ({_listed(COMMON_EVENTS)}) THEN x.eventName END"),
     ("i", "x.sourceIPAddress"),
     ("d", "x.errorCode"),
     ("d", "CASE WHEN x.errorCode IS NOT NULL THEN '' END"),
     ("d", f"{_EXTENSION}.wireError"),
     ("a", "x.userIdentity.accessKeyId"),
     ("u", "x.userIdentity.userName"),
-    ("u", "x.userIdentity.arn"),
     ("s", "split_part(x.userIdentity.arn, ':', -1)"),
     ("f", f"unnest(list_concat({_EXTENSION}.fingerprintsIn, {_EXTENSION}.fingerprintsOut))"),
-    ("k", f"unnest(list_distinct(list_concat({_NAMES}, [split_part(name, ':', -1) FOR name IN {_NAMES}])))"),
+    ("k", f"unnest(list_distinct({_LAST_PARTS}))"),
+    ("l", f"unnest(CASE WHEN x.eventName IN ({_listed(LIFE_EVENTS)}) THEN list_distinct({_LAST_PARTS}) END)"),
 )
 _PAIRS = f"""
     SELECT hash('c', pair.key, pair.value) AS term, pair.value AS value, record, start FROM (

@@ -7,7 +7,7 @@ not answer: the line itself decides (`Filter.matches`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +17,48 @@ from audit.query.filters import Filter, KeyName, Record, contexts, extension, fi
 Term: TypeAlias = tuple[str, ...]
 
 ANY_ERROR: Term = ("d", "")
+
+#: What most calls are: no term of them would leave much out.
+COMMON_EVENTS = (
+    "Decrypt",
+    "DescribeKey",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "ReEncrypt",
+    "Sign",
+    "Verify",
+    "VerifyMac",
+)
+#: What happens to a key in its life: a question for these of one key has a term of its own.
+LIFE_EVENTS = (
+    "CancelKeyDeletion",
+    "CreateAlias",
+    "CreateGrant",
+    "CreateKey",
+    "DeleteAlias",
+    "DeleteExpiredKeyMaterial",
+    "DeleteImportedKeyMaterial",
+    "DeleteKey",
+    "DisableKey",
+    "DisableKeyRotation",
+    "EnableKey",
+    "EnableKeyRotation",
+    "ImportKeyMaterial",
+    "PutKeyPolicy",
+    "ReplicateKey",
+    "RetireGrant",
+    "RevokeGrant",
+    "RotateKey",
+    "RotateKeyOnDemand",
+    "ScheduleKeyDeletion",
+    "TagResource",
+    "UntagResource",
+    "UpdateAlias",
+    "UpdateKeyDescription",
+    "UpdatePrimaryRegion",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +74,10 @@ def conditions(one: Filter) -> list[Condition]:
         {("r", text) for text in one.ids} | {("e", text) for text in one.ids},
         {("f", text) for text in one.fingerprints},
         *({_pair(key, value)} for key, value in one.context),
+        _of_life(one.key, one.events) if one.key is not None else set(),
         _of_error(one.error),
-        _of_key(one.key) if one.key is not None else set(),
-        {("n", event) for event in one.events} if not any("*" in event for event in one.events) else set(),
+        _of_key("k", one.key) if one.key is not None else set(),
+        _of_events(one.events),
         {("a", one.access_key)} if one.access_key is not None else set(),
         _of_caller(one.caller) if one.caller is not None else set(),
         {("i", one.source)} if one.source is not None and "/" not in one.source else set(),
@@ -48,8 +91,11 @@ def terms(record: Record) -> set[Term]:
 
 
 def _terms(record: Record) -> Iterator[Term]:
-    for kind, name in (("r", "requestID"), ("e", "eventID"), ("n", "eventName"), ("i", "sourceIPAddress"), ("d", "errorCode")):
+    for kind, name in (("r", "requestID"), ("e", "eventID"), ("i", "sourceIPAddress"), ("d", "errorCode")):
         yield from _term(kind, record.get(name))
+    event = record.get("eventName")
+    if event not in COMMON_EVENTS:
+        yield from _term("n", event)
     if isinstance(record.get("errorCode"), str):
         yield ANY_ERROR
     yield from _term("d", extension(record).get("wireError"))
@@ -57,14 +103,14 @@ def _terms(record: Record) -> Iterator[Term]:
     if isinstance(identity, Mapping):
         yield from _term("a", identity.get("accessKeyId"))
         yield from _term("u", identity.get("userName"))
-        yield from _term("u", arn := identity.get("arn"))
-        if isinstance(arn, str):
+        if isinstance(arn := identity.get("arn"), str):
             yield ("s", _last_part(arn))
     for fingerprint in fingerprints(record):
         yield ("f", fingerprint)
     for name in named_keys(record):
-        yield ("k", name)
         yield ("k", _last_part(name))
+        if event in LIFE_EVENTS:
+            yield ("l", _last_part(name))
     for context in contexts(record).values():
         for key, value in context.items():
             if isinstance(value, str):
@@ -84,22 +130,25 @@ def _last_part(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def _of_key(key: KeyName) -> set[Term]:
-    """Its text; the last part of the names that end in its suffix; and its short form."""
-    found: set[Term] = {("k", key.text)}
-    if key.suffix is not None:
-        last = key.suffix.removeprefix(":")
-        if ":" in last:  # such names are found by no last part
-            return set()
-        found.add(("k", last))
-    if key.short is not None:
-        found.add(("k", key.short))
-    return found
+def _of_key(kind: str, key: KeyName) -> set[Term]:
+    """The last parts of the names that it may have."""
+    names = (name for name in (key.text, key.suffix, key.short) if name is not None)
+    return {(kind, _last_part(name)) for name in names}
+
+
+def _of_life(key: KeyName, events: Collection[str]) -> set[Term]:
+    return _of_key("l", key) if events and set(events) <= set(LIFE_EVENTS) else set()
+
+
+def _of_events(events: Collection[str]) -> set[Term]:
+    is_of_use = not any("*" in event or event in COMMON_EVENTS for event in events)
+    return {("n", event) for event in events} if is_of_use else set()
 
 
 def _of_caller(caller: str) -> set[Term]:
+    """An ARN or a user name; or, behind ``*:``, the last part of an ARN."""
     if "*" not in caller:
-        return {("u", caller)}
+        return {("u", caller), ("s", _last_part(caller))}
     last = caller.removeprefix("*:")
     return {("s", last)} if last != caller and "*" not in last and ":" not in last else set()
 
