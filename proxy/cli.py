@@ -26,6 +26,7 @@ from audit.instance import Instance
 from audit.sealer import seal_once
 from proxy import doctor, host, settings, simulation, supervisor
 from proxy.errors import ProxyError, SetupError
+from proxy.unwrapping import who_can_unwrap
 
 app = typer.Typer(
     name="keytrail",
@@ -54,7 +55,7 @@ _CONTRADICTING = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOK
 
 def main() -> None:
     """The console script."""
-    app()
+    app(obj=who_can_unwrap)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from audit.query.artifacts.sources import ArtifactUnavailable, find_artifacts, i
 from audit.query.engine import search
 from audit.query.filters import DEFAULT_PHASES, Filter, KeyName, parse_pair
 from audit.query.lines import Damage
+from audit.query.standing import Standing, WhoCan, wrapping
 from audit.query.tail import Follower, follow
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
 from audit.query.times import parse_time
@@ -152,6 +153,7 @@ def query(
 
 @app.command()
 def trace(
+    ctx: typer.Context,
     artifact: Annotated[str, typer.Argument(help=f"{blob.ACCEPTED[0].upper()}{blob.ACCEPTED[1:]}.", metavar="ARTEFACT")],
     json: Annotated[
         bool, typer.Option("--json", help="As JSON: of a lone ciphertext its story, else a list of artefacts.")
@@ -160,7 +162,8 @@ def trace(
     no_index: NoIndex = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
-    """Tell the story of each data key in an artefact: made, unwrapped, refused, re-encrypted, by whom and when.
+    """Tell the story of each data key in an artefact: made, unwrapped, refused, re-encrypted, by whom and when; and who can
+    unwrap it now.
 
     Exits 1 where the logs do not know one, or are damaged, or the artefact is.
     """
@@ -170,11 +173,17 @@ def trace(
             with progress_bar("searching") as progress:
                 return trace_story(data, fingerprint, progress=progress, use_index=not no_index)
 
-        told = [tell(contents, story_of) for contents in _contents(artifact, s3_endpoint)]
+        who_can: WhoCan | None = ctx.obj  # given by the proxy's command line
+
+        def standing_of(story: Story) -> Standing | None:
+            found = wrapping(story)
+            return None if found is None or who_can is None else who_can(data, *found)
+
+        told = [tell(contents, story_of, standing_of) for contents in _contents(artifact, s3_endpoint)]
         if not told:
             raise QueryError(f"there is nothing in {artifact}")
         if json:
-            document = told[0].lone.to_json() if told[0].lone and len(told) == 1 else [one.to_json() for one in told]
+            document = (told[0].lone_json() if len(told) == 1 else None) or [one.to_json() for one in told]
             sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
         else:
             console = render.make_console(sys.stdout)

@@ -29,7 +29,7 @@ EVENT = "SearchLog"
 _MAX_QUESTION_BYTES = 4_096
 _TRIES, _PAUSE_S = 20, 0.05  # while another command writes to the log
 #: Options that say how an answer is printed, and not what is asked.
-_MANNERS = frozenset(("data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out"))
+_MANNERS = frozenset(("ctx", "data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out"))
 
 
 def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:

@@ -24,6 +24,7 @@ from audit.query.terminal import errors, exit_with, note, progress_bar, warn_of
 _FETCH_ROWS = 2_048
 #: A table on a terminal needs all its rows before it can be drawn.
 _TABLE_ROWS = 1_000
+_WIDEST = 1 << 20
 
 app = typer.Typer()
 
@@ -125,7 +126,8 @@ def _write_table(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
         if more := number == _TABLE_ROWS:
             break
         table.add_row(*(render.plain(_text(value)) for value in row))
-    render.make_console(sys.stdout).print(table)
+    width = None if sys.stdout.isatty() else _WIDEST  # nothing is cut off for a program that reads it
+    render.make_console(sys.stdout, width).print(table)
     if more:
         note(f"the first {_TABLE_ROWS} rows; --format json or csv prints all")
     else:

@@ -35,14 +35,13 @@ def write_story(story: Story, console: Console) -> None:
 
 
 def _summary(story: Story) -> list[str]:
-    made = [entry for entry in story.entries if entry.step is Step.MADE and story.fingerprint in entry.blobs_out]
-    lines = [
-        f"made       {_moment(entry.time)} by {short_caller(entry.caller)}: {entry.event} under {_keys(entry)}"
-        + _context_of(entry)
-        for entry in made
-    ]
+    makers = (Step.MADE, Step.REENCRYPTED)
+    made = [entry for entry in story.entries if entry.step in makers and story.fingerprint in entry.blobs_out]
+    first = [entry for entry in story.entries if entry.step is Step.MADE and story.fingerprint not in entry.blobs_out]
+    lines = [f"made       {_making(entry)}" for entry in made]
     if not made:
-        lines.append("made       not by a GenerateDataKey or Encrypt call in these logs")
+        lines.append("made       not by a call in these logs")
+    lines += [f"at first   {_making(entry)}" for entry in first]
     related = len(story.blobs) - 1
     if related:
         lines.append(f"related    {related} more {_plural('blob', related)} with the same plaintext, by ReEncrypt; counted here")
@@ -60,6 +59,10 @@ def _summary(story: Story) -> list[str]:
         elif step in (Step.UNWRAPPED, Step.REFUSED):
             lines.append(f"{label:10} never in these logs")
     return lines
+
+
+def _making(entry: Entry) -> str:
+    return f"{_moment(entry.time)} by {short_caller(entry.caller)}: {entry.event} under {_keys(entry)}{_context_of(entry)}"
 
 
 def _not_found(story: Story) -> str:

@@ -35,7 +35,8 @@ class AuthorizationRequest:
     """What guardrails are told of a call. `account_id` is whose keys are meant where the request names no account.
 
     `parameters` are the API's members (None where they are not known, as in a record that has left them out); `now_us` is
-    microseconds since the epoch; `secure` says whether the call came by TLS. Not frozen, for its price.
+    microseconds since the epoch; `source_ip` is "" where it is not known; `secure` says whether the call came by TLS. Not frozen,
+    for its price.
     """
 
     operation: str

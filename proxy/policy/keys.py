@@ -316,7 +316,7 @@ _ROWS = (
     ConditionKey("aws:PrincipalIsAWSService", Kind.BOOL, _always("false")),
     ConditionKey("aws:userid", Kind.TEXT, _user_id),
     ConditionKey("aws:username", Kind.TEXT, _user_name),
-    ConditionKey("aws:SourceIp", Kind.ADDRESS, lambda request, access, _: (request.source_ip,)),
+    ConditionKey("aws:SourceIp", Kind.ADDRESS, lambda request, access, _: (request.source_ip,) if request.source_ip else None),
     ConditionKey("aws:ViaAWSService", Kind.BOOL, _always("false")),
     ConditionKey("aws:CurrentTime", Kind.DATE, _current_time),
     ConditionKey("aws:EpochTime", Kind.EPOCH, lambda request, access, _: (str(request.now_us // 1_000_000),)),

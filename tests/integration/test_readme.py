@@ -51,6 +51,7 @@ PROMISED = {
         r"refused    never",
         r"unwrapped     Decrypt by user/demo from 127\.0\.0\.1",
         r"w0/0{20}\.jsonl:\d+",
+        r"can unwrap it now: user/demo",
     ],
     "What is in this store?": [
         r"store/object-3\.key",

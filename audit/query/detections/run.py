@@ -143,7 +143,7 @@ def _baseline(database: duckdb.DuckDBPyConnection, since: datetime, baseline: ti
         return ["there is no event before --since that could tell what is usual"], False
     begin = oldest.replace(tzinfo=UTC)
     if begin - (since - baseline) > max(baseline / 10, timedelta(hours=1)):
-        return [f"the baseline begins on {time_text(begin)[:10]}, where the events do: what was usual before is not known"], True
+        return [f"the first event of the baseline is of {time_text(begin)[:10]}: what was usual before is not known"], True
     return [], True
 
 

@@ -215,6 +215,7 @@ def test_the_formats(tmp_path: Path) -> None:
     assert table.stdout.splitlines()[0].split() == ["event_name", "odd"]
     assert "Decrypt" in table.stdout and "\x1b" not in table.stdout
     assert table.stderr == "1 row\n"
+    assert "x" * 300 in run(tmp_path, "SELECT repeat('x', 300) AS wide").stdout
 
 
 def test_a_long_table_is_cut_off_and_says_so(tmp_path: Path) -> None:

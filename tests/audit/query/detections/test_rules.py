@@ -102,7 +102,7 @@ def test_first_uses_without_a_baseline_are_not_told_and_that_is_said_once(log: L
 def test_a_short_baseline_is_said(log: LogBuilder) -> None:
     past(log)
     [note] = outcome(log).notes
-    assert note.startswith("the baseline begins on 2026-01-07")
+    assert note.startswith("the first event of the baseline is of 2026-01-07")
     log.add(60, "Decrypt")
     assert outcome(log).notes == ()
 
