@@ -27,6 +27,7 @@ from tink import aead  # type: ignore[import-untyped] # It carries no types.
 from typer.testing import CliRunner
 
 from audit import cli
+from tests.integration.components.seaweedfs import SeaweedFS, seaweedfs
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command
 
 CONTEXT = {"tenant": "acme"}
@@ -183,7 +184,7 @@ class KmsAead(aead.Aead):  # type: ignore[misc] # Tink carries no types.
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[str]:
-    """S3 and DynamoDB, as moto has them: the URL."""
+    """DynamoDB, as moto has it: the URL."""
     moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
@@ -191,37 +192,43 @@ def aws() -> Iterator[str]:
     moto.stop()
 
 
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """S3, a real one."""
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as running:
+        yield running
+
+
 def client_of(aws: str, service: str) -> Any:  # boto3's clients have no type of their own
     return boto3.client(service, endpoint_url=aws, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # type: ignore[call-overload] # The service is any.
 
 
-def traced_s3(server: Server, aws: str, url: str) -> dict[str, list[dict[str, Any]]]:  # Any: JSON
+def traced_s3(server: Server, storage: SeaweedFS, url: str) -> dict[str, list[dict[str, Any]]]:  # Any: JSON
     """What `keytrail trace` tells of each key, by artefact."""
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), "--s3-endpoint", aws, url]
-    done = subprocess.run(argv, env=environment, capture_output=True, timeout=LIMIT_S)
+    argv = [keytrail_command(), "trace", "--json", "--data", str(server.data), "--s3-endpoint", storage.url, url]
+    done = subprocess.run(argv, env={**os.environ, **storage.environment}, capture_output=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr.decode()
     return {told["artefact"]: told["keys"] for told in json.loads(done.stdout)}
 
 
-def test_objects_of_the_s3_encryption_client(server: Server, aws: str, key_arn: str) -> None:
-    s3 = client_of(aws, "s3")
+def test_objects_of_the_s3_encryption_client(server: Server, storage: SeaweedFS, key_arn: str) -> None:
+    s3 = storage.client()
     s3.create_bucket(Bucket="secrets")
-    sealing = S3EncryptionClient(client_of(aws, "s3"), S3EncryptionClientConfig(KmsKeyring(server.client(), key_arn)))
+    sealing = S3EncryptionClient(storage.client(), S3EncryptionClientConfig(KmsKeyring(server.client(), key_arn)))
     for name in ("in/one", "in/two"):
         sealing.put_object(Bucket="secrets", Key=name, Body=b"in confidence", EncryptionContext=CONTEXT)
     assert sealing.get_object(Bucket="secrets", Key="in/two", EncryptionContext=CONTEXT)["Body"].read() == b"in confidence"
-    told = traced_s3(server, aws, "s3://secrets/in/")
+    told = traced_s3(server, storage, "s3://secrets/in/")
     (one,), (two,) = told["s3://secrets/in/one"], told["s3://secrets/in/two"]
     assert len(told) == 2 and one["context"]["tenant"] == "acme"
     assert [unwrapped_by(key) for key in (one, two)] == [(0, []), (1, ["user/demo"])]
 
 
-def test_an_object_whose_key_is_in_an_instruction_file(server: Server, aws: str, key_arn: str) -> None:
+def test_an_object_whose_key_is_in_an_instruction_file(server: Server, storage: SeaweedFS, key_arn: str) -> None:
     """The client for Python only reads such files; so what it wrote is put where clients for other languages put it."""
-    s3 = client_of(aws, "s3")
+    s3 = storage.client()
     s3.create_bucket(Bucket="instructed")
-    client = S3EncryptionClient(client_of(aws, "s3"), S3EncryptionClientConfig(KmsKeyring(server.client(), key_arn)))
+    client = S3EncryptionClient(storage.client(), S3EncryptionClientConfig(KmsKeyring(server.client(), key_arn)))
     client.put_object(Bucket="instructed", Key="in/a", Body=b"in confidence", EncryptionContext=CONTEXT)
     written = s3.get_object(Bucket="instructed", Key="in/a")
     with_object = {name: written["Metadata"][name] for name in ("x-amz-c", "x-amz-d", "x-amz-i")}
@@ -230,7 +237,7 @@ def test_an_object_whose_key_is_in_an_instruction_file(server: Server, aws: str,
     s3.put_object(Bucket="instructed", Key="in/a.instruction", Body=instruction, Metadata={"x-amz-crypto-instr-file": ""})
     assert client.get_object(Bucket="instructed", Key="in/a", EncryptionContext=CONTEXT)["Body"].read() == b"in confidence"
     for url in ("s3://instructed/in/a", "s3://instructed/in/"):
-        told = traced_s3(server, aws, url)
+        told = traced_s3(server, storage, url)
         (key,) = told["s3://instructed/in/a"]
         assert len(told) == 1 and key["where"].startswith("instruction file")
         assert (key["context"]["tenant"], unwrapped_by(key)) == ("acme", (1, ["user/demo"]))
