@@ -25,7 +25,7 @@ demo: $(VENV)/.runtime ## Show keytrail at work, from a call to its proof. Needs
 	@$(VENV)/bin/python -m examples.demo
 
 test: $(VENV)/.dev ## Run the tests.
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses=auto
 
 servers: ## Install the servers that some tests drive for real (Debian, as root); without them, those tests are skipped.
 	@tests/integration/components/install.sh
