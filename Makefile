@@ -24,8 +24,9 @@ help: ## Print these targets.
 demo: $(VENV)/.runtime ## Show keytrail at work, from a call to its proof. Needs no AWS account.
 	@$(VENV)/bin/python -m examples.demo
 
-test: $(VENV)/.dev ## Run the tests.
-	@$(VENV)/bin/python -m pytest --numprocesses=auto
+# A seed, since all processes must see the tests in one order.
+test: $(VENV)/.dev ## Run the tests, on all cores.
+	@PYTHONHASHSEED=0 $(VENV)/bin/python -m pytest --numprocesses=auto
 
 servers: ## Install the servers that some tests drive for real (Debian, as root); without them, those tests are skipped.
 	@tests/integration/components/install.sh
