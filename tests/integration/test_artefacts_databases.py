@@ -174,7 +174,10 @@ def test_a_key_vault_of_mongodb(server: Server, key_arn: str, tmp_path: Path, au
     assert unwrapped_by(after) == (2, ["user/demo", "user/reader"])
     export = tmp_path / "keys.json"
     export.write_text("\n".join(json_util.dumps(bson.decode(document)) for document in documents.values()))
-    assert traced(server, export) == [after]
+    (exported,) = traced(server, export)
+    for told in (after, exported):
+        del told["story"]["coverage"]  # to which each question adds: it is on record itself
+    assert exported == after
 
 
 def test_branch_keys_of_a_hierarchical_keyring(server: Server, aws: str, key_arn: str, tmp_path: Path) -> None:
