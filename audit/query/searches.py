@@ -18,8 +18,10 @@ from typing import Any
 import orjson
 
 from audit.commit import BlockingLog, LogPlace
-from audit.errors import AuditError, LogInUse
+from audit.errors import AuditError, LogInUse, QueryError
 from audit.instance import ADMIN_LOG, Instance, NoInstance
+from audit.query.artifacts.sources import is_place
+from audit.query.blob import fingerprint_of_text
 from audit.query.modesty import be_modest
 from audit.query.terminal import note
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
@@ -29,7 +31,9 @@ EVENT = "SearchLog"
 _MAX_QUESTION_BYTES = 4_096
 _TRIES, _PAUSE_S = 20, 0.05  # while another command writes to the log
 #: Options that say how an answer is printed, and not what is asked.
-_MANNERS = frozenset(("ctx", "data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out"))
+_MANNERS = frozenset(
+    ("ctx", "data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out", "s3_endpoint")
+)
 
 
 def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
@@ -95,16 +99,30 @@ def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> Aud
 
 def _question(options: Mapping[str, Any]) -> JsonValue:
     asked = {
-        name: _value(value) for name, value in options.items() if name not in _MANNERS and value not in (None, False, [], ())
+        name: _artefact(value) if name == "artifact" else _value(value)
+        for name, value in options.items()
+        if name not in _MANNERS and value not in (None, False, [], ())
     }
     size = len(orjson.dumps(asked))
     return asked if size <= _MAX_QUESTION_BYTES else {"omitted": True, "originalSize": size}
 
 
+def _artefact(value: object) -> JsonValue:
+    """A place as it is named; of anything else the fingerprint alone: it may be a ciphertext, or a key that was pasted here."""
+    if is_place(str(value)):
+        return _value(value)
+    try:
+        return fingerprint_of_text(str(value))
+    except (QueryError, UnicodeError):
+        return "neither a place nor a ciphertext"
+
+
 def _value(value: object) -> JsonValue:
     if isinstance(value, list | tuple):
         return [_value(one) for one in value]
-    return value if isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 53):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _user() -> str:

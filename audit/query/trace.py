@@ -188,6 +188,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
     """
     collected = _Collected()
     incomplete = []
+    damaged: list[Damage] = []  # of every generation: only the one that looks at a line by the index can tell
     known = {fingerprint}
     wanted = [fingerprint]
     filters = [Filter(fingerprints=(fingerprint,))]
@@ -196,7 +197,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
     while True:
         with search(data, filters, progress=progress, use_index=use_index) as result:
             collected.add(_entry(found) for found in result.records())
-            coverage, damaged = result.coverage, result.damaged
+            coverage, damaged = result.coverage, list(dict.fromkeys([*damaged, *result.damaged]))
         wanted = sorted({blob for edge in collected.edges for blob in edge if not known.isdisjoint(edge)} - known)
         if len(known) + len(wanted) > MAX_BLOBS:
             incomplete.append(f"more than {MAX_BLOBS} blobs are connected by ReEncrypt; the others were not followed")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,11 +111,25 @@ def test_it_waits_for_another_command_that_writes(instance: Instance, monkeypatc
 
 def test_a_question_of_any_length_is_on_record(instance: Instance) -> None:
     with served(instance):
-        searches.record_search(instance.data, "query", {"fingerprint": ["a" * 64] * 1_000, "since": None, "artifact": Path("x")})
-        searches.record_search(instance.data, "trace", {"artifact": Path("x"), "no_index": True})
+        searches.record_search(instance.data, "query", {"fingerprint": ["a" * 64] * 1_000, "since": None, "place": Path("x")})
+        searches.record_search(instance.data, "inventory", {"place": Path("x"), "no_index": True})
     assert [record["requestParameters"]["question"] for record in searched(instance)] == [
-        {"omitted": True, "originalSize": 67_032},
-        {"artifact": "x"},
+        {"omitted": True, "originalSize": 67_029},
+        {"place": "x"},
+    ]
+
+
+def test_no_ciphertext_and_no_password_is_on_record(instance: Instance, tmp_path: Path) -> None:
+    blob = base64.b64encode(b"CIPHERTEXT-OR-A-PLAINTEXT-KEY").decode()
+    with served(instance):
+        for artefact in (blob, "no such file", str(tmp_path), "odd/\udcff.bin"):
+            options = {"artifact": artefact, "s3_endpoint": "http://user:secret@127.0.0.1:1"}
+            searches.record_search(instance.data, "trace", options)
+    assert [record["requestParameters"]["question"] for record in searched(instance)] == [
+        {"artifact": hashlib.sha256(b"CIPHERTEXT-OR-A-PLAINTEXT-KEY").hexdigest()},
+        {"artifact": "neither a place nor a ciphertext"},
+        {"artifact": str(tmp_path)},
+        {"artifact": "neither a place nor a ciphertext"},
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from audit.errors import QueryError
 from audit.query import trace as tracing
 from audit.query.blob import fingerprint_in, fingerprint_of_text
+from audit.query.index.compact import Compactor
 from audit.query.times import time_text
 from audit.query.trace import Relation, Step, trace
 from tests.audit.query.builder import KEY_A, KEY_B, LogBuilder, at, fingerprint
@@ -142,3 +143,17 @@ def test_what_can_be_no_ciphertext_is_refused() -> None:
     for text in ("", "abc", "not base64!", EXPECTED[:-1]):
         with pytest.raises(QueryError, match="accepted: "):
             fingerprint_of_text(text)
+
+
+def test_damage_that_one_generation_met_is_told_whatever_the_next_one_meets(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, "GenerateDataKey", blobs_out=["a"])
+    line = log.add(2, "Decrypt", user="mallory", blobs_in=["a"])
+    log.add(3, "ReEncrypt", blobs_in=["a"], blobs_out=["b"])
+    segment = log.segment
+    log.rotate()
+    with Compactor(tmp_path) as compactor:
+        compactor.run()
+    segment.write_bytes(segment.read_bytes().replace(line, b"x" * len(line)))
+    story = trace(tmp_path, fingerprint("a"))
+    assert [(damage.line, damage.reason) for damage in story.damaged] == [(2, "not JSON")]
