@@ -35,7 +35,7 @@ from audit.verify import verify as verify_logs
 #: Commands that tell what is in the log, and leave a record of being asked.
 SEARCHES = {
     *("query", "trace", "tail", "inventory", "sql", "detect", "reconcile", "attest-absence"),
-    *("key-usage", "access-review", "quarterly", "incident", "show", "bypasses"),
+    *("key-usage", "access-review", "quarterly", "incident", "show", "bypasses", "publish"),
 }
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
@@ -44,7 +44,7 @@ for part in (commands, inventory_command, sql_command, detect_command, reconcile
 report_app = make_report_app(lambda data, progress: verify_logs(data, progress=progress))
 for group in (report_app, index_commands.app, import_command.app):
     app.add_typer(group)
-for asking in [app, report_app, import_command.app]:
+for asking in [app, report_app, index_commands.app, import_command.app]:
     for command in asking.registered_commands:
         if command.callback is not None and (name := command.name or command.callback.__name__.replace("_", "-")) in SEARCHES:
             command.callback = on_record(name, command.callback)

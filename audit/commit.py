@@ -23,7 +23,7 @@ from typing import NamedTuple
 import orjson
 
 from audit import canonical
-from audit.errors import AuditError, CommitFailed, LogIncident
+from audit.errors import AuditError, CommitFailed, LogIncident, LogInUse
 from audit.log import LogWriter, Recovered, open_log
 from audit.record import AuditRecord, JsonValue, Phase, UserIdentity
 from audit.segments import SegmentFolder, segment_name
@@ -33,6 +33,7 @@ __all__ = ["AuditLog", "BlockingLog", "LogPlace", "Receipt"]
 _LONGEST_LINE_BYTES = 1 << 20  # CloudTrail's limits keep a line far below
 _HISTORY_TAIL_BYTES = 16 << 10
 _NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
+_PAUSE_S = 0.02  # between two looks at a log that another command writes
 _KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
 
 
@@ -179,12 +180,20 @@ class AuditLog:
 class BlockingLog:
     """A log for commands run on the host: each `commit` blocks until its record is durable. A context manager.
 
-    Raises what opening an `AuditLog` raises.
+    Another command that writes the same log is waited for, up to `patience_s`. Raises what opening an `AuditLog` raises.
     """
 
-    def __init__(self, place: LogPlace) -> None:
+    def __init__(self, place: LogPlace, *, patience_s: float = 5.0) -> None:
         self._name = place.name
-        self._disk, self._writer = _open(place)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                self._disk, self._writer = _open(place)
+                return
+            except LogInUse:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_S)
 
     def __enter__(self) -> BlockingLog:
         return self

@@ -5,6 +5,7 @@ Atomic is not durable: a rename is safe on disk only after the folder it happene
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable
@@ -58,15 +59,23 @@ def create(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` at `path`, whole or not at all; durable when this returns. One process at a time writes a given path."""
+    """Put `data` at `path`, whole or not at all; durable when this returns. One process at a time writes a given path.
+
+    Where it fails, nothing is left beside `path`.
+    """
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     sync_folder(path.parent)
 
 

@@ -5,6 +5,8 @@ The list of logs there is what tells a log that was never made from one that has
 
 from __future__ import annotations
 
+import os
+import pwd
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import orjson
 
 from audit import durable
 from audit.errors import AuditError, LogIncident
-from audit.segments import create_log
+from audit.segments import create_log, is_locked, take_lock
 
 ADMIN_LOG = "admin"
 _FORMAT = 1
@@ -21,6 +23,14 @@ _FORMAT = 1
 
 class NoInstance(AuditError):
     """The folder was never initialised, or its keytrail.json cannot be read."""
+
+
+def host_user() -> str:
+    """Who runs this command: by the system, and not by the environment, which anyone sets."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,28 @@ class Instance:
             "logs": self.logs,
         }
         durable.replace(self.data / "keytrail.json", orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether `serve` runs on it, on this host. Raises OSError."""
+        return self._serve_lock.exists() and is_locked(self._serve_lock)
+
+    def hold(self) -> int:
+        """Serve it: a file descriptor, which holds it for this process alone until it is closed.
+
+        Raises BlockingIOError where another process does, OSError.
+        """
+        fd = os.open(self._serve_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            take_lock(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    @property
+    def _serve_lock(self) -> Path:
+        return self.data / "serve.lock"
 
     def require_logs(self) -> None:
         """Raise `LogIncident` where a log that was made is not there any more."""

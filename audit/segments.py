@@ -72,7 +72,7 @@ def is_locked(path: Path) -> bool:
         return False
 
 
-def _lock(fd: int) -> None:
+def take_lock(fd: int) -> None:
     """Take the writer's lock. Raises BlockingIOError where another writer has it; a reader that asks has it for a moment only."""
     for _ in range(_LOCK_TRIES - 1):
         with contextlib.suppress(BlockingIOError):
@@ -109,7 +109,7 @@ class SegmentFolder:
         except FileNotFoundError as error:
             raise LogIncident(folder.name, f"{error.filename} has vanished") from error
         try:
-            _lock(self._lock)
+            take_lock(self._lock)
             self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # it can be made again
         except BlockingIOError as error:
             os.close(self._lock)

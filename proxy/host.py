@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import configparser
-import getpass
 import io
 import os
 import secrets
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from audit import durable
 from audit.commit import BlockingLog
-from audit.instance import ADMIN_LOG, Instance
+from audit.instance import ADMIN_LOG, Instance, host_user
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.sealer import create_key
 from proxy import authority
@@ -84,7 +83,7 @@ class Host:
         self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
         self._new_id = make_ids(os.urandom)
         self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
-        self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", getpass.getuser())
+        self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", host_user())
         self.callers = Callers(self._store, time.time, os.urandom)
 
     def __enter__(self) -> Host:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -187,7 +186,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         instance = Instance.load(self._settings.data)
-        lock = _lock(instance)
+        lock = _hold(instance)
         instance.require_logs()
         instance.with_logs([child.name for child in self._workers])
         admin, admin_url = await self._start_admin()
@@ -269,15 +268,12 @@ class Supervisor:
         return web.json_response(body, status=200 if ready else 503)
 
 
-def _lock(instance: Instance) -> int:
+def _hold(instance: Instance) -> int:
     """Hold the instance for this process alone. Raises `SetupError` where another serves it."""
-    fd = os.open(instance.data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return instance.hold()
     except BlockingIOError as error:
-        os.close(fd)
         raise SetupError(f"another `keytrail serve` runs on {instance.data}") from error
-    return fd
 
 
 def _url(address: tuple[object, ...], *, tls: bool = False) -> str:

@@ -1,7 +1,9 @@
 """Who can have a data key unwrapped now, by the embedded KMS: the callers, the key's state and the guardrails as they are.
 
 What a request would tell and nobody knows yet (the client's address) is left open: who depends on it *may*. In front of AWS it is
-for AWS to say.
+for AWS to say; of a data folder that is not served here, a copy at an analyst's, nothing is said, and nothing in it is touched.
+
+The guardrails are those of this command's own settings: `serve` may have been given others, so the answer names them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from audit.errors import AuditError
@@ -26,18 +29,20 @@ from proxy.sealed_store import SealedStore
 
 
 def who_can_unwrap(data: Path, key: str, context: Mapping[str, str]) -> Standing | None:
-    """The standing of the key `key` (ARN) for `context`; None where the instance is in front of AWS, or the key another's."""
+    """The standing of the key `key` (ARN) for `context`; None where it is not served
+    here, or in front of AWS, or the key is another's."""
     try:
         chosen = settings.load(None, os.environ, data=data)
         instance = Instance.load(data)
-        if chosen.backend != "local" or key.split(":")[4:5] != [instance.account_id]:
+        if not instance.is_served or chosen.backend != "local" or key.split(":")[4:5] != [instance.account_id]:
             return None
         guardrails = load(read_folder(chosen.policies)) if chosen.policies is not None else Guardrails(())
         store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
     except (ProxyError, AuditError, OSError) as error:
         return Standing(key, reason=f"not known: {error}")
     try:
-        return _standing(store, guardrails, key, context)
+        found = _standing(store, guardrails, key, context)
+        return replace(found, guardrails=None if chosen.policies is None else str(chosen.policies))
     except ProxyError as error:
         return Standing(key, reason=f"not known: {error}")
     finally:

@@ -18,10 +18,10 @@ from audit.attest.make import ALL_PHASES, Finding, attest
 from audit.attest.statement import Statement
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
-from audit.query.commands import DEFAULT_DATA, Data
+from audit.query.commands import DEFAULT_DATA, Data, whole_arn
 from audit.query.filters import Filter, KeyName, parse_pair
 from audit.query.render import clean, record_line
-from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar
+from audit.query.terminal import FINDINGS, OK, check_target, errors, exit_with, note, progress_bar
 from audit.query.times import parse_time, time_text
 from audit.report import Verdict
 
@@ -79,12 +79,19 @@ def attest_absence(
     """
     with errors():
         now = datetime.now(UTC)
+        target = None if out is None or str(out) == "-" else out.resolve()
+        if target is not None:
+            check_target(target, data)
+            target.parent.stat()  # before the logs are read
+        for name, value in (("--caller", caller), ("--access-key", access_key), ("--error", error)):
+            if value == "":
+                raise QueryError(f"{name} is empty: that nobody of no name called says nothing")
         question = Filter(
             since=None if from_ is None else parse_time(from_, now),
             until=None if to is None else parse_time(to, now),
             fingerprints=tuple(dict.fromkeys(text.lower() for text in fingerprint or ())),
             key=None if key is None else KeyName.parse(key),
-            caller=_pattern(caller),
+            caller=whole_arn(caller),
             access_key=access_key,
             context=tuple(map(parse_pair, context or ())),
             events=tuple(event or ()),
@@ -96,11 +103,11 @@ def attest_absence(
         if not finding.is_absent:
             _tell_hits(finding)
             raise typer.Exit(FINDINGS)
-        if out is None:
+        if target is None:
             sys.stdout.buffer.write(document)
             sys.stdout.flush()
         else:
-            durable.replace(out, document, mode=0o644)
+            durable.replace(target, document, mode=0o644)
         for line in _claim(finding.statement):
             note(line)
         for limit in finding.statement.limits():
@@ -191,12 +198,6 @@ def _tell_hits(finding: Finding) -> None:
         note(f"  {hit.place}  {record_line(hit)}")
     if len(kept) < count:
         note(f"  and {count - len(kept)} more: `keytrail query --intents` lists them")
-
-
-def _pattern(caller: str | None) -> str | None:
-    """A caller as the tables show it (`user/alice`) as a pattern for its ARN, as `keytrail query` takes it."""
-    is_short = caller is not None and "/" in caller and not caller.startswith(("arn:", "*"))
-    return f"*:{caller}" if is_short else caller
 
 
 def _verifier_key(text: str) -> VerifierKey:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 
+from audit.query.database import open_database
 from audit.query.imported import ImportFault, Manifest, import_folder, import_names, imported_folder, raw_path
 from audit.query.index.layout import quoted
 
@@ -62,7 +63,7 @@ def raw_events(data: Path, what: str) -> Iterator[bytes]:
     condition, bound = "identity = ?", what
     if place is not None and place[1] in names:
         names, condition, bound = [place[1]], "record = CAST(? AS BIGINT)", place[2]
-    with _open_database(data) as database:
+    with open_database([imported_folder(data)]) as database:
         for name in names:
             folder = import_folder(data, name)
             if (manifest := Manifest.load(folder)) is None:
@@ -90,10 +91,3 @@ def _raw(folder: Path, manifest: Manifest, record: int, start: int, size: int) -
     if len(line) != size or not line.endswith(b"\n"):
         raise ImportFault(f"{path} is not as it was written: it is too short")
     return line[:-1]
-
-
-def _open_database(data: Path) -> duckdb.DuckDBPyConnection:
-    database = duckdb.connect(":memory:", config={"threads": "1", "memory_limit": "512MB"})
-    database.execute(f"SET allowed_directories = [{quoted(imported_folder(data))}]")
-    database.execute("SET enable_external_access = false")
-    return database

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import duckdb
 import orjson
 import pyarrow as pa
 
@@ -31,6 +30,7 @@ from audit import durable
 from audit.errors import AuditError
 from audit.imports.rows import Event, Unusable, event_of
 from audit.query import scan
+from audit.query.database import lock_settings, open_database
 from audit.query.imported import (
     OWN_COLUMNS,
     EventsFile,
@@ -58,7 +58,6 @@ KEPT_S = 15 * 60
 MAX_CONFLICTS = 1_000
 CONFLICT = "one with its eventID came before, and says something else; that one stays"
 COLUMNS = (*EVENTS, *OWN_COLUMNS)
-_MEMORY_LIMIT = "1GB"
 _HEAD, _TAIL = b'{"Records":[\n', b"]}\n"
 _WRITE = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 61440)"
 
@@ -110,7 +109,10 @@ class Import:
             for folder in (self.folder, *(self.folder / part for part in ("raw", "events", "sources"))):
                 if not folder.exists():
                     durable.create_folder(folder)
-            self._database = _open_database(self.folder)
+            spill = self.folder / "spill"
+            shutil.rmtree(spill, ignore_errors=True)
+            self._database = open_database([self.folder], spill=spill)
+            lock_settings(self._database)
             self._manifest = Manifest.load(self.folder) or Manifest(COLUMNS)
             self._changed = False
             self._sources = set(self._read_sources())
@@ -319,26 +321,6 @@ def _take_lock(data: Path) -> int:
         os.close(lock)
         raise ImportInUse(f"{folder}: another process imports now, or removes an import") from error
     return lock
-
-
-def _open_database(folder: Path) -> duckdb.DuckDBPyConnection:
-    spill = folder / "spill"
-    shutil.rmtree(spill, ignore_errors=True)
-    database = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": "1",
-            "memory_limit": _MEMORY_LIMIT,
-            "temp_directory": str(spill),
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-        },
-    )
-    database.execute("SET TimeZone = 'UTC'")
-    database.execute(f"SET allowed_directories = [{quoted(folder)}]")
-    database.execute("SET enable_external_access = false")
-    database.execute("SET lock_configuration = true")
-    return database
 
 
 def _remove_strangers(folder: Path, manifest: Manifest) -> None:

@@ -242,7 +242,7 @@ def _wait() -> None:
     time.sleep(_POLL_S)
 
 
-def _whole_arn(caller: str | None) -> str | None:
+def whole_arn(caller: str | None) -> str | None:
     """A caller as the tables show it (`user/alice`, `assumed-role/ROLE/SESSION`) as a pattern for its ARN."""
     is_short = caller is not None and "/" in caller and not caller.startswith(("arn:", "*"))
     return f"*:{caller}" if is_short else caller
@@ -276,7 +276,7 @@ def _filter(
         until=last,
         events=tuple(event or ()),
         key=KeyName.parse(key) if key is not None else None,
-        caller=_whole_arn(caller),
+        caller=whole_arn(caller),
         access_key=access_key,
         context=tuple(map(parse_pair, context or ())),
         fingerprints=tuple(text.lower() for text in fingerprint or ()),

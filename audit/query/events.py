@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from typing import Self
 import duckdb
 
 from audit.query import scan
+from audit.query.database import lock_settings, open_database
 from audit.query.engine import Progress
 from audit.query.imported import imported_folder, readable_files
 from audit.query.index.layout import IndexFault, LogIndex, Manifest, index_folder, quoted
@@ -30,9 +31,8 @@ from audit.query.index.rows import EVENT_COLUMNS, EVENTS
 from audit.query.lines import Damage
 from audit.query.scan import Coverage, Part
 
-_MEMORY_LIMIT = "1GB"
-_SPILL_LIMIT = "4GB"  # nobody's question may fill the disk that the log is on
 _THREADS = 2
+_INDEX_TRIES = 5
 
 #: Columns that are made of the others: name → SQL, and what it is.
 DERIVED: dict[str, tuple[str, str]] = {
@@ -81,6 +81,10 @@ class Events:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.database.interrupt()  # else closing waits for what an interrupted statement still does
         self.database.close()
+        self.remove_spill()
+
+    def remove_spill(self) -> None:
+        """Remove what was spilled to the disk: alone for a process that cannot close the database any more."""
         self._spill.cleanup()
 
 
@@ -94,15 +98,37 @@ def open_events(
     progress: Progress | None = None,
 ) -> Events:
     """The events of the data folder, or those from `since` on, before `until`; of `log` alone where it is given. Safe while the
-    logs are written.
+    logs are written. Where the index cannot be read, everything is read from the log.
 
-    Raises `QueryError` where there is no log, OSError.
+    Raises `QueryError` where there is no log, OSError, duckdb.Error.
     """
-    logs, damaged = scan.find_logs(data, log)
+    asked = _Asked(data, since, until, log, progress)
+    fault = None
+    for _ in range(_INDEX_TRIES if use_index else 0):
+        try:
+            return _open(asked, use_index=True)
+        except (duckdb.IOException, duckdb.ProgrammingError, IndexFault) as error:  # gone meanwhile, damaged, or of another shape
+            fault = str(error)
+    return replace(_open(asked, use_index=False), index_fault=fault)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    data: Path
+    since: datetime | None
+    until: datetime | None
+    log: str | None
+    progress: Progress | None
+
+
+def _open(asked: _Asked, *, use_index: bool) -> Events:
+    data, since, until = asked.data, asked.since, asked.until
+    logs, damaged = scan.find_logs(data, asked.log)
     spill = tempfile.TemporaryDirectory(prefix="keytrail-events-")
-    database = _open_database(data, spill.name)
+    folders = [index_folder(data) / "events", imported_folder(data)]
+    database = open_database(folders, spill=Path(spill.name), threads=_THREADS)
     try:
-        manifest, index_fault = _manifest(data, database) if use_index else (Manifest(), None)
+        manifest = open_index(data, database).manifest if use_index else Manifest()
         selects, open_parts, coverage = [], list[Part](), list[Coverage]()
         for name in logs:
             parts, missing = scan.find_parts(data, name)
@@ -112,46 +138,19 @@ def open_events(
             selects += indexed
             open_parts += scan.within(covered.rest, since, until)
             damaged += covered.damaged
-        _load_tail(database, open_parts, damaged, progress)
+        _load_tail(database, open_parts, damaged, asked.progress)
         selects.append("SELECT *, 'keytrail' AS origin FROM tail")
-        imported, missing = _imported(data, database) if log is None else ([], [])
+        imported, missing = _imported(data, database) if asked.log is None else ([], [])
         selects += imported
         damaged += missing
         _make_views(database, selects, since, until)
-        database.execute("SET lock_configuration = true")
+        lock_settings(database)
     except BaseException:
+        database.interrupt()
         database.close()
         spill.cleanup()
         raise
-    return Events(database, tuple(damaged), tuple(coverage), index_fault, spill)
-
-
-def _open_database(data: Path, spill: str) -> duckdb.DuckDBPyConnection:
-    database = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": str(_THREADS),
-            "memory_limit": _MEMORY_LIMIT,
-            "temp_directory": spill,
-            "max_temp_directory_size": _SPILL_LIMIT,
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "python_enable_replacements": "false",
-        },
-    )
-    folders = ", ".join(quoted(folder) for folder in (index_folder(data) / "events", imported_folder(data)))
-    database.execute("SET TimeZone = 'UTC'")
-    database.execute("SET enable_progress_bar = false")  # it would be printed among the rows
-    database.execute(f"SET allowed_directories = [{folders}]")
-    database.execute("SET enable_external_access = false")  # after temp_directory, which it freezes
-    return database
-
-
-def _manifest(data: Path, database: duckdb.DuckDBPyConnection) -> tuple[Manifest, str | None]:
-    try:
-        return open_index(data, database).manifest, None
-    except IndexFault as error:
-        return Manifest(), str(error)
+    return Events(database, tuple(damaged), tuple(coverage), None, spill)
 
 
 def _indexed(

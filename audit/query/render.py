@@ -85,7 +85,7 @@ def write_csv(found: Iterable[Found], out: TextIO) -> None:
     writer.writerow(CSV_COLUMNS)
     for one in found:
         record = one.record
-        writer.writerow([_cell(column(one, record)) for column in CSV_COLUMNS.values()])
+        writer.writerow([cell(column(one, record)) for column in CSV_COLUMNS.values()])
 
 
 def write_lines(found: Iterable[Found], out: BinaryIO) -> None:
@@ -155,7 +155,8 @@ def _table(page: list[Found]) -> Table:
     return table
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """`text` for a CSV: no formula to a spreadsheet, and nothing that a terminal obeys."""
     return ("'" if text.startswith(_FORMULA) else "") + clean(text)
 
 

@@ -7,8 +7,10 @@ evidence that nobody writes to. Who may read the files can read them without thi
 from __future__ import annotations
 
 import functools
-import getpass
+import hashlib
 import os
+import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,22 +20,23 @@ from typing import Any
 import orjson
 
 from audit.commit import BlockingLog, LogPlace
-from audit.errors import AuditError, LogInUse, QueryError
-from audit.instance import ADMIN_LOG, Instance, NoInstance
+from audit.errors import AuditError, QueryError
+from audit.instance import ADMIN_LOG, Instance, NoInstance, host_user
 from audit.query.artifacts.sources import is_place
 from audit.query.blob import fingerprint_of_text
 from audit.query.modesty import be_modest
 from audit.query.terminal import note
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
-from audit.segments import is_locked
 
 EVENT = "SearchLog"
 _MAX_QUESTION_BYTES = 4_096
-_TRIES, _PAUSE_S = 20, 0.05  # while another command writes to the log
-#: Options that say how an answer is printed, and not what is asked.
-_MANNERS = frozenset(
-    ("ctx", "data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out", "s3_endpoint")
-)
+_BEGINNING = 1_024  # characters of a longer one
+#: Options that say how an answer is printed, and not what is asked; and those that a password may stand in.
+_NOT_RECORDED = {
+    *("ctx", "data", "json", "csv", "format", "html", "no_index", "time_limit", "columns", "explain_", "out"),
+    *("s3_endpoint", "catalog_uri", "catalog_property"),
+}
+_USER_IN_URL = re.compile(r"//[^/@\s]*@")
 
 
 def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
@@ -41,6 +44,8 @@ def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def recorded(*arguments: Any, **options: Any) -> None:
+        if options.get("statement") == "-":  # what comes by standard input is the question, and is on record with it
+            options["statement"] = sys.stdin.read()
         if record_search(options["data"], name, options):
             be_modest()
         command(*arguments, **options)
@@ -57,10 +62,10 @@ def record_search(data: Path, command: str, options: Mapping[str, Any]) -> bool:
     is_served = False
     try:
         instance = Instance.load(data)
-        is_served = is_locked(data / "serve.lock")
+        is_served = instance.is_served
         if is_served:
             _commit(instance, _record(instance, command, options))
-    except (NoInstance, FileNotFoundError):
+    except NoInstance:
         pass  # what the command itself will say something about
     except (AuditError, OSError) as error:
         note(f"this search is not on record: {error}")
@@ -69,15 +74,8 @@ def record_search(data: Path, command: str, options: Mapping[str, Any]) -> bool:
 
 def _commit(instance: Instance, record: AuditRecord) -> None:
     folders = instance.log_folder(ADMIN_LOG), instance.checkpoint_folder(ADMIN_LOG)
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            with BlockingLog(LogPlace(*folders, instance.region, instance.account_id)) as log:
-                log.commit(record)
-            return
-        except LogInUse:
-            if not tries_left:
-                raise
-            time.sleep(_PAUSE_S)
+    with BlockingLog(LogPlace(*folders, instance.region, instance.account_id)) as log:
+        log.commit(record)
 
 
 def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> AuditRecord:
@@ -86,7 +84,7 @@ def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> Aud
         event_id=str(uuid.uuid4()),
         event_name=EVENT,
         event_source="keytrail",
-        identity=UserIdentity("Unknown", f"host:{os.getuid()}", user_name=_user()),
+        identity=UserIdentity("Unknown", f"host:{os.getuid()}", user_name=host_user()),
         identity_proof=IdentityProof.HOST,
         aws_region=instance.region,
         source_ip="localhost",
@@ -101,10 +99,13 @@ def _question(options: Mapping[str, Any]) -> JsonValue:
     asked = {
         name: _artefact(value) if name == "artifact" else _value(value)
         for name, value in options.items()
-        if name not in _MANNERS and value not in (None, False, [], ())
+        if name not in _NOT_RECORDED and value not in (None, False, [], ())
     }
-    size = len(orjson.dumps(asked))
-    return asked if size <= _MAX_QUESTION_BYTES else {"omitted": True, "originalSize": size}
+    text = orjson.dumps(asked)
+    if len(text) <= _MAX_QUESTION_BYTES:
+        return asked
+    beginning = text.decode()[:_BEGINNING]
+    return {"omitted": True, "originalSize": len(text), "beginning": beginning, "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def _artefact(value: object) -> JsonValue:
@@ -120,13 +121,7 @@ def _artefact(value: object) -> JsonValue:
 def _value(value: object) -> JsonValue:
     if isinstance(value, list | tuple):
         return [_value(one) for one in value]
-    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 53):
+    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 53):
         return value
-    return str(value).encode("utf-8", "backslashreplace").decode()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
+    text = str(value).encode("utf-8", "backslashreplace").decode()
+    return _USER_IN_URL.sub("//…@", text) if "://" in text else text

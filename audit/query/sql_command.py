@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -18,8 +22,8 @@ from audit.errors import QueryError
 from audit.query import render
 from audit.query.commands import DEFAULT_DATA, Data, NoIndex, Since, Until, interval, note_index_fault
 from audit.query.events import COLUMNS, open_events
-from audit.query.statement import admit, explain, limited
-from audit.query.terminal import errors, exit_with, note, progress_bar, warn_of
+from audit.query.statement import admit, confined, explain, limited
+from audit.query.terminal import USAGE, errors, exit_with, note, progress_bar, warn_of
 
 _FETCH_ROWS = 2_048
 #: A table on a terminal needs all its rows before it can be drawn.
@@ -74,7 +78,13 @@ def sql(
         ):
             progress.stop()
             admit(events.database, text)
-            with limited(events.database, time_limit):
+
+            def give_up() -> None:
+                note(f"error: it could not be interrupted at its time limit, {time_limit:g} s, and was ended")
+                events.remove_spill()
+                os._exit(USAGE)
+
+            with confined(time_limit, give_up), limited(events.database, time_limit):
                 if explain_:
                     typer.echo(explain(events.database, text, values))
                 else:
@@ -97,21 +107,21 @@ def _parameter(text: str) -> tuple[str, object]:
 def _write(answer: duckdb.DuckDBPyConnection, format: Format) -> None:
     names = [column[0] for column in answer.description or ()]
     rows = _rows(answer)
+    if format is Format.JSON and len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise QueryError(f"columns of one name cannot be told apart in JSON: {', '.join(twice)}; give them names by AS")
     match format:
         case Format.TABLE:
             _write_table(names, rows)
         case Format.JSON:
             for row in rows:
-                sys.stdout.buffer.write(orjson.dumps(dict(zip(names, row, strict=True)), default=str, option=_JSON) + b"\n")
+                sys.stdout.write(_json(dict(zip(names, row, strict=True))) + "\n")
         case Format.CSV:
             writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(names)
+            writer.writerow(map(render.cell, names))
             for row in rows:
-                writer.writerow([_text(value) for value in row])
+                writer.writerow([_cell(value) for value in row])
     sys.stdout.flush()
-
-
-_JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 
 
 def _rows(answer: duckdb.DuckDBPyConnection) -> Iterator[Sequence[Any]]:
@@ -134,14 +144,43 @@ def _write_table(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
         note(f"{table.row_count} {'row' if table.row_count == 1 else 'rows'}")
 
 
+def _cell(value: object) -> str:
+    """A value in a CSV: numbers as they are, and no text that a spreadsheet or a terminal obeys."""
+    return _text(value) if isinstance(value, int | float | Decimal) else render.cell(_text(value))
+
+
 def _text(value: object) -> str:
-    """A value of DuckDB's as a cell: lists and maps as JSON, moments as the log writes them."""
+    """A value of DuckDB's as text: lists and maps as JSON, moments as in the log."""
     match value:
         case None:
             return ""
         case datetime():
             return value.isoformat(sep=" ")
         case list() | dict() | tuple():
-            return orjson.dumps(value, default=str, option=_JSON).decode()
+            return _json(value)
+        case _:
+            return str(value)
+
+
+def _json(value: object) -> str:
+    """Of one line, in ASCII; numbers of any size."""
+    return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    """A value of DuckDB's in JSON's types: moments as the log writes them, what JSON has no type for as text."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case datetime():
+            return f"{value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value:%Y-%m-%dT%H:%M:%S.%f}Z"
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case dict():
+            return {one if isinstance(one, str) else _text(one): _plain(other) for one, other in value.items()}
+        case bytes():
+            return value.hex()
         case _:
             return str(value)

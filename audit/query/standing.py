@@ -17,12 +17,14 @@ from audit.query.trace import Entry, Step, Story
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Who can unwrap under the key `key` (ARN) now. `can` and `may` are callers' ARNs; of the latter a request would have to tell
-    more (`depends_on`: condition keys). `reason` says why nobody can, or why it is not known."""
+    more (`depends_on`: condition keys). `guardrails` is the folder of those that were asked; None where none are set. `reason`
+    says why nobody can, or why it is not known."""
 
     key: str
     can: tuple[str, ...] = ()
     may: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
+    guardrails: str | None = None
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import duckdb
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +19,7 @@ from audit.query.lines import Damage
 from audit.query.render import clean
 
 OK, FINDINGS, USAGE, IO = 0, 1, 2, 3
+_INTERRUPTED = "Query interrupted"  # so DuckDB says that it saw the signal of Ctrl-C
 
 
 class Bar:
@@ -65,6 +68,14 @@ def note(text: str) -> None:
     sys.stderr.write("\n".join(map(clean, text.split("\n"))) + "\n")
 
 
+def check_target(file: Path, data: Path) -> None:
+    """Raise `QueryError` where a document cannot go to `file`, or must not: into the data folder `data`. For before the work."""
+    if file.is_relative_to(data.resolve()):
+        raise QueryError(f"{file.name}: a document is not written into the data folder")
+    if file.exists() and not file.is_file():
+        raise QueryError(f"{file} is not a file; - is standard output")
+
+
 def exit_with(code: int) -> None:
     if code != OK:
         raise typer.Exit(code)
@@ -84,6 +95,10 @@ def errors() -> Iterator[None]:
     except BrokenPipeError as error:  # `keytrail query | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
         raise typer.Exit(OK) from error
-    except (AuditError, OSError) as error:
+    except (AuditError, OSError, duckdb.Error) as error:
         note(f"error: {error}")
         raise typer.Exit(IO) from error
+    except RuntimeError as error:
+        if str(error) == _INTERRUPTED:
+            raise KeyboardInterrupt from error
+        raise

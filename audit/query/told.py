@@ -109,7 +109,8 @@ def _write_standing(standing: Standing | None, console: Console) -> None:
     names = [short_caller(arn) for arn in standing.can] + [
         f"{short_caller(arn)} (depends on {', '.join(standing.depends_on)})" for arn in standing.may
     ]
-    _say(console, f"can unwrap it now: {', '.join(names)}; by callers, key and guardrails as they are, with this context")
+    guardrails = f"the guardrails in {standing.guardrails}" if standing.guardrails else "no guardrails (none are set here)"
+    _say(console, f"can unwrap it now: {', '.join(names)}; by callers, key and {guardrails}, with this context")
 
 
 def _count(contents: Contents) -> str:

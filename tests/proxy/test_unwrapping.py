@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     chosen = settings.Settings(data=tmp_path / "data")
     with Host(initialise(chosen), chosen) as opened:
         opened.add_caller(ALICE, None, "alice")
+        serving = opened.instance.hold()
         yield opened
+        os.close(serving)
 
 
 def key_of(host: Host) -> str:
@@ -72,7 +76,8 @@ def test_guardrails_decide_with_the_context(host: Host, monkeypatch: pytest.Monk
 def test_what_depends_on_the_clients_address_is_left_open(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     condition = {"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
     guard(monkeypatch, tmp_path / "policies", {"Effect": "Deny", "Action": "kms:*", "Resource": "*", "Condition": condition})
-    assert standing(host) == Standing(key_of(host), may=(ALICE, DEMO), depends_on=("aws:SourceIp",))
+    policies = str(tmp_path / "policies")
+    assert standing(host) == Standing(key_of(host), may=(ALICE, DEMO), depends_on=("aws:SourceIp",), guardrails=policies)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,14 @@ def test_without_the_master_key_it_is_not_known(host: Host) -> None:
     assert found is not None and str(found.reason).startswith("not known: the master key cannot be read")
 
 
+def test_of_a_copy_nothing_is_said_and_nothing_in_it_is_touched(host: Host, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(host.instance.data, copy)
+    before = {path: path.stat().st_mtime_ns for path in sorted(copy.rglob("*"))}
+    assert who_can_unwrap(copy, key_of(host), CONTEXT) is None
+    assert {path: path.stat().st_mtime_ns for path in sorted(copy.rglob("*"))} == before
+
+
 def test_in_front_of_aws_it_is_for_aws_to_say(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYTRAIL_BACKEND", "aws")
     assert who_can_unwrap(host.instance.data, key_of(host), {}) is None
@@ -116,7 +129,8 @@ def test_trace_tells_it(host: Host) -> None:
     told = CliRunner().invoke(app, ["trace", blob, "--data", str(host.instance.data)], obj=who_can_unwrap)
     assert told.exit_code == 0, told.output
     assert (
-        "can unwrap it now: user/alice, user/demo; by callers, key and guardrails as they are, with this context" in told.stdout
+        "can unwrap it now: user/alice, user/demo; by callers, key and no guardrails (none are set here), with this context"
+        in told.stdout
     )
     as_json = CliRunner().invoke(app, ["trace", blob, "--json", "--data", str(host.instance.data)], obj=who_can_unwrap)
     assert json.loads(as_json.stdout)["can_unwrap_now"]["can"] == [ALICE, DEMO]

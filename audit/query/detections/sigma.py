@@ -120,7 +120,7 @@ def _condition(backend: _Backend, rule: SigmaRule, database: duckdb.DuckDBPyConn
     if not condition:
         raise NotAskable("it has no condition")
     select = f"SELECT 1 FROM observed WHERE {condition}"  # noqa: S608 - see `_Backend`
-    admit(database, select)
+    admit(database, select, frozenset(("observed",)))
     database.execute(f"EXPLAIN {select}")
     return condition
 

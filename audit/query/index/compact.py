@@ -20,10 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-import duckdb
-
 from audit import durable
 from audit.query import scan
+from audit.query.database import lock_settings, open_database
 from audit.query.index import rows
 from audit.query.index.layout import (
     SLICED_FROM,
@@ -47,7 +46,6 @@ BATCH_BYTES = 512 << 20
 FANOUT = 16
 #: How long a file that was merged into another is kept, for those who still read it.
 GRACE_S = 600.0
-_MEMORY_LIMIT = "1GB"
 _SMALL_RECORDS = 1 << 15
 _WRITE = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 30720)"
 _WRITE_EVENTS = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 61440)"
@@ -102,7 +100,10 @@ class Compactor:
         try:
             for folder in ("events", "postings"):
                 (self._index / folder).mkdir(mode=0o700, exist_ok=True)
-            self._database = _open_database(self._index)
+            spill = self._index / "spill"
+            shutil.rmtree(spill, ignore_errors=True)
+            self._database = open_database([self._index], spill=spill)
+            lock_settings(self._database)
             self._rows = Rows(self._database)
             [(probe,)] = self._database.execute(rows.PROBE).fetchall()
             self._manifest = Manifest.load(self._index)
@@ -278,25 +279,6 @@ def due(records: Sequence[int], fanout: int) -> slice | None:
             else:
                 of_size += tiers[place] == tier
     return None
-
-
-def _open_database(index: Path) -> duckdb.DuckDBPyConnection:
-    spill = index / "spill"
-    shutil.rmtree(spill, ignore_errors=True)
-    database = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": "1",
-            "memory_limit": _MEMORY_LIMIT,
-            "temp_directory": str(spill),
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-        },
-    )
-    database.execute(f"SET allowed_directories = [{quoted(index)}]")
-    database.execute("SET enable_external_access = false")
-    database.execute("SET lock_configuration = true")
-    return database
 
 
 def take_lock(index: Path) -> IO[bytes]:

@@ -19,12 +19,11 @@ from audit.query.inventory.keys import KeyState
 from audit.query.inventory.status import DataKey, Loss, Material, Opened
 from audit.query.inventory.take import StoredObject
 from audit.query.inventory.uses import Calls, Snapshot
-from audit.query.render import clean, plain, short_caller, short_key
+from audit.query.render import cell, plain, short_caller, short_key
 from audit.query.terminal import FINDINGS, OK
 
 MAX_CALLERS = 100  # that are named of one data key; all are counted
 _MOST_LINES = 20  # of data keys of one object, for people
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 CAVEATS = (
     "unwrapped is not read: it says that the key was handed out, not what was done with it",
     "who makes a data key may get it in the clear at once, and who keeps it needs no further call",
@@ -266,7 +265,7 @@ def write_csv(objects: Iterable[StoredObject], out: TextIO) -> None:
     for one in objects:
         for row in [_cells(key) for key in one.keys] or [()]:
             padding = [""] * (len(COLUMNS) - 3 - len(row))
-            writer.writerow([_cell(text) for text in (one.name, one.fault or "", finding_of(one), *row, *padding)])
+            writer.writerow([cell(text) for text in (one.name, one.fault or "", finding_of(one), *row, *padding)])
 
 
 def _cells(key: DataKey) -> Sequence[str]:
@@ -278,10 +277,6 @@ def _cells(key: DataKey) -> Sequence[str]:
     made = (use.made.time, use.made.caller) if use.made is not None else ("", "")
     last = use.unwrapped.last or ("", "")
     return (*told, *made, str(use.unwrapped.times), str(len(use.unwrapped.callers)), *last, str(use.refused.times))
-
-
-def _cell(text: str) -> str:
-    return ("'" if text.startswith(_FORMULA) else "") + clean(text)
 
 
 def exit_code(summary: Summary) -> int:

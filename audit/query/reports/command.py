@@ -33,7 +33,7 @@ from audit.query.reports.build import (
 from audit.query.reports.interval import Interval, between, last_quarter, quarter
 from audit.query.reports.page import html_page, moment_text
 from audit.query.reports.scope import Asked
-from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
+from audit.query.terminal import FINDINGS, OK, check_target, errors, exit_with, note, progress_bar, warn_of
 from audit.query.times import parse_time
 
 _STANDARD_OUTPUT = "-"
@@ -231,10 +231,7 @@ def _check_places(out: _Out) -> None:
     if len(places) == 2 and (places[0] == places[1] or (len(files) == 2 and files[0] == files[1])):
         raise QueryError("--html and --json name the same place")
     for file in files:
-        if file.is_relative_to(out.data.resolve()):
-            raise QueryError(f"{file.name}: a report is not written into the data folder")
-        if file.exists() and not file.is_file():
-            raise QueryError(f"{file} is not a file; - is standard output")
+        check_target(file, out.data)
         if not file.parent.is_dir():
             raise QueryError(f"there is no folder {file.parent}")
 

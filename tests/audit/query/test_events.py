@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
@@ -164,6 +166,11 @@ def test_what_is_damaged_is_named_in_the_answer(tmp_path: Path) -> None:
         ("WITH a AS (SELECT * FROM read_text('/etc/hostname')) SELECT * FROM a", "read_text"),
         ("SELECT * FROM Read_CSV('x')", "read_csv"),
         ("SELECT * FROM query('DROP VIEW events')", "query"),
+        ("SELECT * FROM 'x/*.parquet'", "no table 'x/*.parquet'"),
+        ("SELECT * FROM tail", "no table 'tail'"),
+        ("SELECT * FROM information_schema.tables", "no table 'tables'"),
+        ("SELECT json_serialize_plan('FROM enable_logging()')", "json_serialize_plan"),
+        (f"SELECT {'+'.join('1' * 900)}", "nested too deeply"),
         ("SELECT (SELECT max(x) FROM events, LATERAL (SELECT * FROM read_parquet('x')) AS t(x))", "read_parquet"),
     ],
 )
@@ -183,6 +190,21 @@ def test_what_is_not_there_is_said_in_duckdbs_words(tmp_path: Path, statement: s
     result = run(tmp_path, statement)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "WITH a AS (SELECT 1 AS x), b AS (FROM a) SELECT count(*) FROM b, events, calls",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 3) SELECT max(n) FROM t",
+        "SELECT count(*) FROM EVENTS e WHERE EXISTS (WITH z AS (SELECT 1) FROM z)",
+        "DESCRIBE events",
+        "FROM range(3), (VALUES (1)) v",
+    ],
+)
+def test_selects_over_the_tables_are_admitted(tmp_path: Path, statement: str) -> None:
+    build(tmp_path, segments=1)
+    assert run(tmp_path, statement, "--format", "csv").exit_code == 0
 
 
 def test_files_of_the_host_cannot_be_read_even_by_the_database_itself(tmp_path: Path) -> None:
@@ -218,6 +240,23 @@ def test_the_formats(tmp_path: Path) -> None:
     assert "x" * 300 in run(tmp_path, "SELECT repeat('x', 300) AS wide").stdout
 
 
+def test_no_column_and_no_digit_is_lost_in_json(tmp_path: Path) -> None:
+    build(tmp_path, segments=1)
+    twice = run(tmp_path, "SELECT 1 AS a, 2 AS a", "--format", "json")
+    assert (twice.exit_code, twice.stdout) == (2, "") and "one name" in twice.stderr
+    large = run(
+        tmp_path, "SELECT 170141183460469231731687303715884105727 AS a, MAP {1: 'x'} AS b, 'nan'::DOUBLE AS c", "--format", "json"
+    )
+    assert large.stdout == '{"a":170141183460469231731687303715884105727,"b":{"1":"x"},"c":null}\n'
+
+
+def test_nothing_in_it_is_obeyed_by_terminals_and_spreadsheets(tmp_path: Path) -> None:
+    build(tmp_path, segments=1)
+    statement = "SELECT '=1+1' AS a, chr(27) || chr(155) || chr(8238) AS b, -1 AS c, '-1' AS d"
+    assert run(tmp_path, statement, "--format", "csv").stdout.splitlines()[1] == "'=1+1,\\x1b\\x9b\\u202e,-1,'-1"
+    assert run(tmp_path, statement, "--format", "json").stdout == '{"a":"=1+1","b":"\\u001b\\u009b\\u202e","c":-1,"d":"-1"}\n'
+
+
 def test_a_long_table_is_cut_off_and_says_so(tmp_path: Path) -> None:
     build(tmp_path, segments=1)
     result = run(tmp_path, "FROM range(1001)")
@@ -249,6 +288,42 @@ def test_a_statement_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     build(tmp_path, segments=1)
     result = run(tmp_path, "SELECT count(*) FROM range(1000000000000)", "--time-limit", "0.05")
     assert (result.exit_code, result.stderr) == (2, "error: interrupted after 0.05 s, its time limit\n")
+
+
+def test_memory_that_duckdb_does_not_count_is_bounded_too(tmp_path: Path) -> None:
+    build(tmp_path, segments=1)
+    result = run(tmp_path, "SELECT length(repeat('x', 3900000000))")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "Out of Memory" in result.stderr
+    assert run(tmp_path, "SELECT 1").exit_code == 0
+
+
+def test_what_cannot_be_interrupted_is_ended(tmp_path: Path) -> None:
+    build(tmp_path, segments=1)
+    program = "from audit.query import statement; statement._GRACE_S = 0.1; from audit.cli import app; app()"
+    statement = "SELECT levenshtein(repeat('x', 100000), repeat('y', 100000))"
+    command = [sys.executable, "-c", program, "sql", statement, "--time-limit", "0.1", "--data", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "could not be interrupted" in done.stderr
+    assert not list(tmp_path.glob("keytrail-*"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "another shape"])
+def test_an_index_that_cannot_be_read_costs_time_and_nothing_else(tmp_path: Path, damage: str) -> None:
+    log = build(tmp_path)
+    compacted(tmp_path)
+    file = next(index_folder(tmp_path).glob("events/*/*.parquet"))
+    match damage:
+        case "missing":
+            file.unlink()
+        case "garbage":
+            file.write_bytes(b"garbage" * 100)
+        case _:
+            pq.write_table(pa.table({"x": [1]}), file)
+    result = run(tmp_path, "SELECT count(*) AS n FROM events", "--format", "csv")
+    assert (result.exit_code, result.stdout) == (0, f"n\n{len(log.lines)}\n")
+    assert "the index cannot be read, and everything was read instead" in result.stderr
 
 
 def test_ctrl_c_interrupts(tmp_path: Path) -> None:

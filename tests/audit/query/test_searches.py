@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import os
+import pwd
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,17 +97,17 @@ def test_where_it_cannot_be_recorded_that_is_said_and_the_search_goes_on(
 def test_it_waits_for_another_command_that_writes(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     place = LogPlace(instance.log_folder(ADMIN_LOG), instance.checkpoint_folder(ADMIN_LOG), "eu-central-1", "111122223333")
     other = BlockingLog(place)
-    waited = threading.Event()
+    waited = []
 
     def wait(_: float) -> None:
-        if not waited.is_set():
-            waited.set()
+        waited.append(1)
+        if len(waited) == 20:
             other.close()
 
-    monkeypatch.setattr("audit.query.searches.time.sleep", wait)
+    monkeypatch.setattr("audit.commit.time.sleep", wait)
     with served(instance):
         searches.record_search(instance.data, "query", {"key": "alias/a"})
-    assert waited.is_set()
+    assert len(waited) >= 20
     assert [record["requestParameters"]["question"] for record in searched(instance)] == [{"key": "alias/a"}]
 
 
@@ -113,8 +115,15 @@ def test_a_question_of_any_length_is_on_record(instance: Instance) -> None:
     with served(instance):
         searches.record_search(instance.data, "query", {"fingerprint": ["a" * 64] * 1_000, "since": None, "place": Path("x")})
         searches.record_search(instance.data, "inventory", {"place": Path("x"), "no_index": True})
+    asked = orjson.dumps({"fingerprint": ["a" * 64] * 1_000, "place": "x"}).decode()
+    assert len(asked) == 67_029
     assert [record["requestParameters"]["question"] for record in searched(instance)] == [
-        {"omitted": True, "originalSize": 67_029},
+        {
+            "omitted": True,
+            "originalSize": len(asked),
+            "beginning": asked[:1_024],
+            "sha256": hashlib.sha256(asked.encode()).hexdigest(),
+        },
         {"place": "x"},
     ]
 
@@ -133,6 +142,54 @@ def test_no_ciphertext_and_no_password_is_on_record(instance: Instance, tmp_path
     ]
 
 
+def test_no_credentials_of_a_catalogue_are_on_record(instance: Instance) -> None:
+    options = {
+        "url": "s3://key:secret@lake/audit",
+        "catalog_uri": "https://user:secret@example.com",
+        "catalog_property": ["credential=secret"],
+        "keep": 24.0,
+    }
+    with served(instance):
+        searches.record_search(instance.data, "publish", options)
+    assert [one["requestParameters"]["question"] for one in searched(instance)] == [{"url": "s3://…@lake/audit", "keep": 24.0}]
+
+
+def test_what_is_asked_by_standard_input_is_on_record(instance: Instance) -> None:
+    top = typer.Typer()
+    cli.add_to(top)
+    with served(instance):
+        command = ["sql", "-", "--format", "csv", "--data", str(instance.data)]
+        result = CliRunner().invoke(top, command, input="SELECT 43 AS answer")
+    assert (result.exit_code, result.stdout) == (0, "answer\n43\n")
+    assert [record["requestParameters"]["question"] for record in searched(instance)] == [{"statement": "SELECT 43 AS answer"}]
+
+
+def test_the_environment_does_not_say_who_asks(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "innocent")
+    with served(instance):
+        searches.record_search(instance.data, "query", {})
+    assert [record["userIdentity"]["userName"] for record in searched(instance)] == [pwd.getpwuid(os.getuid()).pw_name]
+
+
+def test_looking_whether_it_is_served_does_not_keep_serve_out(instance: Instance) -> None:
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            instance.is_served  # noqa: B018 - it takes the lock for a moment
+
+    os.close(instance.hold())
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(200):
+            os.close(instance.hold())
+    finally:
+        ended.set()
+        looking.join()
+
+
 def test_every_command_that_tells_what_is_in_the_log_is_on_record() -> None:
     others = {
         "checkpoint",
@@ -141,7 +198,6 @@ def test_every_command_that_tells_what_is_in_the_log_is_on_record() -> None:
         "status",
         "update",
         "rebuild",
-        "publish",
         "cloudtrail",
         "list",
         "remove",
