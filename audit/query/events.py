@@ -67,12 +67,14 @@ class Events:
     """A database with the views `events` and `calls`. A context manager.
 
     `damaged` names what of the logs could not be read, so that answers may lack it; `index_fault` why the index was of no use.
+    `has_indexed_rows`: rows come from the index as it lies, which nobody verifies.
     """
 
     database: duckdb.DuckDBPyConnection
     damaged: tuple[Damage, ...]
     coverage: tuple[Coverage, ...]
     index_fault: str | None
+    has_indexed_rows: bool
     _spill: tempfile.TemporaryDirectory[str]
 
     def __enter__(self) -> Self:
@@ -138,6 +140,7 @@ def _open(asked: _Asked, *, use_index: bool) -> Events:
             selects += indexed
             open_parts += scan.within(covered.rest, since, until)
             damaged += covered.damaged
+        has_indexed_rows = bool(selects)
         _load_tail(database, open_parts, damaged, asked.progress)
         selects.append("SELECT *, 'keytrail' AS origin FROM tail")
         imported, missing = _imported(data, database) if asked.log is None else ([], [])
@@ -150,7 +153,7 @@ def _open(asked: _Asked, *, use_index: bool) -> Events:
         database.close()
         spill.cleanup()
         raise
-    return Events(database, tuple(damaged), tuple(coverage), None, spill)
+    return Events(database, tuple(damaged), tuple(coverage), None, has_indexed_rows, spill)
 
 
 def _indexed(

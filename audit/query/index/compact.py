@@ -37,10 +37,10 @@ from audit.query.index.layout import (
     quoted,
 )
 from audit.query.index.load import Rows
-from audit.query.index.pieces import OPEN_BYTES, pending
+from audit.query.index.pieces import OPEN_BYTES, pending, still_ends_with, tail_of
 from audit.query.lines import Damage
 from audit.query.scan import Part
-from audit.segments import read_mark
+from audit.segments import read_mark, segment_name
 
 BATCH_BYTES = 512 << 20
 FANOUT = 16
@@ -144,7 +144,7 @@ class Compactor:
     def _next_batch(self) -> _Batch | None:
         """What comes after the pieces of the index, of the first log that has any, up to the size of a batch."""
         for log in scan.find_logs(self._data)[0]:
-            index = self._manifest.logs.get(log, LogIndex())
+            index = self._index_of(log)
             batch, size_bytes = _Batch(log), 0
             mark = read_mark(
                 self._data / "log" / log
@@ -158,6 +158,16 @@ class Compactor:
             if batch.parts:
                 return batch
         return None
+
+    def _index_of(self, log: str) -> LogIndex:
+        """What there is of `log`; nothing, where the log is not the one any more that was indexed."""
+        index = self._manifest.logs.get(log, LogIndex())
+        if index.pieces and not still_ends_with(
+            self._data / "log" / log / segment_name(index.pieces[-1].segment), index.pieces[-1]
+        ):
+            self._manifest.logs[log] = index = LogIndex()
+            self._manifest.save(self._index)
+        return index
 
     def _compact(self, batch: _Batch) -> None:
         self._rows.clear()
@@ -202,6 +212,7 @@ class Compactor:
             until,
             damaged,
             is_left_out,
+            tail_of(part.path, part.size_bytes),
         )
 
     def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:

@@ -22,7 +22,7 @@ import orjson
 from audit import durable
 from audit.errors import AuditError
 
-VERSION = 4
+VERSION = 5
 #: A run of more records is kept in slices of the terms' space: a look-up opens a small file, and merging takes little memory.
 SLICED_FROM, SLICES = 500_000, 16
 
@@ -49,6 +49,7 @@ class Piece:
     until: str | None
     damaged: tuple[tuple[int, str], ...] = ()
     is_left_out: bool = False
+    tail: str = ""  # hash of what stands before `stop`, by which a log that was put back and grew otherwise is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class Manifest:
         logs = {
             name: {
                 "pieces": [
-                    [p.segment, p.first, p.next, p.start, p.stop, p.since, p.until, p.damaged, p.is_left_out] for p in log.pieces
+                    [p.segment, p.first, p.next, p.start, p.stop, p.since, p.until, p.damaged, p.is_left_out, p.tail]
+                    for p in log.pieces
                 ],
                 "runs": [[run.first, run.next, run.slices] for run in log.runs],
                 "days": [[day.day, day.first, day.next, day.records] for day in log.days],
@@ -171,6 +173,7 @@ def _piece(
     until: str | None,
     damaged: list[list[Any]],
     is_left_out: bool,
+    tail: str,
 ) -> Piece:
     lines = tuple((line, why) for line, why in damaged)
-    return Piece(segment, first, next, start, stop, since, until, lines, is_left_out)
+    return Piece(segment, first, next, start, stop, since, until, lines, is_left_out, tail)

@@ -1,4 +1,4 @@
-"""Which bytes of a log the index has, and which come next. Pure.
+"""Which bytes of a log the index has, and which come next.
 
 The index takes a log in pieces, in order: closed segments whole, and of the open one what is known to be durable, once there is
 enough of it. The pieces of a segment follow one another without a gap.
@@ -6,10 +6,13 @@ enough of it. The pieces of a segment follow one another without a gap.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import groupby
+from pathlib import Path
 
 from audit.log import Mark
 from audit.query.filters import Filter
@@ -20,6 +23,7 @@ from audit.query.times import time_text
 
 #: What is new in the open segment is indexed once it is so much; until then each question reads it.
 OPEN_BYTES = 4 << 20
+_TAIL_BYTES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +92,36 @@ def pending(index: LogIndex, parts: Sequence[Part], mark: Mark | None, open_byte
     return found
 
 
+def tail_of(path: Path, stop: int) -> str:
+    """A hash of the last bytes before `stop` in the segment at `path`. Raises OSError."""
+    with path.open("rb") as file:
+        return sha256(os.pread(file.fileno(), min(_TAIL_BYTES, stop), stop - min(_TAIL_BYTES, stop))).hexdigest()[:32]
+
+
+def still_ends_with(path: Path, piece: Piece) -> bool:
+    """Whether the segment at `path` has the end of `piece` where it was: a log that was put back from a copy, and grew
+    otherwise, has other lines there. Raises OSError, but where there is no such file."""
+    try:
+        return tail_of(path, piece.stop) == piece.tail
+    except FileNotFoundError:
+        return False
+
+
 def after(part: Part, piece: Piece) -> Part:
     """What of the segment comes after `piece`."""
     return replace(part, skipped_bytes=piece.stop, skipped_lines=piece.next - piece.segment)
 
 
 def _usable(part: Part, pieces: Sequence[Piece]) -> list[Piece]:
-    """Those of a segment's `pieces` from its beginning on that can be believed: it has their bytes still, and where they are all
-    of it, no others. After one that is left out, none is."""
+    """Those of a segment's `pieces` from its beginning on that can be believed: it has their bytes still, as far as their end
+    tells, and where they are all of it, no others. After one that is left out, none is."""
     known = list(pieces[: next((number for number, piece in enumerate(pieces) if piece.is_left_out), len(pieces))])
     if not known or known[-1].stop > part.size_bytes:
         return []
     reached = known[-1].next
+    is_whole = (part.next_index, part.size_bytes) == (reached, known[-1].stop)
+    if not is_whole and not still_ends_with(part.path, known[-1]):
+        return []
     if part.next_index is not None and (
         reached > part.next_index or (reached == part.next_index and known[-1].stop != part.size_bytes)
     ):

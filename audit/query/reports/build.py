@@ -215,6 +215,10 @@ class Document:
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
+_FROM_INDEX = (
+    "Rows were read from the index, as far as it has them. The verification is of the logs and not of the index: whoever can "
+    "write that can change rows here. Made with --no-index, a report is read from the logs alone."
+)
 _LIMITS = (
     "Calls that did not pass keytrail are not in its logs. `keytrail reconcile` compares them with AWS's CloudTrail.",
     "A data key that was unwrapped is not data that was read; and who keeps an unwrapped key needs no further call to use it.",
@@ -256,6 +260,8 @@ def build(
         tables = tuple(answer(events.database, question, scope, parameters, max_rows) for question in kind.questions)
         records = _records(events.database, parameters)
     notes = list(scope.notes)
+    if events.has_indexed_rows:
+        notes.append(_FROM_INDEX)
     if covered.until > made_at:
         notes.append(f"The interval was not over when this report was made, at {time_text(made_at)}.")
     return Document(

@@ -304,6 +304,31 @@ def test_an_open_segment_that_was_cut_back_is_read_as_it_stands(tmp_path: Path) 
     assert found(tmp_path, ACME) == (log.lines[:1], [], len(log.lines[0]) + 1)
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_log_that_was_put_back_and_grew_otherwise_is_not_taken_for_the_one_that_was_indexed(
+    tmp_path: Path, is_closed: bool
+) -> None:
+    log = LogBuilder(tmp_path)
+    for second in range(4):
+        log.add(second, context={"tenant": "acme"})
+    mark(log, 4)
+    compacted(tmp_path, open_bytes=0)
+    shutil.rmtree(log.folder)
+    other = LogBuilder(tmp_path)
+    for second in range(8):
+        other.add(second, context={"tenant": "acme" if second % 2 else "other"}, user="mallory")
+    if is_closed:
+        other.rotate()
+    else:
+        mark(other, 8)
+    assert found(tmp_path, ACME)[:2] == (lines_of(other, ACME), [])
+    with open_events(tmp_path) as events:
+        assert events.database.execute("SELECT count(*) FROM events WHERE user_name = 'mallory'").fetchall() == [(8,)]
+        assert events.database.execute("SELECT count(*) FROM events").fetchall() == [(8,)]
+    compacted(tmp_path, open_bytes=0)
+    assert found(tmp_path, ACME) == (lines_of(other, ACME), [], 0)
+
+
 # --- damage
 
 
