@@ -77,7 +77,7 @@ class Child:
                 *self._argv,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
+                process_group=0,  # Ctrl-C is for this process; a session of its own would give the indexer an equal share
                 limit=_MAX_REPORT_BYTES,
             )
             self._process = process

@@ -129,14 +129,18 @@ class Server:
         return self.process.wait(LIMIT_S)
 
     def children(self) -> dict[str, int]:
-        """The process ids of its children: `worker` (the first) and `sealer`."""
+        """The process ids of its children: `worker` (the first), `sealer`, `indexer`."""
         found: dict[str, int] = {}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            for name, module in (("worker", b"proxy.worker"), ("sealer", b"audit.sealer")):
+            for name, module in (
+                ("worker", b"proxy.worker"),
+                ("sealer", b"audit.sealer"),
+                ("indexer", b"audit.query.index.follow"),
+            ):
                 if module in command:
                     found.setdefault(name, int(pid))
         return found

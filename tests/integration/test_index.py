@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from http.client import HTTPConnection
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_it_can_be_turned_off(small_segments: Server) -> None:
     finally:
         assert server.stop() == 0
     assert not (server.data / "index").exists()
+
+
+def test_the_indexer_waits_for_the_workers(small_segments: Server) -> None:
+    """It is of idle policy, and of their session: Linux's autogroups give each session its share, whatever the policies in it."""
+    server = small_segments.start()
+    try:
+        supervisor, children = server.process.pid, server.children()
+        wait_until(lambda: os.sched_getscheduler(children["indexer"]) == os.SCHED_IDLE, "it has begun")
+        assert os.sched_getscheduler(children["worker"]) == os.sched_getscheduler(children["sealer"]) == os.SCHED_OTHER
+        assert {os.getsid(pid) for pid in children.values()} == {os.getsid(supervisor)}
+        assert os.getpgid(supervisor) not in {os.getpgid(pid) for pid in children.values()}  # whose Ctrl-C is its alone
+    finally:
+        assert server.stop() == 0
 
 
 def processes(server: Server) -> dict[str, object]:
