@@ -138,7 +138,7 @@ def test_sigterm_finishes_what_is_under_way_and_signs_for_it(own_server: Server)
 def test_workers_do_not_outlive_a_supervisor_that_was_killed(own_server: Server) -> None:
     own_server.start()
     children = own_server.children()
-    assert set(children) == {"worker", "sealer"}
+    assert set(children) == {"worker", "sealer", "indexer"}
     with Load(own_server).running() as load:
         load.wait_for(50)
         os.kill(own_server.process.pid, signal.SIGKILL)
