@@ -49,7 +49,8 @@ _OPEN_FILES = 64
 _INDEX_TRIES = 5
 _NUMBERS = itertools.count()
 _UNSOUND = """SELECT n FROM lines WHERE NOT (starts_with(line, '{') AND json_valid(line) AND contains(line, '"keytrail":{'))"""
-_ORDER = "ORDER BY time, part, line"
+_NAMES = ["time", "part", "line", "start", "size"]
+_COLUMNS = "time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT"
 _NO_RECORD = "JSON, but not a record of a keytrail log"
 
 
@@ -81,17 +82,15 @@ class Result:
 
         Raises OSError.
         """
-        cursor = self._hits.in_order(newest)
         files: dict[int, int] = {}
         try:
-            while batch := cursor.fetchmany(_FETCH_ROWS):
-                for time, number, line, start, size in batch:
-                    part = self._parts[number]
-                    if number not in files:
-                        if len(files) >= _OPEN_FILES:
-                            os.close(files.pop(next(iter(files))))
-                        files[number] = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
-                    yield Found(Place(part.log, part.path.name, line), time, os.pread(files[number], size, start))
+            for time, number, line, start, size in self._hits.in_order(newest):
+                part = self._parts[number]
+                if number not in files:
+                    if len(files) >= _OPEN_FILES:
+                        os.close(files.pop(next(iter(files))))
+                    files[number] = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+                yield Found(Place(part.log, part.path.name, line), time, os.pread(files[number], size, start))
         finally:
             for file in files.values():
                 os.close(file)
@@ -132,16 +131,19 @@ def search(
 
 
 class _Hits:
-    """A table of places in the log: those that answer one question. Closed by `close`."""
+    """The places in the log that answer one question: a list of those that the index led to, or, once any are found by
+    scanning, a table of all. Closed by `close`."""
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self.database = database
-        self._table = f"hits_{next(_NUMBERS)}"
-        columns = "time VARCHAR, part INTEGER, line BIGINT, start BIGINT, size BIGINT"
-        database.execute(f"CREATE TABLE {self._table} ({columns})")
+        self._listed: list[tuple[str, int, int, int, int]] = []
+        self._table: str | None = None
 
     def add(self, found: pa.Table, select: str, parameters: Sequence[object] = ()) -> None:
         """Add the rows of `select` over the table `found`."""
+        if self._table is None:
+            self._table = f"hits_{next(_NUMBERS)}"
+            self.database.execute(f"CREATE TABLE {self._table} ({_COLUMNS})")
         self.database.register("found", found)
         self.database.execute(f"INSERT INTO {self._table} {select}", parameters)
         self.database.unregister("found")
@@ -150,31 +152,35 @@ class _Hits:
         """Add the plan's hits; returns all parts that the rows speak of, by their numbers."""
         numbers: dict[Part, int] = {}
         for hit in plan.hits:
-            numbers.setdefault(hit.part, len(plan.parts) + len(numbers))
-        if plan.hits:
-            columns = {
-                "time": pa.array([hit.time for hit in plan.hits], pa.string()),
-                "part": pa.array([numbers[hit.part] for hit in plan.hits], pa.int32()),
-                "line": pa.array([hit.line for hit in plan.hits], pa.int64()),
-                "start": pa.array([hit.start for hit in plan.hits], pa.int64()),
-                "size": pa.array([hit.size for hit in plan.hits], pa.int64()),
-            }
-            self.add(pa.table(columns), "SELECT time, part, line, start, size FROM found")
+            number = numbers.setdefault(hit.part, len(plan.parts) + len(numbers))
+            self._listed.append((hit.time, number, hit.line, hit.start, hit.size))
+        if self._listed and self._table is not None:
+            columns = zip(*self._listed, strict=True)
+            self.add(pa.table([pa.array(column) for column in columns], names=_NAMES), "FROM found")
+            self._listed.clear()
         return [*plan.parts, *numbers]
 
     def count(self) -> int:
+        if self._table is None:
+            return len(self._listed)
         [(count,)] = self.database.execute(f"SELECT count(*) FROM {self._table}").fetchall()  # noqa: S608 - ours
         return int(count)
 
-    def in_order(self, newest: int | None) -> duckdb.DuckDBPyConnection:
-        """A cursor over all of them in the order of time, or the `newest`: time, part, line, start, size."""
-        if newest is None:
-            return self.database.cursor().execute(f"FROM {self._table} {_ORDER}")
+    def in_order(self, newest: int | None) -> Iterator[tuple[str, int, int, int, int]]:
+        """All of them in the order of time, or the `newest`: time, part, line, start, size."""
+        if self._table is None:
+            ordered = sorted(self._listed)
+            yield from ordered if newest is None else ordered[max(0, len(ordered) - newest) :]
+            return
         last = f"FROM {self._table} ORDER BY time DESC, part DESC, line DESC LIMIT ?"
-        return self.database.cursor().execute(f"FROM ({last}) {_ORDER}", [newest])
+        query, parameters = (f"FROM {self._table}", []) if newest is None else (f"FROM ({last})", [newest])
+        cursor = self.database.cursor().execute(f"{query} ORDER BY time, part, line", parameters)
+        while batch := cursor.fetchmany(_FETCH_ROWS):
+            yield from batch
 
     def close(self) -> None:
-        self.database.execute(f"DROP TABLE IF EXISTS {self._table}")
+        if self._table is not None:
+            self.database.execute(f"DROP TABLE IF EXISTS {self._table}")
         self.database.close()
 
 

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from audit.query.filters import Filter
-from audit.query.index import rows
-from audit.query.index.layout import IndexFault, LogIndex, Manifest, Run, index_folder, quoted
+from audit.query.index.layout import IndexFault, LogIndex, Manifest, Run, index_folder
 from audit.query.index.pieces import Covered
+from audit.query.index.postings import PostingsFile, Rows, open_postings
+from audit.query.index.rows import PROBE
 from audit.query.index.terms import Condition, Term, conditions
 from audit.query.scan import Part
 
 #: What is read without asking whether other conditions leave less; and the most places that are read one by one.
 FEW, MANY = 500, 400_000
+#: Of so many records at a time conditions are intersected, to take no more memory than that.
+_WINDOW = 1 << 20
+_NO_ROWS = pa.table({"record": pa.array([], pa.int64()), "start": pa.array([], pa.int64())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Index:
     def places(self, log: str, question: Filter, covered: Covered) -> list[Place] | None:
         """Where in `covered` the records may be that answer `question`; None where they are too many, or no term is of use.
 
-        Raises OSError; duckdb.Error for an index that cannot be read.
+        Raises OSError; `IndexFault` for an index that cannot be read.
         """
         wanted = conditions(question)
         spans = covered.spans(question)
@@ -57,51 +63,80 @@ class Index:
             return None
         if not spans:
             return []
-        runs = self.manifest.logs[log].runs
+        runs, first, next = self.manifest.logs[log].runs, spans[0][0], spans[-1][1]
+        usable = []
         for condition in wanted:
-            found = self._look_up(runs, [condition], spans, FEW)
+            found = self._find(runs, condition, first, next, MANY)
+            if found is not None and found.count <= FEW:
+                return _within(found.places(), spans)
             if found is not None:
-                return found
-        usable = [condition for condition in wanted if self._is_usable(runs, condition, spans)]
-        return self._look_up(runs, usable or wanted, spans, MANY)
+                usable.append(condition)
+        return self._intersect(runs, usable or wanted, spans)
 
-    def _is_usable(self, runs: Sequence[Run], condition: Condition, spans: Sequence[tuple[int, int]]) -> bool:
-        """Whether it is rare enough to be worth reading its postings."""
-        query = f"SELECT count(*) FROM ({self._select(_within(runs, spans), condition.terms)} LIMIT ?)"  # noqa: S608 - ours
-        [(found,)] = self._database.execute(query, [MANY + 1]).fetchall()
-        return bool(found <= MANY)
-
-    def _look_up(
-        self, runs: Sequence[Run], wanted: Sequence[Condition], spans: Sequence[tuple[int, int]], most: int
+    def _intersect(
+        self, runs: Sequence[Run], wanted: Sequence[Condition], spans: Sequence[tuple[int, int]]
     ) -> list[Place] | None:
-        """The places that have a term of each condition; None where they are more than `most`."""
-        within = _within(runs, spans)
-        selects = " INTERSECT ".join(f"SELECT DISTINCT * FROM ({self._select(within, one.terms)})" for one in wanted)  # noqa: S608 - ours
-        query = f"SELECT record, start FROM ({selects}) WHERE record >= ? AND record < ? LIMIT ?"  # noqa: S608 - ours
-        places = self._database.execute(query, [spans[0][0], spans[-1][1], most + 1]).fetchall()
-        if len(places) > most:
-            return None
-        return [Place(record, start) for record, start in places if _is_within(record, spans)]
+        """The places that have a term of each condition; None where they are more than `MANY`."""
+        places: list[Place] = []
+        for first in range(spans[0][0], spans[-1][1], _WINDOW):
+            next = min(first + _WINDOW, spans[-1][1])
+            tables = [found.table() for one in wanted if (found := self._find(runs, one, first, next)) is not None]
+            left = tables[0]
+            for other in tables[1:]:
+                left = left.filter(pc.is_in(left["record"], other["record"]))
+            places += _within(_places(left), spans)
+            if len(places) > MANY:
+                return None
+        return places
 
-    def _select(self, runs: Sequence[Run], terms: Iterable[Term]) -> str:
-        """Postings of any of `terms` in `runs`, of those files that can have them."""
-        hashed = self._hashed(terms)
-        paths = dict.fromkeys(run.path_of(self._folder, term) for run in runs for term in hashed)
-        if not paths:
-            return "SELECT 0::BIGINT AS record, 0::BIGINT AS start WHERE false"
-        files = ", ".join(map(quoted, paths))
-        numbers = ", ".join(map(str, hashed))
-        return f"SELECT record, start FROM read_parquet([{files}]) WHERE term IN ({numbers})"  # noqa: S608 - paths and numbers of ours
+    def _find(self, runs: Sequence[Run], condition: Condition, first: int, next: int, most: int | None = None) -> _Found | None:
+        """The postings of a condition's terms, of the records from `first` up to `next`; None where they are more than `most`."""
+        hashed = sorted(self._hashed(condition.terms))
+        found = _Found()
+        for run in runs:
+            if run.next <= first or run.first >= next:
+                continue
+            for term in hashed:
+                file = open_postings(run.path_of(self._folder, term))
+                for rows in file.find(term, first, next):
+                    found.add(file, rows)
+                    if most is not None and found.count > most:
+                        return None
+        return found
 
     def _hashed(self, terms: Iterable[Term]) -> list[int]:
-        hashed = []
-        for term in terms:
-            if term not in self._hashes:
-                [(self._hashes[term],)] = self._database.execute(
-                    f"SELECT hash({', '.join('?' * len(term))})", list(term)
-                ).fetchall()
-            hashed.append(self._hashes[term])
-        return hashed
+        asked = list(terms)
+        new = [term for term in asked if term not in self._hashes]
+        if new:
+            hashes = ", ".join(f"hash({', '.join('?' * len(term))})" for term in new)
+            [found] = self._database.execute(f"SELECT {hashes}", [text for term in new for text in term]).fetchall()
+            self._hashes.update(zip(new, found, strict=True))
+        return [self._hashes[term] for term in asked]
+
+
+@dataclass(slots=True)
+class _Found:
+    """Where postings are; `count` of them."""
+
+    count: int = 0
+    rows: list[tuple[PostingsFile, Rows]] = field(default_factory=list)
+
+    def add(self, file: PostingsFile, rows: Rows) -> None:
+        self.rows.append((file, rows))
+        self.count += rows.count
+
+    def table(self) -> pa.Table:
+        """The columns `record` and `start` of all of them; a record may stand there for each of its terms."""
+        return pa.concat_tables([file.read(rows) for file, rows in self.rows]) if self.rows else _NO_ROWS
+
+    def places(self) -> list[Place]:
+        return _places(self.table())
+
+
+def _places(table: pa.Table) -> list[Place]:
+    """Each record once, in order."""
+    starts = dict(zip(table["record"].to_pylist(), table["start"].to_pylist(), strict=True))
+    return [Place(record, starts[record]) for record in sorted(starts)]
 
 
 def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
@@ -110,15 +145,15 @@ def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
     Raises OSError, and `IndexFault` also where another DuckDB made it, which hashes terms in another way: nothing would be found.
     """
     manifest = Manifest.load(index_folder(data))
-    [(probe,)] = database.execute(rows.PROBE).fetchall()
+    [(probe,)] = database.execute(PROBE).fetchall()
     if manifest.logs and manifest.probe != probe:
         raise IndexFault("the index was made by another version of DuckDB")
     return Index(data, database, manifest)
 
 
-def _within(runs: Sequence[Run], spans: Sequence[tuple[int, int]]) -> list[Run]:
-    """Those of `runs` that may have records of `spans`."""
-    return [run for run in runs if run.next > spans[0][0] and run.first < spans[-1][1]]
+def _within(places: Iterable[Place], spans: Sequence[tuple[int, int]]) -> list[Place]:
+    """Those of `places` that are in `spans`."""
+    return [place for place in places if _is_within(place.record, spans)]
 
 
 def _is_within(record: int, spans: Sequence[tuple[int, int]]) -> bool:

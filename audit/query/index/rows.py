@@ -161,7 +161,7 @@ def _listed(words: tuple[str, ...]) -> str:
 #: What a record's terms are made of: (kind, SQL of the value over the table `rows`).
 _TERMS = (
     ("r", "x.requestID"),
-    ("e", "x.eventID"),
+    ("r", "x.eventID"),
     ("n", f"CASE WHEN x.eventName NOT IN ({_listed(COMMON_EVENTS)}) THEN x.eventName END"),
     ("i", "x.sourceIPAddress"),
     ("d", "x.errorCode"),

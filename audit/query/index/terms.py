@@ -71,7 +71,7 @@ class Condition:
 def conditions(one: Filter) -> list[Condition]:
     """What all records that answer `one` have, the rarest first by what is usual. Empty where no term is of use."""
     found: list[set[Term]] = [
-        {("r", text) for text in one.ids} | {("e", text) for text in one.ids},
+        {("r", text) for text in one.ids},
         {("f", text) for text in one.fingerprints},
         *({_pair(key, value)} for key, value in one.context),
         _of_life(one.key, one.events) if one.key is not None else set(),
@@ -91,7 +91,7 @@ def terms(record: Record) -> set[Term]:
 
 
 def _terms(record: Record) -> Iterator[Term]:
-    for kind, name in (("r", "requestID"), ("e", "eventID"), ("i", "sourceIPAddress"), ("d", "errorCode")):
+    for kind, name in (("r", "requestID"), ("r", "eventID"), ("i", "sourceIPAddress"), ("d", "errorCode")):
         yield from _term(kind, record.get(name))
     event = record.get("eventName")
     if event not in COMMON_EVENTS:
