@@ -66,6 +66,11 @@ def timestamp(time_us: int) -> str:
     return f"{_to_the_second(time_us // 1_000_000)}.{time_us % 1_000_000:06d}Z"
 
 
+def time_us(timestamp: str) -> int:
+    """The time of which `timestamp` gives the text. Raises ValueError or TypeError where it is no such text."""
+    return (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(microseconds=1)
+
+
 @lru_cache(maxsize=16)
 def _to_the_second(time_s: int) -> str:
     return (_EPOCH + timedelta(seconds=time_s)).strftime("%Y-%m-%dT%H:%M:%S")
@@ -128,7 +133,7 @@ def decode(line: bytes) -> AuditRecord:
     extension = additional["keytrail"]
     materials = {key: value for key, value in additional.items() if key != "keytrail"}
     return AuditRecord(
-        time_us=(datetime.fromisoformat(extension["time"]) - _EPOCH) // timedelta(microseconds=1),
+        time_us=time_us(extension["time"]),
         event_id=document["eventID"],
         event_name=document["eventName"],
         event_source=document["eventSource"],

@@ -26,7 +26,7 @@ from audit.query.inventory import command as inventory_command
 from audit.query.render import clean
 from audit.query.reports.command import make_app as make_report_app
 from audit.query.searches import on_record
-from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
+from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar, standard_streams
 from audit.reconcile import command as reconcile_command
 from audit.report import Report, Verdict
 from audit.sealer import verifier_keys
@@ -54,6 +54,12 @@ def add_to(top: typer.Typer) -> None:
     """Register these commands at the top level of `top`."""
     top.registered_commands += app.registered_commands
     top.registered_groups += app.registered_groups
+
+
+def run(top: typer.Typer, obj: object) -> None:
+    """The console script of `top`, whose commands get `obj`. What was printed is out when it ends, or its exit code says no."""
+    with standard_streams():
+        top(obj=obj)
 
 
 @app.command()

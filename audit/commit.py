@@ -26,11 +26,10 @@ from audit import canonical
 from audit.errors import AuditError, CommitFailed, LogIncident, LogInUse
 from audit.log import LogWriter, Recovered, open_log
 from audit.record import AuditRecord, JsonValue, Phase, UserIdentity
-from audit.segments import SegmentFolder, segment_name
+from audit.segments import LONGEST_LINE_BYTES, SegmentFolder, segment_name
 
 __all__ = ["AuditLog", "BlockingLog", "LogPlace", "Receipt"]
 
-_LONGEST_LINE_BYTES = 1 << 20  # CloudTrail's limits keep a line far below
 _HISTORY_TAIL_BYTES = 16 << 10
 _NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
 _PAUSE_S = 0.02  # between two looks at a log that another command writes
@@ -107,7 +106,7 @@ class AuditLog:
     async def recover(self) -> None:
         """Open a poisoned log anew, with a new segment. Raises what opening raises; the log stays poisoned then."""
         await self.close()
-        await asyncio.to_thread(self._start, self._writer.records)
+        await asyncio.to_thread(self._start, self._writer.records, is_poisoned=True)
 
     async def close(self) -> None:
         """Make durable what waits, then let go of the log; `commit` refuses from now on."""
@@ -123,8 +122,8 @@ class AuditLog:
         self._writer.close()
         self._disk.release()
 
-    def _start(self, at_least: int = 0) -> None:
-        self._disk, self._writer = _open(self._place, at_least)
+    def _start(self, at_least: int = 0, *, is_poisoned: bool = False) -> None:
+        self._disk, self._writer = _open(self._place, at_least, new_segment=is_poisoned)
         self._next = self._writer.records
         self._waiting = []
         self._is_writing = False
@@ -216,7 +215,7 @@ class BlockingLog:
         return receipt
 
 
-def _open(place: LogPlace, at_least: int = 0) -> tuple[SegmentFolder, LogWriter]:
+def _open(place: LogPlace, at_least: int = 0, *, new_segment: bool = False) -> tuple[SegmentFolder, LogWriter]:
     """Recover the log at `place`, known to have `at_least` records, and record what recovery found."""
     disk = SegmentFolder(place.folder, syncing=place.syncing)
     try:
@@ -227,6 +226,7 @@ def _open(place: LogPlace, at_least: int = 0) -> tuple[SegmentFolder, LogWriter]
             at_least=max(at_least, _signed_size(place.checkpoints)),
             max_segment_bytes=place.max_segment_bytes,
             max_age_us=place.max_segment_age_s * 1_000_000,
+            new_segment=new_segment,
         )
         report = _recovery_records(place, recovered)
         if report:
@@ -249,7 +249,7 @@ def _require_marked_record(name: str, disk: SegmentFolder) -> None:
     mark = disk.read_mark()
     if mark is None or not mark.records or mark.segment not in disk.segments():
         return  # nothing to hold against it; what is missing, `open_log` tells
-    start = max(0, mark.offset - _LONGEST_LINE_BYTES)
+    start = max(0, mark.offset - LONGEST_LINE_BYTES)
     line = disk.read(mark.segment, start)[: mark.offset - start].removesuffix(b"\n").rpartition(b"\n")[2]
     try:
         extension = orjson.loads(line)["additionalEventData"]["keytrail"]

@@ -10,6 +10,8 @@ Rules kept here:
 - A line is durable when the sync after its write has returned, and not before. Then the mark says so.
 - An operation of the disk that failed is never tried again on the same segment: the writer is poisoned, refuses everything,
   and only recovery, by way of `open_log`, makes a new one, with a new segment.
+- A writer goes on in the last segment of the one before only where that ends exactly at the mark: all of it was synced, and
+  there is nothing to recover. Where anything stands behind the mark, the next line begins a new segment.
 - Recovery rewrites every line behind the mark before it syncs: after a failed sync the kernel may count lost pages as clean,
   and a second sync alone would succeed for nothing.
 - Whatever cannot be a line (torn, or not of this log) is set aside before it is cut off, never dropped.
@@ -26,6 +28,7 @@ from typing import Protocol
 
 import orjson
 
+from audit import canonical
 from audit.errors import CommitFailed, LogIncident
 
 MARK_SIZE_BYTES = 96
@@ -68,11 +71,18 @@ class Disk(Protocol):
     def read(self, segment: int, offset: int = 0) -> bytes:
         """The bytes of `segment` from `offset` on."""
 
+    def first_line(self, segment: int) -> bytes:
+        """The first line of `segment`, with its newline; without one where it has none, or not for long."""
+
     def create(self, segment: int) -> None:
         """Create the empty segment and append to it from now on; its name is durable when this returns."""
 
+    def reopen(self, segment: int, size: int) -> None:
+        """Append to `segment`, which is there, from now on; its name is durable when this returns. Fails if it has not `size`
+        bytes."""
+
     def append(self, data: bytes) -> None:
-        """Append to the segment created last; durable only after `sync`. A failure may leave a part of `data`."""
+        """Append to the segment created or reopened last; durable only after `sync`. A failure may leave a part of `data`."""
 
     def sync(self, size: int) -> None:
         """Make durable what was appended. Fails too if the segment is not in its place any more, `size` bytes long."""
@@ -116,19 +126,34 @@ class Recovered:
     intents: tuple[bytes, ...]
 
 
+@dataclass(slots=True)
+class _Last:
+    """The segment that lines are appended to, durable up to `offset`. `is_open`: the disk appends to it already."""
+
+    segment: int
+    offset: int
+    begun_us: int
+    is_open: bool
+
+
 class LogWriter:
     """Appends lines to a log. Made by `open_log`; used by one thread at a time."""
 
     def __init__(
-        self, name: str, disk: Disk, records: int, open_intents: dict[str, int], max_segment_bytes: int, max_age_us: int
+        self,
+        name: str,
+        disk: Disk,
+        records: int,
+        last: _Last | None,
+        open_intents: dict[str, int],
+        max_segment_bytes: int,
+        max_age_us: int,
     ) -> None:
         self.name = name
         self.records = records  # durable ones
         self.poison: str | None = None
         self._disk = disk
-        self._segment: int | None = None  # none is open yet: the first append starts one
-        self._offset = 0
-        self._opened_us = 0
+        self._last = last  # None: the next append begins a segment
         self._max_segment_bytes = max_segment_bytes
         self._max_age_us = max_age_us
         self._open_intents = open_intents  # event id → the segment that its intent is in
@@ -142,18 +167,18 @@ class LogWriter:
         if self.poison is not None:
             raise CommitFailed(self.name, self.poison)
         try:
-            segment = self._segment_for(now_us)
+            last = self._last_for(now_us)
             data = b"".join(lines)
             self._disk.append(data)
-            self._disk.sync(self._offset + len(data))
-            self._offset += len(data)
+            self._disk.sync(last.offset + len(data))
+            last.offset += len(data)
             self.records += len(lines)
             for intent in opened:
-                self._open_intents[intent] = segment
+                self._open_intents[intent] = last.segment
             for intent in closed:
                 self._open_intents.pop(intent, None)
-            scan = min(self._open_intents.values(), default=segment)
-            self._disk.write_mark(Mark(self.records, segment, self._offset, scan))
+            scan = min(self._open_intents.values(), default=last.segment)
+            self._disk.write_mark(Mark(self.records, last.segment, last.offset, scan))
         except (OSError, LogIncident) as error:
             self.poison = str(error)
             raise CommitFailed(self.name, self.poison) from error
@@ -162,22 +187,32 @@ class LogWriter:
         self.poison = self.poison or "the log is closed"
         self._disk.close()
 
-    def _segment_for(self, now_us: int) -> int:
-        """The segment that the next lines go to: the one that is open, or a new one."""
-        is_young = self._offset == 0 or now_us - self._opened_us < self._max_age_us
-        if self._segment is not None and is_young and self._offset < self._max_segment_bytes:
-            return self._segment
-        self._disk.create(self.records)
-        self._segment, self._offset, self._opened_us = self.records, 0, now_us
-        return self._segment
+    def _last_for(self, now_us: int) -> _Last:
+        """The segment that the next lines go to, open: the last one while it is small and young, or a new one. One that seems to
+        be begun later than now is not young."""
+        last = self._last
+        if last is None or last.offset >= self._max_segment_bytes or not 0 <= now_us - last.begun_us < self._max_age_us:
+            self._disk.create(self.records)
+            last = self._last = _Last(self.records, 0, now_us, is_open=True)
+        elif not last.is_open:
+            self._disk.reopen(last.segment, last.offset)
+            last.is_open = True
+        return last
 
 
 def open_log(
-    name: str, disk: Disk, *, at_least: int, max_segment_bytes: int = 64 << 20, max_age_us: int = 3_600_000_000
+    name: str,
+    disk: Disk,
+    *,
+    at_least: int,
+    max_segment_bytes: int = 64 << 20,
+    max_age_us: int = 3_600_000_000,
+    new_segment: bool = False,
 ) -> tuple[LogWriter, Recovered]:
     """Recover the log on `disk` and return a writer that goes on behind it.
 
-    `at_least` is the size that was signed for this log last: a shorter log is an incident. Raises `LogIncident`, OSError.
+    `at_least` is the size that was signed for this log last: a shorter log is an incident. `new_segment` is for a log whose
+    writer was poisoned: not the last segment again, whatever it looks like. Raises `LogIncident`, OSError.
     The caller appends what recovery has to say (`Recovered`) before it appends anything else.
     """
     segments = disk.segments()
@@ -207,7 +242,22 @@ def open_log(
     open_in = {event_id: segment for event_id, (_, segment) in intents.items()}
     if records > confirmed:
         disk.write_mark(Mark(records, segments[-1], end, min(open_in.values(), default=segments[-1])))
-    return LogWriter(name, disk, records, open_in, max_segment_bytes, max_age_us), recovered
+    is_clean = mark is not None and segments[-1:] == [mark.segment] and end == mark.offset and not set_aside
+    last = _last_segment(name, disk, segments[-1], end) if is_clean and not new_segment else None
+    return LogWriter(name, disk, records, last, open_in, max_segment_bytes, max_age_us), recovered
+
+
+def _last_segment(name: str, disk: Disk, segment: int, end: int) -> _Last | None:
+    """The last segment, which ends at `end`, to go on in; None where its first record does not tell how old it is."""
+    line = disk.first_line(segment)
+    if not line.endswith(b"\n") or _place(line) != (name, segment):
+        return None
+    try:
+        return _Last(
+            segment, end, canonical.time_us(orjson.loads(line)["additionalEventData"]["keytrail"]["time"]), is_open=False
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _unconfirmed_from(name: str, segments: list[int], mark: Mark | None) -> tuple[int, int, int]:

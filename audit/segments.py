@@ -18,6 +18,7 @@ from audit import durable
 from audit.errors import LogIncident, LogInUse
 from audit.log import Mark
 
+LONGEST_LINE_BYTES = 1 << 20  # CloudTrail's limits keep a line far below
 _RESERVED_BYTES = 8 << 20
 _LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.01
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.jsonl")
@@ -129,6 +130,10 @@ class SegmentFolder:
             file.seek(offset)
             return file.read()
 
+    def first_line(self, segment: int) -> bytes:
+        with (self._folder / segment_name(segment)).open("rb") as file:
+            return file.readline(LONGEST_LINE_BYTES)
+
     def create(self, segment: int) -> None:
         path = self._folder / segment_name(segment)
         self.close()
@@ -140,6 +145,20 @@ class SegmentFolder:
             raise LogIncident(self._folder.name, f"{path.name} is there already, and not empty")
         self._open = _OpenSegment(path, fd, (status.st_dev, status.st_ino), written=0, reserved=0)
         durable.sync_folder(self._folder)
+
+    def reopen(self, segment: int, size: int) -> None:
+        path = self._folder / segment_name(segment)
+        self.close()
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise LogIncident(self._folder.name, f"{path.name} has vanished") from error
+        status = os.fstat(fd)
+        if status.st_size != size:
+            os.close(fd)
+            raise LogIncident(self._folder.name, f"{path.name} has {status.st_size} bytes, {size} were written")
+        self._open = _OpenSegment(path, fd, (status.st_dev, status.st_ino), written=size, reserved=size)
+        durable.sync_folder(self._folder)  # the folder may be a copy that was put here a moment ago
 
     def append(self, data: bytes) -> None:
         current = self._current()

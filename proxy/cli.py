@@ -55,7 +55,7 @@ _CONTRADICTING = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOK
 
 def main() -> None:
     """The console script."""
-    app(obj=who_can_unwrap)
+    audit.cli.run(app, who_can_unwrap)
 
 
 @app.command()

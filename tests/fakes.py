@@ -24,8 +24,8 @@ class SimulatedDisk:
     platter: dict[int, bytes] = field(default_factory=dict)  # what a power cut leaves
     cache: dict[int, bytes] = field(default_factory=dict)  # what reads see
     clean: dict[int, int] = field(default_factory=dict)  # bytes that the kernel thinks are on the platter
-    mark_on_platter: Mark | None = None
     mark: Mark | None = None
+    marks: list[Mark] = field(default_factory=list)  # all that were ever written: any of them may be what a power cut leaves
     aside: list[tuple[int, int, bytes]] = field(default_factory=list)
     operations: int = 0
     current: int | None = None
@@ -41,6 +41,10 @@ class SimulatedDisk:
     def read(self, segment: int, offset: int = 0) -> bytes:
         return self.cache[segment][offset:]
 
+    def first_line(self, segment: int) -> bytes:
+        line, newline, _ = self.cache[segment].partition(b"\n")
+        return line + newline
+
     def create(self, segment: int) -> None:
         fault = self._step()
         if fault != "nothing":
@@ -49,6 +53,12 @@ class SimulatedDisk:
             self.clean.setdefault(segment, 0)
         if fault is not None:
             raise OSError("create failed")
+        self.current = segment
+
+    def reopen(self, segment: int, size: int) -> None:
+        if self._step() is not None:
+            raise OSError("reopen failed")
+        assert len(self.cache[segment]) == size
         self.current = segment
 
     def append(self, data: bytes) -> None:
@@ -104,6 +114,7 @@ class SimulatedDisk:
         fault = self._step()
         if fault is None or fault == "all":
             self.mark = mark
+            self.marks.append(mark)
         elif fault == "half":
             self.mark = None
         if fault is not None:
@@ -119,17 +130,17 @@ class SimulatedDisk:
             cache=dict(self.cache),
             clean=dict(self.clean),
             mark=self.mark,
-            mark_on_platter=self.mark_on_platter,
+            marks=list(self.marks),
             aside=list(self.aside),
         )
 
-    def after_power_cut(self) -> SimulatedDisk:
-        """The disk as the next process finds it after a power cut: only what was synced, and an older mark or none."""
+    def after_power_cut(self, mark: Mark | None = None) -> SimulatedDisk:
+        """The disk as the next process finds it after a power cut: only what was synced, and `mark`, one of `marks`, or none."""
         return SimulatedDisk(
             platter=dict(self.platter),
             cache=dict(self.platter),
             clean={segment: len(data) for segment, data in self.platter.items()},
-            mark=self.mark_on_platter,
-            mark_on_platter=self.mark_on_platter,
+            mark=mark,
+            marks=list(self.marks),
             aside=list(self.aside),
         )

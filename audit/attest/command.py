@@ -112,6 +112,8 @@ def attest_absence(
             note(line)
         for limit in finding.statement.limits():
             note(f"LIMITED: {limit}")
+        for name in finding.unseen:
+            note(f"HINT: {name} is in no record of these logs, of whatever time: was it mistyped?")
         exit_with(OK if finding.statement.is_complete else FINDINGS)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.attest.envelope import seal
+from audit.attest.occurring import Unseen
 from audit.attest.reading import Hits, LogReading, read_log
 from audit.attest.statement import Extension, LogFacts, Statement
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
@@ -34,10 +35,14 @@ ALL_PHASES = DEFAULT_PHASES | {Phase.INTENT}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The statement, and the records that contradict it, by log; it may be signed where there are none."""
+    """The statement, and the records that contradict it, by log; it may be signed where there are none.
+
+    `unseen` is what of the question occurs in no record of the logs, of whatever time: perhaps it was mistyped.
+    """
 
     statement: Statement
     hits: dict[str, tuple[Hits, Hits]]  # under the checkpoint, and behind it
+    unseen: tuple[str, ...] = ()
 
     @property
     def is_absent(self) -> bool:
@@ -103,14 +108,15 @@ def _examine(
         if progress is not None:
             progress(min(done, total), total)
 
-    facts, hits, searched = [], {}, Statement(instance.id, now, question, ()).searched
+    facts, hits, searched, unseen = [], {}, Statement(instance.id, now, question, ()).searched, Unseen(question)
     for log in instance.logs:
         note, checkpoint = newest[log]
         old = extended.get(log, {})
         for one in old.values():
             if one.size > checkpoint.size:
                 raise LogIncident(log, f"a saved checkpoint is of {one.size} records, its newest of {checkpoint.size}")
-        reading = read_log(instance.data, log, searched, checkpoint.size, {one.size for one in old.values()}, advance)
+        sizes = {one.size for one in old.values()}
+        reading = read_log(instance.data, log, searched, checkpoint.size, sizes, advance, unseen)
         if reading.records < checkpoint.size:
             raise LogIncident(log, f"it has {reading.records} records, but {checkpoint.size} were signed for")
         if note is not None and reading.roots[checkpoint.size] != checkpoint.root:
@@ -119,7 +125,7 @@ def _examine(
             )
         facts.append(_facts(instance, reading, note, _extensions(reading, checkpoint, old)))
         hits[log] = reading.hits, reading.later_hits
-    return Finding(Statement(instance.id, now, question, tuple(facts)), hits)
+    return Finding(Statement(instance.id, now, question, tuple(facts)), hits, unseen.names)
 
 
 def _facts(instance: Instance, reading: LogReading, note: str | None, extensions: tuple[Extension, ...]) -> LogFacts:

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from audit.attest.occurring import Unseen
 from audit.attest.statement import MAX_NAMED, UNDER_WAY, Excepted, SetBack
 from audit.errors import LogIncident
 from audit.merkle import EMPTY_ROOT, Frontier
@@ -80,8 +81,17 @@ class LogReading:
         return max(0, self.records - self.sealed)
 
 
-def read_log(data: Path, log: str, question: Filter, sealed: int, sizes: Iterable[int], advance: Advance) -> LogReading:
-    """Read all lines of `log`, of which the first `sealed` are under the checkpoint in question; `sizes` are of trees to compare.
+def read_log(
+    data: Path,
+    log: str,
+    question: Filter,
+    sealed: int,
+    sizes: Iterable[int],
+    advance: Advance,
+    unseen: Unseen | None = None,
+) -> LogReading:
+    """Read all lines of `log`, of which the first `sealed` are under the checkpoint in question; `sizes` are of trees to compare;
+    `unseen` is shown all of them.
 
     Raises `LogIncident` where lines are missing, or do not follow each other; OSError.
     """
@@ -93,6 +103,8 @@ def read_log(data: Path, log: str, question: Filter, sealed: int, sizes: Iterabl
         if tree.lacks:
             tree.extend([sha256(b"\x00" + line).digest() for line in lines[: tree.lacks]])
         judge.take(chunk, lines)
+        if unseen is not None:
+            unseen.look(chunk.data, lines)
     reading.roots, reading.proofs = tree.roots, tree.proofs()
     return reading
 

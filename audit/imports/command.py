@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -73,7 +74,7 @@ def list_(
         found = statuses(data)
         if json:
             document = [asdict(one) | {"verified": False} for one in found]
-            sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+            _write_json(document)
             return
         for one in found:
             _write_status(one)
@@ -125,7 +126,7 @@ def bypasses(
         if json:
             document = {name: value for name, value in asdict(found).items() if name != "damaged"} | {"calls": found.calls}
             document["damaged"] = [str(one) for one in found.damaged]
-            sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode() + "\n")
+            _write_json(document)
         else:
             _write_bypasses(found, make_console(sys.stdout))
         sys.stdout.flush()
@@ -146,6 +147,12 @@ def remove(name: Name, data: Data = DEFAULT_DATA) -> None:
     """Remove an import. The log and AWS's files are not touched."""
     with errors():
         remove_import(data, name)
+
+
+def _write_json(document: object) -> None:
+    """In ASCII: text from an event stays text on a terminal."""
+    plain_values = orjson.loads(orjson.dumps(document, option=orjson.OPT_UTC_Z))  # moments as text
+    sys.stdout.write(json_text.dumps(plain_values, indent=2) + "\n")
 
 
 def _write_report(name: str, report: Report) -> None:

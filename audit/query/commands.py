@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
 from audit.errors import QueryError
@@ -184,7 +184,7 @@ def trace(
             raise QueryError(f"there is nothing in {artifact}")
         if json:
             document = (told[0].lone_json() if len(told) == 1 else None) or [one.to_json() for one in told]
-            sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+            sys.stdout.write(json_text.dumps(document, indent=2) + "\n")  # ASCII: text from a record stays text on a terminal
         else:
             console = render.make_console(sys.stdout)
             for one in told:

@@ -126,9 +126,16 @@ def record_line(one: Found) -> Text:
     return Text("  ").join(part for part in parts if part)
 
 
+class _Console(Console):
+    """rich's ends the program with 1 where its reader goes away, which here is a finding."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_console(out: TextIO, width: int | None = None) -> Console:
     """A console on `out` that reads no markup and colours a terminal only; 100 columns where it is piped."""
-    console = Console(file=out, markup=False, highlight=False, emoji=False, width=width)
+    console = _Console(file=out, markup=False, highlight=False, emoji=False, width=width)
     if width is None and not console.is_terminal:
         console.width = 100
     return console

@@ -1,4 +1,5 @@
-"""What the commands share: exit codes, notes and warnings on standard error, a progress bar, errors as one line."""
+"""What the commands share: exit codes, the standard streams, notes and warnings on standard error, a progress bar, errors as one
+line."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from audit.query.lines import Damage
 from audit.query.render import clean
 
 OK, FINDINGS, USAGE, IO = 0, 1, 2, 3
+CUT_OFF = 141  # as of any program whose reader went away (128 and SIGPIPE): nobody takes it for a verdict
 _INTERRUPTED = "Query interrupted"  # so DuckDB says that it saw the signal of Ctrl-C
 
 
@@ -82,6 +84,37 @@ def exit_with(code: int) -> None:
 
 
 @contextmanager
+def standard_streams() -> Iterator[None]:
+    """For a console script, around all of it: the three streams are there, and what was printed is out, or it is known that it is
+    not.
+
+    A stream that was closed (`>&-`) is /dev/null, so that no file of the log gets its number. A reader that went away (`| head`)
+    ends the command quietly; a verdict or an error that was reached before keeps its exit code.
+    """
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(lowest, True)
+    os.close(lowest)
+    sys.stdin, sys.stdout, sys.stderr = (
+        sys.stdin or os.fdopen(0),
+        sys.stdout or os.fdopen(1, "w"),
+        sys.stderr or os.fdopen(2, "w"),
+    )
+    code: object = OK
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+        if not isinstance(error, BrokenPipeError):
+            note(f"error: standard output: {error.strerror}")
+        code = code or (CUT_OFF if isinstance(error, BrokenPipeError) else IO)
+    raise SystemExit(code)
+
+
+@contextmanager
 def errors() -> Iterator[None]:
     """Translate errors into one line and an exit code."""
     try:
@@ -93,8 +126,7 @@ def errors() -> Iterator[None]:
         note(f"error: {error}")
         raise typer.Exit(FINDINGS) from error
     except BrokenPipeError as error:  # `keytrail query | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
-        raise typer.Exit(OK) from error
+        raise typer.Exit(CUT_OFF) from error
     except (AuditError, OSError, duckdb.Error) as error:
         note(f"error: {error}")
         raise typer.Exit(IO) from error

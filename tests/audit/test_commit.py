@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,16 @@ def is_healthy(log: AuditLog) -> bool:
 
 
 def record(
-    name: str, *, phase: Phase = Phase.OUTCOME, event_id: str = "e", intent_id: str | None = None, size: int = 0
+    name: str,
+    *,
+    phase: Phase = Phase.OUTCOME,
+    event_id: str = "e",
+    intent_id: str | None = None,
+    size: int = 0,
+    time_us: int = 1_767_323_045_000_006,
 ) -> AuditRecord:
     return AuditRecord(
-        time_us=1_767_323_045_000_006,
+        time_us=time_us,
         event_id=event_id,
         event_name=name,
         identity=UserIdentity("IAMUser"),
@@ -437,6 +444,114 @@ async def test_a_torn_tail_that_does_not_fit_leaves_no_pieces(place: LogPlace, m
     async with opened(place):
         pass
     assert len(os.listdir(place.folder / "torn")) == 1
+
+
+# --- the segment of the writer before
+
+
+@pytest.fixture
+def now_us(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The clock: one number, to be changed."""
+    clock = [1_800_000_000 * 1_000_000]
+    monkeypatch.setattr("audit.commit._now_us", lambda: clock[0])
+    yield clock
+
+
+def segments(place: LogPlace) -> list[int]:
+    return [segment.first_index for segment in list_segments(place.folder)]
+
+
+def command(place: LogPlace, now_us: list[int]) -> None:
+    with BlockingLog(place) as log:
+        log.commit(record("r", time_us=now_us[0]))
+
+
+def test_a_command_goes_on_in_the_segment_of_the_one_before_up_to_its_age(place: LogPlace, now_us: list[int]) -> None:
+    for _ in range(121):
+        command(place, now_us)
+        now_us[0] += 60 * 1_000_000
+    assert segments(place) == [0, 60, 120]
+    assert len(lines(place)) == 121
+
+
+def test_a_command_goes_on_in_the_segment_of_the_one_before_up_to_its_size(place: LogPlace, now_us: list[int]) -> None:
+    small = replace(place, max_segment_bytes=4_096)
+    for _ in range(60):
+        command(small, now_us)
+    sizes = [segment.path.stat().st_size for segment in list_segments(place.folder)]
+    assert len(sizes) > 3
+    assert all(4_096 <= size < 4_096 + 1_024 for size in sizes[:-1])
+    assert len(lines(place)) == 60
+
+
+async def test_a_worker_goes_on_in_the_segment_of_the_one_before(place: LogPlace, now_us: list[int]) -> None:
+    for _ in range(3):
+        async with opened(place) as log:
+            await log.commit(record("r", time_us=now_us[0]))
+            await log.commit(record("r", time_us=now_us[0]))
+    assert segments(place) == [0]
+    assert names(place) == ["r"] * 6
+
+
+async def test_a_worker_whose_disk_failed_goes_on_in_a_new_segment_though_nothing_was_written(
+    place: LogPlace, now_us: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with opened(place) as log:
+        await log.commit(record("r", time_us=now_us[0]))
+        with monkeypatch.context() as patched:
+            patched.setattr(durable, "write_all", full)
+            await failures([log.commit(record("lost", time_us=now_us[0]))])
+        await log.recover()
+        await log.commit(record("after", time_us=now_us[0]))
+    assert segments(place) == [0, 1]
+    assert names(place) == ["r", "after"], "there was nothing to recover"
+
+
+@pytest.mark.parametrize("tamper", [remove_segment, replace_segment, cut_segment, cut_a_line])
+def test_tampering_between_opening_and_going_on_is_noticed(
+    place: LogPlace, now_us: list[int], tamper: Callable[[LogPlace], None]
+) -> None:
+    command(place, now_us)
+    command(place, now_us)
+    with BlockingLog(place) as log:
+        tamper(place)
+        before = [segment.path.read_bytes() for segment in list_segments(place.folder)]
+        with pytest.raises(CommitFailed, match=r"vanished|bytes"):
+            log.commit(record("r", time_us=now_us[0]))
+        assert [segment.path.read_bytes() for segment in list_segments(place.folder)] == before
+    with pytest.raises(LogIncident):
+        BlockingLog(place)
+
+
+def test_a_copy_in_the_place_of_a_segment_that_is_gone_on_in_is_noticed(place: LogPlace, now_us: list[int]) -> None:
+    command(place, now_us)
+    with BlockingLog(place) as log:
+        log.commit(record("r", time_us=now_us[0]))
+        (segment,) = list_segments(place.folder)
+        copy = segment.path.with_name("copy")
+        shutil.copy(segment.path, copy)
+        copy.rename(segment.path)
+        with pytest.raises(CommitFailed, match="replaced by another file"):
+            log.commit(record("r", time_us=now_us[0]))
+
+
+def test_space_that_was_reserved_is_given_back_by_whoever_goes_on(place: LogPlace, now_us: list[int]) -> None:
+    log = BlockingLog(place)
+    log.commit(record("r", time_us=now_us[0]))
+    os.close(log._disk._open.fd)  # type: ignore[union-attr]  # killed: nothing is given back
+    log._disk._open = None
+    log.close()
+    (segment,) = list_segments(place.folder)
+    size = segment.path.stat().st_size
+    if segment.path.stat().st_blocks * 512 < 8 << 20:
+        pytest.skip("this file system does not reserve")
+    command(place, now_us)
+    assert segments(place) == [0]
+    assert segment.path.stat().st_size == 2 * size
+    assert segment.path.stat().st_blocks * 512 < 1 << 20
 
 
 # --- a real small disk

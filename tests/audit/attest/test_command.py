@@ -200,3 +200,15 @@ def test_a_file_that_is_no_attestation_fails(house: House) -> None:
     assert result.exit_code == 1
     assert "not an attestation" in result.stdout
     assert run(house, "verify-attestation", "/nowhere/at/all", "--key", str(house.verifier)).exit_code == 3
+
+
+def test_what_occurs_nowhere_is_hinted_at(house: House) -> None:
+    result = run(house, "attest-absence", "--event", "Decrpyt", "--caller", "user/nobody", "--from", "2026-01-02")
+    assert result.exit_code == 0, result.stderr
+    assert [line.partition(" is in no")[0] for line in result.stderr.splitlines() if line.startswith("HINT")] == [
+        "HINT: caller *:user/nobody",
+        "HINT: event Decrpyt",
+    ]
+    # what does occur, though not in the interval, is no hint
+    known = run(house, "attest-absence", "--context", "tenant=acme", "--from", "2026-01-02T00:00:15Z")
+    assert (known.exit_code, "HINT" in known.stderr) == (0, False), known.stderr

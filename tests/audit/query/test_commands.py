@@ -3,6 +3,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +168,37 @@ def test_tail_for_people(log: LogBuilder, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.stdout.splitlines() == [
         "2026-01-02T00:00:04.000Z  Decrypt  user/eve  AccessDenied  " + KEY_A.rpartition("/")[2]
     ]
+
+
+def test_control_characters_are_escaped_in_json(log: LogBuilder) -> None:
+    log.add(5, "Decrypt", user="mallory\x9b31m\x85", blobs_in=["one"])
+    result = run(log, "trace", fingerprint("one"), "--json")
+    assert "mallory\\u009b31m\\u0085" in result.stdout
+    assert result.stdout.isascii()
+
+
+_KEYTRAIL = [sys.executable, "-c", "from proxy.cli import main; main()"]
+
+
+def shell(log: LogBuilder, script: str) -> subprocess.CompletedProcess[bytes]:
+    """`script` for sh, in which "$@" is the console script."""
+    environment = os.environ | {"KEYTRAIL_DATA": str(log.data)}
+    return subprocess.run(["/bin/sh", "-c", script, "sh", *_KEYTRAIL], capture_output=True, env=environment, timeout=60)
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(log: LogBuilder) -> None:
+    for second in range(5, 3_000):
+        log.add(second, "Decrypt", blobs_in=["one"])
+    ended = shell(log, '{ "$@" query --format json; echo $? >&2; } | head -n 1')
+    assert ended.stdout.splitlines() == [log.lines[0]]
+    assert ended.stderr == b"141\n"
+
+
+def test_closed_and_full_outputs(log: LogBuilder) -> None:
+    closed = shell(log, '"$@" query --format json <&- >&- 2>&-')
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"")
+    full = shell(log, '"$@" query --format json >/dev/full')
+    assert full.returncode == 3
+    assert full.stderr.endswith(b"No space left on device\n")
+    segment = next((log.data / "log" / "w0").glob("*.jsonl"))
+    assert segment.read_bytes().splitlines() == log.lines

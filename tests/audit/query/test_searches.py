@@ -22,6 +22,14 @@ from audit import cli
 from audit.commit import BlockingLog, LogPlace
 from audit.instance import ADMIN_LOG, Instance
 from audit.query import searches
+from audit.query.engine import search
+from audit.query.filters import Filter
+from audit.query.index.compact import Compactor
+from audit.query.lines import Found
+from audit.query.tail import Follower
+from audit.sealer import create_key, seal_once
+from audit.segments import list_segments
+from audit.verify import verify
 
 
 @pytest.fixture
@@ -152,6 +160,32 @@ def test_no_credentials_of_a_catalogue_are_on_record(instance: Instance) -> None
     with served(instance):
         searches.record_search(instance.data, "publish", options)
     assert [one["requestParameters"]["question"] for one in searched(instance)] == [{"url": "s3://…@lake/audit", "keep": 24.0}]
+
+
+def test_fifty_searches_make_one_segment_and_nobody_who_reads_it_minds_that_it_grows(instance: Instance) -> None:
+    """Each is a command of its own, and the writer has gone when the next one comes."""
+    create_key(instance)
+    follower = Follower(instance.data, Filter())
+    follower.last(0)
+    followed = []
+    for number in range(50):
+        with served(instance):
+            searches.record_search(instance.data, "query", {"key": f"alias/{number}"})
+        followed += [one.line for one in follower.poll() if isinstance(one, Found)]
+        if number % 10 == 3:
+            seal_once(instance)
+            with Compactor(instance.data, open_bytes=1) as compactor:
+                compactor.run()
+            assert verify(instance.data).passed
+    (segment,) = list_segments(instance.log_folder(ADMIN_LOG))
+    assert segment.path.read_bytes().splitlines() == followed
+    assert [one["requestParameters"]["question"]["key"] for one in searched(instance)] == [f"alias/{n}" for n in range(50)]
+    with search(instance.data, [Filter()]) as result:
+        assert (sorted(one.line for one in result.records()), result.damaged) == (sorted(followed), [])
+    seal_once(instance)
+    report = verify(instance.data)
+    assert report.passed
+    assert [log.records for log in report.logs] == [50]
 
 
 def test_what_is_asked_by_standard_input_is_on_record(instance: Instance) -> None:
