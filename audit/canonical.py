@@ -18,6 +18,7 @@ import orjson
 
 from audit.errors import RecordRejected
 from audit.record import (
+    AllowedBy,
     AuditRecord,
     ClientCertificate,
     DeniedBy,
@@ -58,6 +59,7 @@ _UPSTREAM_KEYS = (
     ("requestId", "request_id"),
     ("failures", "failures"),
 )
+_ALLOWED_KEYS = (("grant", "grant"), ("policy", "policy"), ("statement", "statement"))
 _DENIED_KEYS = (("policy", "policy"), ("statement", "statement"))
 
 
@@ -168,6 +170,7 @@ def decode(line: bytes) -> AuditRecord:
         upstream=_decode_part(Upstream, _UPSTREAM_KEYS, extension.get("upstream")),
         effect_unknown=extension.get("effect") == "unknown",
         denied_by=_decode_part(DeniedBy, _DENIED_KEYS, extension.get("deniedBy")),
+        allowed_by=tuple(AllowedBy(**one) for one in extension.get("allowedBy", ())),
     )
 
 
@@ -184,6 +187,11 @@ def _encode_tls(tls: TlsDetails) -> orjson.Fragment:
 @lru_cache(maxsize=1_024)
 def _encode_certificate(certificate: ClientCertificate) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps(_encode_part(certificate, _CERTIFICATE_KEYS)))
+
+
+@lru_cache(maxsize=1_024)
+def _encode_allowed(allowed: AllowedBy) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(_encode_part(allowed, _ALLOWED_KEYS)))
 
 
 def _encode_part(part: object, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
@@ -225,6 +233,8 @@ def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[
         extension["effect"] = "unknown"
     if record.denied_by is not None:
         extension["deniedBy"] = _encode_part(record.denied_by, _DENIED_KEYS)
+    if record.allowed_by:
+        extension["allowedBy"] = [_encode_allowed(one) for one in record.allowed_by]
     return extension
 
 

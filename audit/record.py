@@ -184,6 +184,16 @@ class DeniedBy:
     statement: str
 
 
+@dataclass(frozen=True, slots=True)
+class AllowedBy:
+    """What let a call through, by one of the policies of the embedded KMS: a grant, or a statement (its Sid or number) of a
+    policy, which is ``key policy``, or the name of one of the caller's own."""
+
+    grant: str | None = None
+    policy: str | None = None
+    statement: str | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class AuditRecord:
     """One call, or one event of keytrail itself, as it will stand in the log. Times are microseconds since the epoch, UTC.
@@ -229,6 +239,7 @@ class AuditRecord:
     upstream: Upstream | None = None
     effect_unknown: bool = False  # a change that AWS was asked for, and that it may or may not have made
     denied_by: DeniedBy | None = None
+    allowed_by: tuple[AllowedBy, ...] = ()
 
     def __post_init__(self) -> None:
         for parameters in (self.request_parameters, self.response_elements):

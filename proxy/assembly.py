@@ -116,7 +116,7 @@ def _authorise(settings: Settings, account_id: str) -> Authorise | None:
     if settings.policies is None:
         return None
     guardrails = load(read_folder(settings.policies))
-    is_theirs = settings.aws_signing == "pass-through"  # then a key id without an account is of the caller's
+    is_theirs = settings.backend == "local" or settings.aws_signing == "pass-through"  # a key id that names no account
 
     def authorise(call: KmsCall, source_ip: str) -> None:
         if guardrails.concerns(call.operation.name):
@@ -142,7 +142,7 @@ def _client_of(settings: Settings) -> ClientOf | None:
 
 
 def _local(parts: Parts) -> tuple[Backend, Close]:
-    local = LocalBackend(parts.store, parts.instance.account_id, time.time, os.urandom)
+    local = LocalBackend(parts.store, time.time, os.urandom)
 
     async def close() -> None:
         local.close()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit.record import AllowedBy as AllowedBy
 from audit.record import ClientCertificate as ClientCertificate  # words that both sides share
 from audit.record import DeniedBy as DeniedBy
 from audit.record import TlsDetails as TlsDetails
@@ -116,6 +117,9 @@ class KmsCall:
     parameters: Members = field(repr=False)
     received_us: int
     raw: RawRequest | None = None  # as it arrived; None for a call that the host makes itself
+    source_ip: str = ""  # the client's address, as far as it is known
+    intent_id: str | None = None  # event id of the intent that was committed for it
+    allowed_by: list[AllowedBy] = field(default_factory=list)  # what let it through, one for each action; filled on its way
 
 
 @dataclass(frozen=True, slots=True)

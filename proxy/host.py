@@ -100,7 +100,7 @@ class Host:
         call = KmsCall(row, self.instance.region, self._operator, parameters, exchange.raw.received_us)
 
         async def answer() -> Answer:
-            backend = LocalBackend(self._store, self.instance.account_id, time.time, os.urandom)
+            backend = LocalBackend(self._store, time.time, os.urandom)
             try:
                 return await backend.call(call)
             finally:

@@ -114,7 +114,7 @@ class Pipeline:
                 self._admit(exchange, call)
                 await _turn()
                 if call.operation.mutates:
-                    exchange.intent_id = await self._commit_intent(exchange)
+                    call.intent_id = exchange.intent_id = await self._commit_intent(exchange)
                 outcome = await self._backend.call(call)
             except KmsError as error:
                 outcome = error
@@ -173,7 +173,9 @@ class Pipeline:
         except KmsError:
             exchange.parameters = plausible(document)
             raise
-        return KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us, raw)
+        call = KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us, raw, exchange.source_ip)
+        exchange.allowed_by = call.allowed_by
+        return call
 
     def _admit(self, exchange: Exchange, call: KmsCall) -> None:
         """Whether the call may go on: by its caller's rate, by how much is under way, and by the guardrails."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from audit.record import AuditRecord, IdentityProof, Phase, Resource, UserIdentity
-from proxy.domain import Answer, KeyUse, Members, Operation, Principal, RawRequest
+from proxy.domain import AllowedBy, Answer, KeyUse, Members, Operation, Principal, RawRequest
 from proxy.errors import KmsError
 
 #: CloudTrail's names for codes that it does not take from the wire.
@@ -46,6 +46,7 @@ class Exchange:
     region: str | None = None
     repeated_signature: bool = False
     intent_id: str | None = None
+    allowed_by: Sequence[AllowedBy] = ()
     headers: Mapping[bytes, bytes] = field(init=False, repr=False)  # those of `raw`; of two with one name the last
     source_ip: str = field(init=False)  # the client's address, as far as who says it is trusted
 
@@ -134,6 +135,7 @@ class Recorder:
             upstream=upstream,
             effect_unknown=error is not None and error.effect_unknown,
             denied_by=None if error is None else error.denied_by,
+            allowed_by=tuple(exchange.allowed_by) if phase is Phase.OUTCOME else (),
         )
 
     def _request_parameters(self, operation: Operation, parameters: Members) -> dict[str, Any] | None:

@@ -344,6 +344,12 @@ class Transaction:
         with _translated():
             return tuple(map(self._entry, self._connection.execute(sql, (kind, region))))
 
+    def children(self, kind: str, region: str, parent: str) -> tuple[Entry, ...]:
+        """The rows of `kind` that belong to `parent`."""
+        sql = _SELECT + "WHERE kind = ? AND region = ? AND parent = ? AND parent != '' AND deleted = 0"
+        with _translated():
+            return tuple(map(self._entry, self._connection.execute(sql, (kind, region, parent))))
+
     def count_children(self, kind: str, region: str, parent: str) -> int:
         """How many rows of `kind` belong to `parent`."""
         sql = "SELECT count(*) FROM entries WHERE kind = ? AND region = ? AND parent = ? AND parent != '' AND deleted = 0"

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from proxy.backends.local.changes import KeysInChange
-from proxy.backends.local.keys import Alias, Key, KeyTables
-from proxy.backends.local.lookup import (
-    Surroundings,
-    alias_not_found,
-    check_not_pending_deletion,
-    managed_key,
-    named_key,
-)
+from proxy.backends.local.keys import Alias, Key
+from proxy.backends.local.lookup import alias_not_found, check_not_pending_deletion, managed_key, named_key
 from proxy.backends.local.pages import page
+from proxy.backends.local.surroundings import Surroundings
+from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError
 from proxy.kms.arn import ALIAS_PREFIX, RESERVED_ALIAS_PREFIX, alias_arn, is_alias_name, parse_key_ref
@@ -24,7 +20,7 @@ MOST_ALIASES_OF_A_KEY = 50
 def create_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
     name = _own_name(call)
     key = _target(around, keys, call)
-    arn = alias_arn(call.region, around.account_id, name)
+    arn = alias_arn(call.region, call.principal.account_id, name)
     if _find(around, keys, call, name) is not None:
         raise KmsError("AlreadyExistsException", f"An alias with the name {arn} already exists", keys=(key.meant,))
     _check_room(keys, key)
@@ -38,6 +34,7 @@ def update_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Ans
     alias = _existing(around, keys, call, name)
     key = _target(around, keys, call)
     if key.id != alias.key_id:
+        _check_same_kind(around, keys, call, alias, key)
         _check_room(keys, key)
     keys.put_alias(key, name, alias.created_s, round(around.clock(), 3))
     return Answer({}, (key.meant,), (alias.arn,))
@@ -46,14 +43,16 @@ def update_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Ans
 def delete_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
     """Works in every state of the key."""
     alias = _existing(around, keys, call, _own_name(call))
+    key = keys.find_key(call.principal.account_id, call.region, alias.key_id)
+    around.authoriser.check(keys, call, "kms:DeleteAlias", key)
     keys.delete_alias(alias)
-    key = keys.find_key(call.region, alias.key_id)
     return Answer({}, () if key is None else (key.meant,), (alias.arn,))
 
 
-def list_aliases(around: Surroundings, tables: KeyTables, call: KmsCall) -> Answer:
+def list_aliases(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
     """Aliases whose key's deletion date is past are gone with it. AWS's own `alias/aws/…` do not exist here."""
-    table = tables.region(call.region)
+    table = tables.of(call.principal.account_id, call.region)
+    around.authoriser.check(tables, call, "kms:ListAliases", None)
     now_s = around.clock()
     only = call.parameters.get("KeyId")
     key = None if only is None else managed_key(around, tables, call, only)
@@ -109,16 +108,30 @@ def _target(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Key:
 
 def _find(around: Surroundings, keys: KeysInChange, call: KmsCall, name: str) -> Alias | None:
     """The alias, unless it went with its key."""
-    alias = keys.find_alias(call.region, name)
-    key = None if alias is None else keys.find_key(call.region, alias.key_id)
+    alias = keys.find_alias(call.principal.account_id, call.region, name)
+    key = None if alias is None else keys.find_key(call.principal.account_id, call.region, alias.key_id)
     return None if key is None or key.is_gone(around.clock()) else alias
 
 
 def _existing(around: Surroundings, keys: KeysInChange, call: KmsCall, name: str) -> Alias:
     alias = _find(around, keys, call, name)
     if alias is None:
-        raise alias_not_found(alias_arn(call.region, around.account_id, name))
+        raise alias_not_found(alias_arn(call.region, call.principal.account_id, name))
     return alias
+
+
+def _check_same_kind(around: Surroundings, keys: KeysInChange, call: KmsCall, alias: Alias, key: Key) -> None:
+    """The key that an alias leaves, which the caller must be allowed to take it from, and its next are of one kind."""
+    left = keys.find_key(alias.account_id, alias.region, alias.key_id)
+    if left is None:
+        return
+    around.authoriser.check(keys, call, "kms:UpdateAlias", left)
+    if (left.about.is_pair, left.usage) != (key.about.is_pair, key.usage):
+        raise KmsError(
+            "ValidationException",
+            f"Alias {alias.arn} can be moved only between keys of the same type and key usage",
+            keys=(key.meant,),
+        )
 
 
 def _check_room(keys: KeysInChange, key: Key) -> None:
@@ -128,3 +141,7 @@ def _check_room(keys: KeysInChange, key: Key) -> None:
             f"{key.arn} has {MOST_ALIASES_OF_A_KEY} aliases, the most there can be",
             keys=(key.meant,),
         )
+
+
+READINGS = {"ListAliases": list_aliases}
+CHANGES = {"CreateAlias": create_alias, "UpdateAlias": update_alias, "DeleteAlias": delete_alias}

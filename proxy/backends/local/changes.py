@@ -4,46 +4,53 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, alias_of, key_of
+from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, alias_of, alias_row, key_of
 from proxy.sealed_store import Body, Entry, Secret, Transaction
 
 
 class KeysInChange:
-    """A `KeyView` over an open transaction, and what a handler may write through it."""
+    """A `View` over an open transaction, and what a handler may write through it. `tx` is for rows of other kinds."""
 
     def __init__(self, tx: Transaction) -> None:
-        self._tx = tx
+        self.tx = tx
 
-    def find_key(self, region: str, key_id: str) -> Key | None:
-        entry = self._tx.get(KEY, region, key_id)
-        return None if entry is None else key_of(entry)
+    def find_key(self, account_id: str, region: str, key_id: str) -> Key | None:
+        entry = self.tx.get(KEY, region, key_id)
+        return None if entry is None or entry.body["account"] != account_id else key_of(entry)
 
-    def find_alias(self, region: str, name: str) -> Alias | None:
-        entry = self._tx.get(ALIAS, region, name)
+    def find_alias(self, account_id: str, region: str, name: str) -> Alias | None:
+        entry = self.tx.get(ALIAS, region, alias_row(account_id, name))
         return None if entry is None else alias_of(entry)
 
     def count_aliases(self, key: Key) -> int:
-        return self._tx.count_children(ALIAS, key.region, key.id)
+        return self.tx.count_children(ALIAS, key.region, key.id)
 
     def add_key(self, region: str, key_id: str, body: Body, secret: Secret) -> Key:
-        self._tx.put(KEY, region, key_id, body, secret)
+        self.tx.put(KEY, region, key_id, body, secret)
         return key_of(self._row(region, key_id))
 
-    def alter_key(self, key: Key, **members: Any) -> None:  # Any: JSON values of the key's row
-        """Write `members` into the key's row, and leave the rest of it, and its material, as they are."""
+    def alter_key(self, key: Key, secret: Secret | None = None, **members: Any) -> Key:  # Any: JSON values of the key's row
+        """Write `members` into the key's row (None takes one out, unless it stands in every row), and `secret` in place of the
+        materials; the rest of it stays. Returns the key as it is then."""
         entry = self._row(key.region, key.id)
-        self._tx.put(KEY, key.region, key.id, {**entry.body, **members}, entry.secret)
+        body = {**entry.body, **members}
+        body = {name: value for name, value in body.items() if value is not None or name == "deletion_s"}
+        self.tx.put(KEY, key.region, key.id, body, entry.secret if secret is None else secret)
+        return key_of(self._row(key.region, key.id))
+
+    def delete_key(self, key: Key) -> None:
+        self.tx.delete(KEY, key.region, key.id)
 
     def _row(self, region: str, key_id: str) -> Entry:
         """The row of a key that was found or written in this transaction."""
-        entry = self._tx.get(KEY, region, key_id)
+        entry = self.tx.get(KEY, region, key_id)
         if entry is None:
             raise LookupError(f"the row of {key_id} is gone within its transaction")
         return entry
 
     def put_alias(self, key: Key, name: str, created_s: float, updated_s: float) -> None:
         body = {"account": key.account_id, "created_s": created_s, "updated_s": updated_s}
-        self._tx.put(ALIAS, key.region, name, body, parent=key.id)
+        self.tx.put(ALIAS, key.region, alias_row(key.account_id, name), body, parent=key.id)
 
     def delete_alias(self, alias: Alias) -> None:
-        self._tx.delete(ALIAS, alias.region, alias.name)
+        self.tx.delete(ALIAS, alias.region, alias_row(alias.account_id, alias.name))

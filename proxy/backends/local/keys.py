@@ -1,51 +1,75 @@
-"""Keys and aliases as the backend sees them: what a row says, and the tables of a region that calls look them up in.
+"""Keys and aliases as values, and how they stand in rows of the store. Pure.
 
-`Key` and `Alias` are values. `KeyTables` is this process's copy of the store's keys and aliases; `refresh` brings it
-up to date by the rows that changed, and costs a comparison when none did. Lookups never return a key whose deletion
-date is past.
+**A key's row.** The body's members: ``account``, ``state``, ``created_s``, ``description``, ``usage``, ``spec``, ``origin``,
+``tags``, ``deletion_s``, ``materials``; and where there is something to say, those of `Key` with a default, and what a family of
+operations keeps there for itself (``rotation``). ``materials`` lists one entry for each version of the key material: ``id``,
+``created_s``, ``size`` (bytes of it in the row's secret; 32 where not said; 0 where it is gone), and what families keep. The
+row's secret is the materials, one after another: random bytes, or of a key pair the private key (PKCS #8, DER).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any
 
 from proxy.backends.local.crypto import MATERIAL_BYTES, Material
+from proxy.backends.local.specs import SPECS, KeySpec
 from proxy.domain import KeyUse
 from proxy.errors import SealBroken
 from proxy.kms.arn import alias_arn, key_arn
-from proxy.sealed_store import Body, Entry, SealedStore
+from proxy.sealed_store import Body, Entry
 
 KEY = "key"
 ALIAS = "alias"
 
-SYMMETRIC = "SYMMETRIC_DEFAULT"
-ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
-
 
 class KeyState(Enum):
-    """The states that keys of this backend can be in, by their API names."""
+    """The states that keys can be in, by their API names."""
 
     ENABLED = "Enabled"
     DISABLED = "Disabled"
     PENDING_DELETION = "PendingDeletion"
+    PENDING_REPLICA_DELETION = "PendingReplicaDeletion"
+    PENDING_IMPORT = "PendingImport"
+    UNAVAILABLE = "Unavailable"
+    CREATING = "Creating"
+    UPDATING = "Updating"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyMaterial:
-    """One version of a key's material, and how a record names its use."""
+    """One version of a key's material, and how a record names its use. `facts` is its entry in the row."""
 
     id: str  # 64 hex digits
-    material: Material = field(repr=False)
+    secret: bytes = field(repr=False)  # empty where it was deleted, or has expired
     use: KeyUse = field(repr=False)
+    facts: Body = field(repr=False)
+    symmetric: Material | None = field(repr=False)  # of symmetric encryption keys, while it is there
+
+    @property
+    def material(self) -> Material:
+        """What encrypts and decrypts. Raises LookupError where there is none."""
+        if self.symmetric is None:
+            raise LookupError(f"the material {self.id} is not there, or not of a symmetric key")
+        return self.symmetric
+
+
+@dataclass(frozen=True, slots=True)
+class MultiRegion:
+    """The regions that have a key's replicas, and the one of the primary."""
+
+    primary: str
+    replicas: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A KMS key. Times are seconds since the epoch; the last of `materials` is the current one."""
+    """A KMS key. Times are seconds since the epoch; `materials` are in the order in which they came.
+
+    `body` is the row, for what only one family of operations reads.
+    """
 
     region: str
     id: str
@@ -60,15 +84,36 @@ class Key:
     tags: Mapping[str, str]
     deletion_s: float | None
     materials: tuple[KeyMaterial, ...]
+    body: Body = field(repr=False)
+    current_index: int = -1
+    policy: str | None = None  # its document; None for the default one
+    public: bytes = b""  # of a pair: SubjectPublicKeyInfo, DER
+    multi_region: MultiRegion | None = None
+    valid_to_s: float | None = None  # when imported material expires
+    expiration_model: str | None = None
+    deletion_window_days: int | None = None
+    custom_key_store_id: str | None = None
+    xks_key_id: str | None = None
 
     @property
     def current(self) -> KeyMaterial:
-        return self.materials[-1]
+        """The material that new ciphertexts are made with. Raises IndexError where none was imported yet."""
+        return self.materials[self.current_index]
 
     @property
     def meant(self) -> KeyUse:
         """How a record names this key where no material was used."""
         return KeyUse(self.arn, self.account_id)
+
+    @property
+    def about(self) -> KeySpec:
+        """The row of its key spec."""
+        return SPECS[self.spec]
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Those that it can be used with."""
+        return self.about.algorithms.get(self.usage, ())
 
     def is_gone(self, now_s: float) -> bool:
         """Whether its deletion date is past: then it may not be used for anything, though its row is there."""
@@ -80,6 +125,7 @@ class Alias:
     """An alias: `name` is with its `alias/`."""
 
     region: str
+    account_id: str
     name: str
     arn: str
     key_id: str
@@ -87,27 +133,32 @@ class Alias:
     updated_s: float
 
 
-class KeyView(Protocol):
-    """Where handlers look keys up: the tables in memory, or the database within a change."""
-
-    def find_key(self, region: str, key_id: str) -> Key | None: ...
-
-    def find_alias(self, region: str, name: str) -> Alias | None: ...
-
-
-def new_key_body(material_id: str, created_s: float, account_id: str, description: str, tags: Mapping[str, str]) -> Body:
-    """The row of a new symmetric key; its secret is the material (of several versions: one after another)."""
+def new_key_body(
+    *,
+    account_id: str,
+    created_s: float,
+    spec: str,
+    usage: str,
+    origin: str,
+    description: str,
+    tags: Mapping[str, str],
+    materials: list[dict[str, Any]],  # Any: JSON, as in the row
+    state: KeyState = KeyState.ENABLED,
+    **more: Any,  # members of the row beside these; None is not written
+) -> Body:
+    """The row of a new key; its secret is the materials, one after another."""
     return {
         "account": account_id,
-        "state": KeyState.ENABLED.value,
+        "state": state.value,
         "created_s": created_s,
         "description": description,
-        "usage": ENCRYPT_DECRYPT,
-        "spec": SYMMETRIC,
-        "origin": "AWS_KMS",
+        "usage": usage,
+        "spec": spec,
+        "origin": origin,
         "tags": dict(tags),
         "deletion_s": None,
-        "materials": [{"id": material_id, "created_s": created_s}],
+        "materials": materials,
+        **{name: value for name, value in more.items() if value is not None},
     }
 
 
@@ -116,14 +167,7 @@ def key_of(entry: Entry) -> Key:
     body = entry.body
     account_id = body["account"]
     arn = key_arn(entry.region, account_id, entry.id)
-    secret = entry.secret.reveal()
-    listed = body["materials"]
-    if len(secret) != MATERIAL_BYTES * len(listed):
-        raise SealBroken(f"the key {entry.id} has {len(secret)} bytes of material for {len(listed)} versions")
-    materials = []
-    for index, version in enumerate(listed):
-        one = Material(bytes.fromhex(version["id"]), secret[index * MATERIAL_BYTES : (index + 1) * MATERIAL_BYTES])
-        materials.append(KeyMaterial(version["id"], one, KeyUse(arn, account_id, version["id"])))
+    multi_region, public = body.get("multi_region"), body.get("public")
     return Key(
         region=entry.region,
         id=entry.id,
@@ -137,115 +181,44 @@ def key_of(entry: Entry) -> Key:
         origin=body["origin"],
         tags=body["tags"],
         deletion_s=body["deletion_s"],
-        materials=tuple(materials),
+        materials=_materials(entry, arn, account_id),
+        body=body,
+        current_index=body.get("current", -1),
+        policy=body.get("policy"),
+        public=b"" if public is None else bytes.fromhex(public),
+        multi_region=None if multi_region is None else MultiRegion(multi_region["primary"], tuple(multi_region["replicas"])),
+        valid_to_s=body.get("valid_to_s"),
+        expiration_model=body.get("expiration_model"),
+        deletion_window_days=body.get("deletion_window_days"),
+        custom_key_store_id=body.get("custom_key_store"),
+        xks_key_id=body.get("xks_key"),
     )
+
+
+def _materials(entry: Entry, arn: str, account_id: str) -> tuple[KeyMaterial, ...]:
+    secret, listed = entry.secret.reveal(), entry.body["materials"]
+    is_symmetric = SPECS[entry.body["spec"]].is_symmetric
+    materials, at = [], 0
+    for facts in listed:
+        material_id, size = facts["id"], facts.get("size", MATERIAL_BYTES)
+        own = secret[at : at + size]
+        at += size
+        symmetric = Material(bytes.fromhex(material_id), own) if is_symmetric and own else None
+        use = KeyUse(arn, account_id, material_id if is_symmetric else None)
+        materials.append(KeyMaterial(material_id, own, use, facts, symmetric))
+    if at != len(secret):
+        raise SealBroken(f"the key {entry.id} has {len(secret)} bytes of material, and lists {at}")
+    return tuple(materials)
+
+
+def alias_row(account_id: str, name: str) -> str:
+    """The id of an alias's row: accounts may have aliases of one name."""
+    return f"{name}@{account_id}"
 
 
 def alias_of(entry: Entry) -> Alias:
     """Read a row; the key that an alias points to is its parent."""
-    body = entry.body
-    arn = alias_arn(entry.region, body["account"], entry.id)
-    return Alias(entry.region, entry.id, arn, entry.parent, body["created_s"], body["updated_s"])
-
-
-class RegionTable:
-    """The keys and aliases of one region."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, Key] = {}
-        self.aliases: dict[str, Alias] = {}
-        self.by_material: dict[bytes, tuple[Key, KeyMaterial]] = {}
-        self.names_of_key: dict[str, set[str]] = {}
-        self._key_order: list[str] | None = None
-        self._alias_order: list[str] | None = None
-
-    def put_key(self, key: Key) -> None:
-        before = self.keys.get(key.id)
-        if before is None:
-            self._key_order = None
-        else:
-            for version in before.materials:
-                self.by_material.pop(version.material.id, None)
-        self.keys[key.id] = key
-        for version in key.materials:
-            self.by_material[version.material.id] = (key, version)
-
-    def drop_key(self, key_id: str) -> None:
-        key = self.keys.pop(key_id, None)
-        if key is not None:
-            self._key_order = None
-            for version in key.materials:
-                self.by_material.pop(version.material.id, None)
-
-    def put_alias(self, alias: Alias) -> None:
-        self.drop_alias(alias.name)
-        self.aliases[alias.name] = alias
-        self.names_of_key.setdefault(alias.key_id, set()).add(alias.name)
-
-    def drop_alias(self, name: str) -> None:
-        alias = self.aliases.pop(name, None)
-        self._alias_order = None
-        if alias is not None:
-            names = self.names_of_key[alias.key_id]
-            names.discard(name)
-            if not names:
-                del self.names_of_key[alias.key_id]
-
-    def keys_after(self, key_id: str) -> Iterable[Key]:
-        """Keys in the order of their ids, behind `key_id`."""
-        if self._key_order is None:
-            self._key_order = sorted(self.keys)
-        order = self._key_order
-        return (self.keys[order[i]] for i in range(bisect_right(order, key_id), len(order)))
-
-    def aliases_after(self, name: str) -> Iterable[Alias]:
-        """Aliases in the order of their names, behind `name`."""
-        if self._alias_order is None:
-            self._alias_order = sorted(self.aliases)
-        order = self._alias_order
-        return (self.aliases[order[i]] for i in range(bisect_right(order, name), len(order)))
-
-
-_EMPTY = RegionTable()
-
-
-class KeyTables:
-    """This process's copy of every region's keys and aliases. Used on one thread only."""
-
-    def __init__(self, store: SealedStore) -> None:
-        self._store = store
-        self._regions: dict[str, RegionTable] = {}
-        self._generation = 0
-        self._seen = store.published
-        self._load()
-
-    def refresh(self) -> None:
-        """Take in what any process has changed since. The published value is read before the rows: no news is lost."""
-        published = self._store.published
-        if published != self._seen:
-            self._load()
-            self._seen = published
-
-    def _load(self) -> None:
-        changes = self._store.changes_since(self._generation, (KEY, ALIAS))
-        if changes.complete:
-            self._regions = {}
-        for entry in changes.entries:
-            table = self._regions.get(entry.region)
-            if table is None:
-                table = self._regions[entry.region] = RegionTable()
-            if entry.kind == KEY:
-                table.drop_key(entry.id) if entry.deleted else table.put_key(key_of(entry))
-            else:
-                table.drop_alias(entry.id) if entry.deleted else table.put_alias(alias_of(entry))
-        self._generation = changes.generation
-
-    def region(self, region: str) -> RegionTable:
-        """The table of a region; one without keys has an empty one, which is not to be written to."""
-        return self._regions.get(region, _EMPTY)
-
-    def find_key(self, region: str, key_id: str) -> Key | None:
-        return self.region(region).keys.get(key_id)
-
-    def find_alias(self, region: str, name: str) -> Alias | None:
-        return self.region(region).aliases.get(name)
+    body, name = entry.body, entry.id.partition("@")[0]
+    account_id = body["account"]
+    arn = alias_arn(entry.region, account_id, name)
+    return Alias(entry.region, account_id, name, arn, entry.parent, body["created_s"], body["updated_s"])

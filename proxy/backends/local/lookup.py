@@ -1,66 +1,98 @@
-"""What handlers share: their surroundings, finding the key that a call names, and whether its state lets it be used."""
+"""What handlers share: finding the key that a call names and may use, and whether usage and state let it be used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from proxy.backends.local.keys import Key, KeyState, KeyView
+from proxy.backends.local.keys import Key, KeyState
+from proxy.backends.local.surroundings import Surroundings, foreign
+from proxy.backends.local.tables import View
 from proxy.domain import KeyUse, KmsCall
 from proxy.errors import KmsError
 from proxy.kms.arn import alias_arn, key_arn, parse_key_ref
 
+#: What a state that forbids something says of the key. Disabled has an error code of its own.
+_STATES = {
+    KeyState.PENDING_DELETION: "is pending deletion.",
+    KeyState.PENDING_REPLICA_DELETION: "is pending replica deletion.",
+    KeyState.PENDING_IMPORT: "is pending import.",
+    KeyState.UNAVAILABLE: "is unavailable.",
+    KeyState.CREATING: "is creating.",
+    KeyState.UPDATING: "is updating.",
+}
+#: Keys in these states are on their way out: they are not managed any more, either.
+PENDING_DELETIONS = (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION)
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a handler takes from outside: the owner of the keys, the time (seconds since the epoch), random bytes."""
 
-    account_id: str
-    clock: Callable[[], float]
-    random: Callable[[int], bytes]
+def named_key(around: Surroundings, view: View, call: KmsCall, key_id: str, action: str | None = None) -> Key:
+    """The key that `key_id` names in any of the four forms, where the caller may do `action` with it (by default what the
+    operation is called). Raises KmsError: not found, or not allowed."""
+    action = action or f"kms:{call.operation.name}"
+    key = find_key(around, view, call, key_id, action)
+    around.authoriser.check(view, call, action, key)
+    return key
 
 
-def named_key(around: Surroundings, view: KeyView, call: KmsCall, key_id: str) -> Key:
-    """The key that `key_id` names in any of the four forms. Raises KmsError: not found, or another account's."""
-    key = view.find_key(call.region, key_id)  # a plain key id, the usual case: no parsing
+def managed_key(around: Surroundings, view: View, call: KmsCall, key_id: str, action: str | None = None) -> Key:
+    """`named_key`, for an operation that takes no aliases."""
+    if parse_key_ref(key_id, call.region).is_alias:
+        raise KmsError("InvalidArnException", "Key Aliases are not supported for this operation.")
+    return named_key(around, view, call, key_id, action)
+
+
+def find_key(around: Surroundings, view: View, call: KmsCall, key_id: str, action: str) -> Key:
+    """The key that `key_id` names, whether or not the caller may do anything with it. Raises KmsError: not found."""
+    own = call.principal.account_id
+    key = view.find_key(own, call.region, key_id)  # a plain key id, the usual case: no parsing
     if key is None:
         ref = parse_key_ref(key_id, call.region)
-        if ref.account_id is not None and ref.account_id != around.account_id:
-            raise _foreign(call)
-        name = ref.name
+        account_id, name = ref.account_id or own, ref.name
         if ref.is_alias:
-            alias = view.find_alias(call.region, name)
-            key = None if alias is None else view.find_key(call.region, alias.key_id)
-            if key is None or key.is_gone(around.clock()):
-                raise alias_not_found(alias_arn(call.region, around.account_id, name))
-            return key
-        key = view.find_key(call.region, name)
-        if key is None:
-            raise _no_such_key(key_arn(call.region, around.account_id, name))
-    if key.deletion_s is not None and key.is_gone(around.clock()):
+            alias = view.find_alias(account_id, call.region, name)
+            key = None if alias is None else view.find_key(account_id, call.region, alias.key_id)
+        else:
+            key = view.find_key(account_id, call.region, name)
+        if key is None or key.is_gone(around.clock()):
+            if account_id != own:
+                raise foreign(call, action)
+            if ref.is_alias:
+                raise alias_not_found(alias_arn(call.region, account_id, name))
+            raise _no_such_key(key_arn(call.region, account_id, name))
+    elif key.deletion_s is not None and key.is_gone(around.clock()):
         raise _no_such_key(key.arn)
     return key
 
 
-def managed_key(around: Surroundings, view: KeyView, call: KmsCall, key_id: str) -> Key:
-    """The key that `key_id` names, for an operation that takes no aliases."""
-    if parse_key_ref(key_id, call.region).is_alias:
-        raise KmsError("InvalidArnException", "Key Aliases are not supported for this operation.")
-    return named_key(around, view, call, key_id)
+def check_use(key: Key, call: KmsCall, usage: str, keys: tuple[KeyUse, ...] | None = None) -> None:
+    """Raises KmsError unless the key is for `usage`, and its state lets it be used; `keys`: those to record, if not just it."""
+    if key.usage != usage:
+        message = f"{key.arn} key usage is {key.usage} which is not valid for {call.operation.name}."
+        raise KmsError("InvalidKeyUsageException", message, keys=keys or (key.meant,))
+    check_usable(key, keys)
 
 
 def check_usable(key: Key, keys: tuple[KeyUse, ...] | None = None) -> None:
-    """Raises KmsError unless the key may be used for cryptography; `keys`: those to record, if not just this one."""
-    if key.state is KeyState.ENABLED:
-        return
-    if key.state is KeyState.DISABLED:
-        raise KmsError("DisabledException", f"{key.arn} is disabled.", keys=keys or (key.meant,))
-    check_not_pending_deletion(key, keys)
+    """Raises KmsError unless the key's state lets it be used for cryptography."""
+    if key.state is not KeyState.ENABLED:
+        check_state(key, *KeyState, keys=keys)
 
 
 def check_not_pending_deletion(key: Key, keys: tuple[KeyUse, ...] | None = None) -> None:
-    if key.state is KeyState.PENDING_DELETION:
-        raise KmsError("KMSInvalidStateException", f"{key.arn} is pending deletion.", keys=keys or (key.meant,))
+    check_state(key, *PENDING_DELETIONS, keys=keys)
+
+
+def check_state(key: Key, *forbidden: KeyState, keys: tuple[KeyUse, ...] | None = None) -> None:
+    """Raises KmsError where the key's state is one of `forbidden`, and is not Enabled."""
+    if key.state not in forbidden or key.state is KeyState.ENABLED:
+        return
+    if key.state is KeyState.DISABLED:
+        raise KmsError("DisabledException", f"{key.arn} is disabled.", keys=keys or (key.meant,))
+    raise KmsError("KMSInvalidStateException", f"{key.arn} {_STATES[key.state]}", keys=keys or (key.meant,))
+
+
+def stop_dry_run(call: KmsCall, *keys: KeyUse) -> None:
+    """The last check of all, before any effect: everything else would have let the call through."""
+    if call.parameters.get("DryRun"):
+        message = "The request would have succeeded, but the DryRun option is set."
+        raise KmsError("DryRunOperationException", message, keys=keys)
 
 
 def alias_not_found(arn: str) -> KmsError:
@@ -69,12 +101,3 @@ def alias_not_found(arn: str) -> KmsError:
 
 def _no_such_key(arn: str) -> KmsError:
     return KmsError("NotFoundException", f"Key '{arn}' does not exist")
-
-
-def _foreign(call: KmsCall) -> KmsError:
-    return KmsError(
-        "AccessDeniedException",
-        f"User: {call.principal.arn} is not authorized to perform: kms:{call.operation.name} on this resource"
-        " because the resource does not exist in this Region, no resource-based policies allow access,"
-        " or a resource-based policy explicitly denies access",
-    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from proxy.backends.local.changes import KeysInChange
-from proxy.backends.local.keys import KeyTables
-from proxy.backends.local.lookup import Surroundings, check_not_pending_deletion, managed_key
+from proxy.backends.local.lookup import check_not_pending_deletion, managed_key
 from proxy.backends.local.pages import page
+from proxy.backends.local.surroundings import Surroundings
+from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError
 
@@ -48,7 +49,7 @@ def untag_resource(around: Surroundings, keys: KeysInChange, call: KmsCall) -> A
     return Answer({}, (key.meant,))
 
 
-def list_resource_tags(around: Surroundings, tables: KeyTables, call: KmsCall) -> Answer:
+def list_resource_tags(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
     key = managed_key(around, tables, call, call.parameters["KeyId"])
     names, more = page(
         call,
@@ -59,3 +60,7 @@ def list_resource_tags(around: Surroundings, tables: KeyTables, call: KmsCall) -
         most=50,
     )
     return Answer({"Tags": [{"TagKey": name, "TagValue": key.tags[name]} for name in names], **more}, (key.meant,))
+
+
+READINGS = {"ListResourceTags": list_resource_tags}
+CHANGES = {"TagResource": tag_resource, "UntagResource": untag_resource}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.backends.local.backend import LocalBackend
+from proxy.backends.local.surroundings import Authoriser
 from proxy.domain import Answer, KmsCall, Principal
 from proxy.errors import KmsError
 from proxy.kms.operations import OPERATIONS
@@ -19,6 +20,7 @@ REGION = "us-east-1"
 MASTER_KEY = bytes(range(32))
 INSTANCE = "0123456789abcdef"
 ALICE = Principal("IAMUser", f"arn:aws:iam::{ACCOUNT}:user/alice", ACCOUNT, "AKIAIOSFODNN7EXAMPLE", "AIDAEXAMPLE", "alice")
+BOB = Principal("IAMUser", "arn:aws:iam::444455556666:user/bob", "444455556666", "AKIAI44QH8DHBEXAMPLE", "AIDABOB", "bob")
 START_S = 1_700_000_000.0
 
 
@@ -32,26 +34,27 @@ class Clock:
         return self.now_s
 
 
-def call(operation: str, region: str = REGION, **parameters: object) -> KmsCall:
-    return KmsCall(OPERATIONS[operation], region, ALICE, parameters, 0)
+def call(operation: str, region: str = REGION, caller: Principal = ALICE, **parameters: object) -> KmsCall:
+    return KmsCall(OPERATIONS[operation], region, caller, parameters, 0)
 
 
 class World:
-    """One worker: a store handle and a backend. Two of them on one path are two workers."""
+    """One worker: a store handle and a backend. Two of them on one path are two workers. `caller` is who calls."""
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, authoriser: Authoriser | None = None) -> None:
         if not path.exists():
             SealedStore.create(path, MASTER_KEY, INSTANCE).close()
         self.store = SealedStore(path, MASTER_KEY)
         self.clock = clock or Clock()
-        self.backend = LocalBackend(self.store, ACCOUNT, self.clock, os.urandom)
+        self.caller = ALICE
+        self.backend = LocalBackend(self.store, self.clock, os.urandom, authoriser)
 
     def close(self) -> None:
         self.backend.close()
         self.store.close()
 
     def ask(self, operation: str, region: str = REGION, **parameters: object) -> Answer:
-        return asyncio.run(self.backend.call(call(operation, region, **parameters)))
+        return asyncio.run(self.backend.call(call(operation, region, self.caller, **parameters)))
 
     def __call__(self, operation: str, region: str = REGION, **parameters: object) -> Mapping[str, Any]:
         """The members of the answer."""

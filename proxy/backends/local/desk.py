@@ -1,0 +1,55 @@
+"""The desk of a handler that takes long: the tables, changes, and threads for what would keep the event loop waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from proxy.backends.local.changes import KeysInChange
+from proxy.backends.local.surroundings import Surroundings
+from proxy.backends.local.tables import Tables
+from proxy.domain import Answer, KmsCall
+from proxy.sealed_store import SealedStore
+
+T = TypeVar("T")
+Changing = Callable[[Surroundings, KeysInChange, KmsCall], Answer]
+
+_ASIDE_THREADS = 2
+
+
+class Desk:
+    """What a work works with: the tables as they are now, and the ways off the event loop's thread."""
+
+    def __init__(self, around: Surroundings, tables: Tables, store: SealedStore) -> None:
+        self.around = around
+        self._tables = tables
+        self._store = store
+        self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keystore")
+        self._aside = ThreadPoolExecutor(max_workers=_ASIDE_THREADS, thread_name_prefix="aside")
+
+    @property
+    def tables(self) -> Tables:
+        """This process's copy of the store, brought up to date."""
+        self._tables.refresh()
+        return self._tables
+
+    async def change(self, changing: Changing, call: KmsCall) -> Answer:
+        """Run a change. What `changing` learnt before it, from the tables, it has to look up again."""
+        answer = await asyncio.get_running_loop().run_in_executor(self._changes, self._change, changing, call)
+        self._tables.refresh()
+        return answer
+
+    def _change(self, changing: Changing, call: KmsCall) -> Answer:
+        with self._store.change() as tx:
+            return changing(self.around, KeysInChange(tx), call)
+
+    async def aside(self, function: Callable[..., T], *arguments: object) -> T:
+        """What `function`, which may take long, gives; it runs on a thread of its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, function, *arguments)
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._changes.shutdown()
+        self._aside.shutdown()

@@ -1,0 +1,48 @@
+"""What a handler takes from outside: the time, random bytes, who may do what. The one place where that is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.backends.local.keys import Key
+from proxy.backends.local.tables import View
+from proxy.domain import KmsCall
+from proxy.errors import KmsError
+
+
+class Authoriser(Protocol):
+    """Whether a caller may do a thing. Pure; asked once for each action of a call."""
+
+    def check(self, view: View, call: KmsCall, action: str, key: Key | None) -> None:
+        """Raises KmsError (AccessDeniedException, in AWS's words) unless the call's principal may do `action`
+        (``kms:Decrypt``) with `key`, or where it is about none, at all. Adds to `call.allowed_by` what allowed it."""
+        ...
+
+
+class OwnKeys:
+    """Every caller may do everything with the keys of its own account, and nothing with another's."""
+
+    def check(self, view: View, call: KmsCall, action: str, key: Key | None) -> None:
+        if key is not None and key.account_id != call.principal.account_id:
+            raise foreign(call, action)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """`clock` gives seconds since the epoch; `random(n)` n unpredictable bytes. Both may be called on any thread."""
+
+    clock: Callable[[], float]
+    random: Callable[[int], bytes]
+    authoriser: Authoriser = OwnKeys()  # noqa: RUF009 - it has no state
+
+
+def foreign(call: KmsCall, action: str) -> KmsError:
+    """The refusal for another account's key, whether or not there is one."""
+    return KmsError(
+        "AccessDeniedException",
+        f"User: {call.principal.arn} is not authorized to perform: {action} on this resource"
+        " because the resource does not exist in this Region, no resource-based policies allow access,"
+        " or a resource-based policy explicitly denies access",
+    )
