@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from proxy.backends.local import aliases, creation, cryptographic, life, metadata, tags
+from proxy.backends.local import aliases, creation, cryptographic, life, macs, metadata, public_keys, signing, tags
 from proxy.backends.local.desk import Changing, Desk
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, OwnKeys, Surroundings
@@ -26,7 +26,17 @@ Reading = Callable[[Surroundings, Tables, KmsCall], Answer]
 Working = Callable[[Desk, KmsCall], Awaitable[Answer]]
 
 #: Each has some of the tables READINGS, CHANGES and WORKS, from an operation's name to its handler.
-FAMILIES: tuple[ModuleType, ...] = (cryptographic, creation, metadata, life, aliases, tags)
+FAMILIES: tuple[ModuleType, ...] = (
+    cryptographic,
+    signing,
+    macs,
+    public_keys,
+    creation,
+    metadata,
+    life,
+    aliases,
+    tags,
+)
 
 
 def _gathered(kind: str) -> dict[str, Any]:  # Any: handlers of that kind

@@ -17,6 +17,7 @@ T = TypeVar("T")
 Changing = Callable[[Surroundings, KeysInChange, KmsCall], Answer]
 
 _ASIDE_THREADS = 2
+_BESIDE_THREADS = 2
 
 
 class Desk:
@@ -28,6 +29,7 @@ class Desk:
         self._store = store
         self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keystore")
         self._aside = ThreadPoolExecutor(max_workers=_ASIDE_THREADS, thread_name_prefix="aside")
+        self._beside = ThreadPoolExecutor(max_workers=_BESIDE_THREADS, thread_name_prefix="beside")
 
     @property
     def tables(self) -> Tables:
@@ -49,7 +51,14 @@ class Desk:
         """What `function`, which may take long, gives; it runs on a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, function, *arguments)
 
+    async def beside(self, is_slow: bool, function: Callable[..., T], *arguments: object) -> T:
+        """What `function` gives; where it takes milliseconds, on a thread, but never behind what takes long."""
+        if not is_slow:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._beside, function, *arguments)
+
     def close(self) -> None:
         """Wait for what is under way."""
         self._changes.shutdown()
         self._aside.shutdown()
+        self._beside.shutdown()

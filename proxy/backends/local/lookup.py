@@ -18,6 +18,8 @@ _STATES = {
     KeyState.CREATING: "is creating.",
     KeyState.UPDATING: "is updating.",
 }
+#: Where a key is of no use for cryptography. Updating is none: the key works while its primary region changes.
+_UNUSABLE = tuple(state for state in KeyState if state not in (KeyState.ENABLED, KeyState.UPDATING))
 #: Keys in these states are on their way out: they are not managed any more, either.
 PENDING_DELETIONS = (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION)
 
@@ -72,7 +74,14 @@ def check_use(key: Key, call: KmsCall, usage: str, keys: tuple[KeyUse, ...] | No
 def check_usable(key: Key, keys: tuple[KeyUse, ...] | None = None) -> None:
     """Raises KmsError unless the key's state lets it be used for cryptography."""
     if key.state is not KeyState.ENABLED:
-        check_state(key, *KeyState, keys=keys)
+        check_state(key, *_UNUSABLE, keys=keys)
+
+
+def check_algorithm(key: Key, algorithm: str, keys: tuple[KeyUse, ...] | None = None) -> None:
+    """Raises KmsError unless the key, of the right usage, can be used with `algorithm`."""
+    if algorithm not in key.algorithms:
+        message = f"Algorithm {algorithm} is incompatible with key spec {key.spec}."
+        raise KmsError("InvalidKeyUsageException", message, keys=keys or (key.meant,))
 
 
 def check_not_pending_deletion(key: Key, keys: tuple[KeyUse, ...] | None = None) -> None:

@@ -28,11 +28,15 @@ ALGORITHMS_MEMBER = {
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """A row of the table. `secret_bytes` is the length of the material of keys that are not pairs."""
+    """A row of the table. `secret_bytes` is the length of the material of keys that are not pairs.
+
+    `is_slow`: what is done with the private key takes over 2 ms, now and then at least, and is not for the event loop.
+    """
 
     name: str
     algorithms: Mapping[str, tuple[str, ...]]  # by usage
     secret_bytes: int | None = None
+    is_slow: bool = False
 
     @property
     def is_pair(self) -> bool:
@@ -57,12 +61,16 @@ _RSA_SIGNING = (
 _ECDH = ("ECDH",)
 
 
-def _rsa(name: str) -> KeySpec:
-    return KeySpec(name, {ENCRYPT_DECRYPT: _OAEP, SIGN_VERIFY: _RSA_SIGNING})
+def _rsa(name: str, *, is_slow: bool = False) -> KeySpec:
+    return KeySpec(name, {ENCRYPT_DECRYPT: _OAEP, SIGN_VERIFY: _RSA_SIGNING}, is_slow=is_slow)
 
 
 def _nist(name: str, algorithm: str) -> KeySpec:
     return KeySpec(name, {SIGN_VERIFY: (algorithm,), KEY_AGREEMENT: _ECDH})
+
+
+def _mldsa(name: str) -> KeySpec:
+    return KeySpec(name, {SIGN_VERIFY: ("ML_DSA_SHAKE_256",)}, is_slow=True)  # it tries until a signature is short enough
 
 
 def _hmac(bits: int) -> KeySpec:
@@ -73,15 +81,15 @@ _ROWS = (
     KeySpec(SYMMETRIC, {ENCRYPT_DECRYPT: (SYMMETRIC,)}, 32),
     _rsa("RSA_2048"),
     _rsa("RSA_3072"),
-    _rsa("RSA_4096"),
+    _rsa("RSA_4096", is_slow=True),
     _nist("ECC_NIST_P256", "ECDSA_SHA_256"),
     _nist("ECC_NIST_P384", "ECDSA_SHA_384"),
     _nist("ECC_NIST_P521", "ECDSA_SHA_512"),
     KeySpec("ECC_SECG_P256K1", {SIGN_VERIFY: ("ECDSA_SHA_256",)}),
     KeySpec("ECC_NIST_EDWARDS25519", {SIGN_VERIFY: ("ED25519_SHA_512", "ED25519_PH_SHA_512")}),
-    KeySpec("ML_DSA_44", {SIGN_VERIFY: ("ML_DSA_SHAKE_256",)}),
-    KeySpec("ML_DSA_65", {SIGN_VERIFY: ("ML_DSA_SHAKE_256",)}),
-    KeySpec("ML_DSA_87", {SIGN_VERIFY: ("ML_DSA_SHAKE_256",)}),
+    _mldsa("ML_DSA_44"),
+    _mldsa("ML_DSA_65"),
+    _mldsa("ML_DSA_87"),
     KeySpec("ML_KEM_512", {ENCAPSULATE_DECAPSULATE: ("ML_KEM",)}),
     KeySpec("ML_KEM_768", {ENCAPSULATE_DECAPSULATE: ("ML_KEM",)}),
     KeySpec("ML_KEM_1024", {ENCAPSULATE_DECAPSULATE: ("ML_KEM",)}),

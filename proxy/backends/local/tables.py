@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, KeyMaterial, alias_of, key_of
+from proxy.backends.local.loaded import LoadedPairs
 from proxy.sealed_store import Entry, SealedStore
 
 
@@ -90,13 +91,15 @@ _EMPTY = AccountTable()
 class KeyTable:
     """All keys, by account and region, and by their material."""
 
-    def __init__(self, accounts: dict[tuple[str, str], AccountTable]) -> None:
+    def __init__(self, accounts: dict[tuple[str, str], AccountTable], pairs: LoadedPairs) -> None:
         self._accounts = accounts
+        self._pairs = pairs
         self._where: dict[tuple[str, str], Key] = {}  # by region and id
         self.by_material: dict[tuple[str, bytes], tuple[Key, KeyMaterial]] = {}  # by region and material id
 
     def put(self, entry: Entry) -> None:
         key = key_of(entry)
+        self._pairs.forget(key.region, key.id)
         self._drop_materials(self._where.get((key.region, key.id)))
         self._where[(key.region, key.id)] = key
         self._accounts.setdefault((key.account_id, key.region), AccountTable()).put_key(key)
@@ -106,6 +109,7 @@ class KeyTable:
 
     def drop(self, region: str, id: str) -> None:
         key = self._where.pop((region, id), None)
+        self._pairs.forget(region, id)
         self._drop_materials(key)
         if key is not None:
             self._accounts[(key.account_id, region)].drop_key(id)
@@ -155,7 +159,8 @@ class Tables:
     def __init__(self, store: SealedStore) -> None:
         self._store = store
         self._accounts: dict[tuple[str, str], AccountTable] = {}
-        self.all_keys = KeyTable(self._accounts)
+        self.pairs = LoadedPairs()
+        self.all_keys = KeyTable(self._accounts, self.pairs)
         self._tables: dict[str, Table] = {KEY: self.all_keys, ALIAS: AliasTable(self._accounts)}
         self._generation = 0
         self._seen = store.published
