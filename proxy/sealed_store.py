@@ -48,6 +48,9 @@ MOST_TOMBSTONES = 4096
 
 _IV_BYTES = 12
 _SELECT = "SELECT kind, region, id, parent, generation, deleted, body, sealed FROM entries "
+_BELOW = "WHERE kind = ? AND region = ? AND parent >= ? AND parent < ? AND parent != '' AND deleted = 0"
+_COUNT_BELOW = "SELECT count(*) FROM entries " + _BELOW  # noqa: S608 - both parts stand here
+_LAST = "\U0010ffff"  # sorts behind every character of a name
 _INSERT = (
     "INSERT OR REPLACE INTO entries (kind, region, id, parent, generation, deleted, body, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -93,7 +96,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row. `parent` names the row of another kind that this one belongs to (an alias its key), or is empty."""
+    """A row. `parent` names what this one belongs to (an alias its key), or is empty."""
 
     kind: str
     region: str
@@ -355,6 +358,17 @@ class Transaction:
         sql = "SELECT count(*) FROM entries WHERE kind = ? AND region = ? AND parent = ? AND parent != '' AND deleted = 0"
         with _translated():
             return int(self._connection.execute(sql, (kind, region, parent)).fetchone()[0])
+
+    def children_below(self, kind: str, region: str, prefix: str) -> tuple[Entry, ...]:
+        """The rows of `kind` whose parents begin with `prefix`, in the order of the rows' ids."""
+        with _translated():
+            rows = self._connection.execute(_SELECT + _BELOW + " ORDER BY id", (kind, region, prefix, prefix + _LAST))
+            return tuple(map(self._entry, rows))
+
+    def count_children_below(self, kind: str, region: str, prefix: str) -> int:
+        """How many rows of `kind` have parents that begin with `prefix`."""
+        with _translated():
+            return int(self._connection.execute(_COUNT_BELOW, (kind, region, prefix, prefix + _LAST)).fetchone()[0])
 
     def put(self, kind: str, region: str, name: str, body: Body, secret: Secret | None = None, parent: str = "") -> None:
         """Write a row whole, new or not: a secret that is to stay must be given again."""

@@ -1,9 +1,11 @@
-"""Keys and aliases within a change: looked up in the database as it is now, written in the same transaction."""
+"""Keys, aliases and grants within a change: looked up in the database as it is now, written in the same transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from proxy.backends.local.grants import GRANT, Context, Grant, grant_body, grant_of, grant_parent
 from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, alias_of, alias_row, key_of
 from proxy.sealed_store import Body, Entry, Secret, Transaction
 
@@ -54,3 +56,32 @@ class KeysInChange:
 
     def delete_alias(self, alias: Alias) -> None:
         self.tx.delete(ALIAS, alias.region, alias_row(alias.account_id, alias.name))
+
+    def find_grant(self, region: str, grant_id: str) -> Grant | None:
+        entry = self.tx.get(GRANT, region, grant_id)
+        return None if entry is None else grant_of(entry)
+
+    def grants_of(self, key: Key) -> Iterator[Grant]:
+        return map(grant_of, self.tx.children_below(GRANT, key.region, grant_parent(key.id)))
+
+    def grants_to(self, key: Key, grantee: str, context: Context | None) -> Iterator[Grant]:
+        return map(grant_of, self.tx.children_below(GRANT, key.region, grant_parent(key.id, grantee)))
+
+    def grants_named(self, key: Key, grantee: str, name: str) -> Iterator[Grant]:
+        """The key's grants to this grantee that have this name."""
+        return map(grant_of, self.tx.children(GRANT, key.region, grant_parent(key.id, grantee, name)))
+
+    def count_grants(self, key: Key) -> int:
+        return self.tx.count_children_below(GRANT, key.region, grant_parent(key.id))
+
+    def put_grant(self, grant: Grant) -> None:
+        parent = grant_parent(grant.key_id, grant.grantee, grant.name)
+        self.tx.put(GRANT, grant.region, grant.id, grant_body(grant), Secret(grant.token_key), parent)
+
+    def delete_grant(self, grant: Grant) -> None:
+        self.tx.delete(GRANT, grant.region, grant.id)
+
+    def delete_grants_of(self, key: Key) -> None:
+        """Delete every grant of the key: they go with it."""
+        for grant in self.grants_of(key):
+            self.delete_grant(grant)

@@ -7,9 +7,11 @@ rows of its own has a `Table` of them here.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from proxy.backends.local.grant_table import GrantTable
+from proxy.backends.local.grants import GRANT, Context, Grant
 from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, KeyMaterial, alias_of, key_of
 from proxy.backends.local.loaded import LoadedPairs
 from proxy.sealed_store import Entry, SealedStore
@@ -23,6 +25,18 @@ class View(Protocol):
         ...
 
     def find_alias(self, account_id: str, region: str, name: str) -> Alias | None: ...
+
+    def find_grant(self, region: str, grant_id: str) -> Grant | None:
+        """The grant, whosever key it is on."""
+        ...
+
+    def grants_of(self, key: Key) -> Iterator[Grant]:
+        """Every grant of the key, in the order of their ids."""
+        ...
+
+    def grants_to(self, key: Key, grantee: str, context: Context | None) -> Iterator[Grant]:
+        """The key's grants to this grantee (`principals.known_as`); with a context, at least those whose constraints it meets."""
+        ...
 
 
 class Table(Protocol):
@@ -161,7 +175,8 @@ class Tables:
         self._accounts: dict[tuple[str, str], AccountTable] = {}
         self.pairs = LoadedPairs()
         self.all_keys = KeyTable(self._accounts, self.pairs)
-        self._tables: dict[str, Table] = {KEY: self.all_keys, ALIAS: AliasTable(self._accounts)}
+        self.all_grants = GrantTable()
+        self._tables: dict[str, Table] = {KEY: self.all_keys, ALIAS: AliasTable(self._accounts), GRANT: self.all_grants}
         self._generation = 0
         self._seen = store.published
         self._load()
@@ -192,6 +207,15 @@ class Tables:
 
     def find_alias(self, account_id: str, region: str, name: str) -> Alias | None:
         return self.of(account_id, region).aliases.get(name)
+
+    def find_grant(self, region: str, grant_id: str) -> Grant | None:
+        return self.all_grants.find(region, grant_id)
+
+    def grants_of(self, key: Key) -> Iterator[Grant]:
+        return self.all_grants.of(key)
+
+    def grants_to(self, key: Key, grantee: str, context: Context | None) -> Iterator[Grant]:
+        return self.all_grants.to(key, grantee, context)
 
     def find_material(self, region: str, material_id: bytes) -> tuple[Key, KeyMaterial] | None:
         """The symmetric key, whosever it is, that has this material."""
