@@ -102,6 +102,8 @@ def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
     document["requestParameters"] = record.request_parameters
     document["responseElements"] = record.response_elements
     document["additionalEventData"] = {**(record.key_material_ids or {}), "keytrail": _extension(record, log, sequence, time)}
+    if record.recipient is not None:
+        document["additionalEventData"]["recipient"] = record.recipient
     if record.request_id is not None:
         document["requestID"] = record.request_id
     document["eventID"] = record.event_id
@@ -133,7 +135,7 @@ def decode(line: bytes) -> AuditRecord:
     identity = document["userIdentity"]
     additional = document["additionalEventData"]
     extension = additional["keytrail"]
-    materials = {key: value for key, value in additional.items() if key != "keytrail"}
+    materials = {key: value for key, value in additional.items() if key not in ("keytrail", "recipient")}
     return AuditRecord(
         time_us=time_us(extension["time"]),
         event_id=document["eventID"],
@@ -154,6 +156,7 @@ def decode(line: bytes) -> AuditRecord:
         resources=tuple(Resource(r["ARN"], r["accountId"], r["type"]) for r in document["resources"]),
         recipient_account_id=document.get("recipientAccountId"),
         key_material_ids=materials or None,
+        recipient=additional.get("recipient"),
         phase=Phase(extension["phase"]),
         intent_id=extension.get("intent"),
         fingerprints_in=tuple(extension.get("fingerprintsIn", ())),

@@ -10,6 +10,7 @@ Source: AWS CloudTrail record contents, and AWS KMS log entries per operation; d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -194,6 +195,10 @@ class AllowedBy:
     statement: str | None = None
 
 
+#: The names that `AuditRecord.recipient` may have: CloudTrail's, of measurements that a verified attestation document holds.
+RECIPIENT_NAME = re.compile(r"attestationDocument(ModuleId|EnclaveImageDigest|EnclavePCR[0-9]{1,2}|NitroTPMPCR[0-9]{1,2})")
+
+
 @dataclass(slots=True, kw_only=True)
 class AuditRecord:
     """One call, or one event of keytrail itself, as it will stand in the log. Times are microseconds since the epoch, UTC.
@@ -221,6 +226,7 @@ class AuditRecord:
     resources: tuple[Resource, ...] = ()
     recipient_account_id: str | None = None
     key_material_ids: Mapping[str, str] | None = None  # keyMaterialId, sourceKeyMaterialId, destinationKeyMaterialId
+    recipient: Mapping[str, str] | None = None  # the enclave or instance that the answer was encrypted for, or was to be
     tls: TlsDetails | None = None
 
     # additionalEventData.keytrail
@@ -246,3 +252,6 @@ class AuditRecord:
             if parameters is not None and not PARAMETER_NAMES.issuperset(parameters):
                 unknown = ", ".join(sorted(set(parameters) - PARAMETER_NAMES))
                 raise RecordRejected(f"{self.event_name}: not in the record's allow-list: {unknown}")
+        for name in self.recipient or ():
+            if RECIPIENT_NAME.fullmatch(name) is None:
+                raise RecordRejected(f"{self.event_name}: not in the record's allow-list: {name} of a recipient")

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import IO, TypeAlias
 from urllib.parse import urlsplit
 
+from cryptography.x509 import Certificate, load_pem_x509_certificates
+
 from audit.commit import AuditLog, LogPlace
 from audit.instance import Instance
 from audit.record import IdentityProof
@@ -83,7 +85,7 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
     authorise, client_of = _authorise(settings, parts.instance.account_id), _client_of(settings)
     # What has something to close comes last: until here there is nothing to undo.
     if settings.backend == "local":
-        backend, close = _local(parts)
+        backend, close = _local(settings, parts)
     elif settings.aws_signing == "re-sign":
         backend, close = _re_signing(settings, parts)
     else:
@@ -141,13 +143,23 @@ def _client_of(settings: Settings) -> ClientOf | None:
     return client_of
 
 
-def _local(parts: Parts) -> tuple[Backend, Close]:
-    local = LocalBackend(parts.store, time.time, os.urandom)
+def _local(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
+    roots = _attestation_roots(settings)
+    local = LocalBackend(parts.store, time.time, os.urandom, attestation_roots=roots)
 
     async def close() -> None:
         local.close()
 
     return local, close
+
+
+def _attestation_roots(settings: Settings) -> tuple[Certificate, ...]:
+    if settings.attestation_root is None:
+        return ()
+    try:
+        return tuple(load_pem_x509_certificates(settings.attestation_root.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"attestation_root: {settings.attestation_root} cannot be read as certificates: {error}") from error
 
 
 def _passing_through(settings: Settings, parts: Parts, claims: ClaimReader) -> tuple[Backend, Close]:

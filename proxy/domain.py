@@ -107,6 +107,26 @@ class Operation:
         return not self.mutates
 
 
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """What a verified attestation document says of who made it: its measurements by register, in hex. `is_tpm`: of a whole
+    instance, by its NitroTPM; else of an enclave."""
+
+    module_id: str
+    pcrs: Mapping[int, str]
+    is_tpm: bool = False
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """The condition keys of policies that it gives values for."""
+        if self.is_tpm:
+            return {f"kms:RecipientAttestation:NitroTPMPCR{index}": value for index, value in self.pcrs.items()}
+        found = {f"kms:RecipientAttestation:PCR{index}": value for index, value in self.pcrs.items()}
+        if 0 in self.pcrs:
+            found["kms:RecipientAttestation:ImageSha384"] = self.pcrs[0]
+        return found
+
+
 @dataclass(slots=True)
 class KmsCall:
     """A request that was authenticated and is well-formed by the service model."""
@@ -120,6 +140,7 @@ class KmsCall:
     source_ip: str = ""  # the client's address, as far as it is known
     intent_id: str | None = None  # event id of the intent that was committed for it
     allowed_by: list[AllowedBy] = field(default_factory=list)  # what let it through, one for each action; filled on its way
+    attested: Attested | None = None  # who its Recipient is, once that is verified
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ class Pipeline:
             raise
         call = KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us, raw, exchange.source_ip)
         exchange.allowed_by = call.allowed_by
+        exchange.call = call
         return call
 
     def _admit(self, exchange: Exchange, call: KmsCall) -> None:

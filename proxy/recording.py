@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from audit.record import AuditRecord, IdentityProof, Phase, Resource, UserIdentity
-from proxy.domain import AllowedBy, Answer, KeyUse, Members, Operation, Principal, RawRequest
+from proxy.domain import AllowedBy, Answer, Attested, KeyUse, KmsCall, Members, Operation, Principal, RawRequest
 from proxy.errors import KmsError
 
 #: CloudTrail's names for codes that it does not take from the wire.
@@ -47,6 +47,7 @@ class Exchange:
     repeated_signature: bool = False
     intent_id: str | None = None
     allowed_by: Sequence[AllowedBy] = ()
+    call: KmsCall | None = field(default=None, repr=False)  # once it could be read
     headers: Mapping[bytes, bytes] = field(init=False, repr=False)  # those of `raw`; of two with one name the last
     source_ip: str = field(init=False)  # the client's address, as far as who says it is trusted
 
@@ -119,6 +120,7 @@ class Recorder:
             resources=resources,
             recipient_account_id=self._account_id,
             key_material_ids=None if answer is None else _material_ids(answer.keys),
+            recipient=_recipient(exchange.call.attested) if exchange.call is not None and exchange.call.attested else None,
             phase=phase,
             intent_id=exchange.intent_id if phase is Phase.OUTCOME else None,
             fingerprints_in=fingerprints(exchange.parameters, operation.ciphertexts_in),
@@ -211,6 +213,22 @@ def _material_ids(keys: tuple[KeyUse, ...]) -> dict[str, str] | None:
     if len(used) == 2:
         return {"sourceKeyMaterialId": used[0], "destinationKeyMaterialId": used[1]}
     return {"keyMaterialId": used[0]} if used else None
+
+
+#: The registers that CloudTrail has in its events.
+_ENCLAVE_PCRS: tuple[int, ...] = (1, 2, 3, 4, 8)
+_TPM_PCRS: tuple[int, ...] = (4, 7, 8, 9, 16, 23)
+_MAX_MODULE_ID = 256
+
+
+def _recipient(attested: Attested) -> dict[str, str]:
+    found = {"attestationDocumentModuleId": attested.module_id[:_MAX_MODULE_ID]}
+    prefix, registers = "attestationDocumentNitroTPMPCR", _TPM_PCRS
+    if not attested.is_tpm:
+        prefix, registers = "attestationDocumentEnclavePCR", _ENCLAVE_PCRS
+        if 0 in attested.pcrs:
+            found["attestationDocumentEnclaveImageDigest"] = attested.pcrs[0]
+    return found | {f"{prefix}{index}": attested.pcrs[index] for index in registers if index in attested.pcrs}
 
 
 def _response_elements(operation: Operation, answer: Answer) -> dict[str, Any] | None:

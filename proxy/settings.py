@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     calls_per_caller_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     policies: MaybePath = None
     backend: Literal["local", "aws"] = "local"
+    attestation_root: MaybePath = None
     aws_signing: Literal["re-sign", "pass-through"] = "re-sign"
     aws_role: Annotated[str, StringConstraints(pattern=r"^(arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/{}-]+)?$")] = ""
     aws_role_session_s: Annotated[int, Field(ge=900, le=43_200)] = 3_600

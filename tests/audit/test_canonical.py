@@ -58,6 +58,7 @@ UPSTREAMS = st.builds(Upstream, TEXT, st.integers(1, 9), st.none() | st.integers
 def records(draw: st.DrawFn) -> AuditRecord:
     error = draw(MAYBE_TEXT)
     material_names = st.sampled_from(["keyMaterialId", "sourceKeyMaterialId", "destinationKeyMaterialId"])
+    recipient_names = st.sampled_from(["attestationDocumentModuleId", "attestationDocumentEnclavePCR8"])
     return AuditRecord(
         time_us=draw(st.integers(0, 253_402_300_799_999_999)),
         event_id=draw(TEXT),
@@ -78,6 +79,7 @@ def records(draw: st.DrawFn) -> AuditRecord:
         resources=tuple(draw(st.lists(st.builds(Resource, TEXT, TEXT, TEXT), max_size=3))),
         recipient_account_id=draw(MAYBE_TEXT),
         key_material_ids=draw(st.none() | st.dictionaries(material_names, TEXT, min_size=1)),
+        recipient=draw(st.none() | st.dictionaries(recipient_names, TEXT, min_size=1)),
         phase=draw(st.sampled_from(Phase)),
         intent_id=draw(MAYBE_TEXT),
         fingerprints_in=draw(TEXTS),

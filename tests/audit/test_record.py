@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,12 @@ def test_a_name_outside_the_allow_list_is_rejected(part: str, name: str) -> None
 def test_every_name_of_the_allow_list_is_taken(part: str) -> None:
     made = record(**{part: dict.fromkeys(PARAMETER_NAMES, "x")})
     assert set((made.request_parameters if part == "request" else made.response_elements) or ()) == PARAMETER_NAMES
+
+
+@pytest.mark.parametrize("name", ["publicKey", "attestationDocumentNonce", "attestationDocumentEnclavePCR123", "plaintext"])
+def test_of_a_recipient_only_its_measurements_are_taken(name: str) -> None:
+    with pytest.raises(RecordRejected, match="allow-list"):
+        replace(record(), recipient={"attestationDocumentModuleId": "i", name: "x"})
 
 
 def test_the_allow_list_has_no_name_of_a_secret() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from audit import canonical
 from audit.record import PARAMETER_NAMES, AuditRecord
-from proxy.domain import Answer, KeyUse, Operation, Origin, Principal, RawRequest
+from proxy.domain import Answer, Attested, KeyUse, KmsCall, Operation, Origin, Principal, RawRequest
 from proxy.errors import KmsError
 from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, GrantTokens, Recorder, fingerprints, operation_name, plausible
@@ -293,3 +293,38 @@ def test_whatever_was_sent_can_be_recorded(operation: str, document: dict[str, A
 def test_an_unknown_operations_name_is_a_name_or_not_told(claimed: str) -> None:
     name = operation_name(claimed)
     assert name == "UnknownOperation" or (name == claimed and name.isascii() and name.isalnum() and len(name) <= 128)
+
+
+@pytest.mark.parametrize(
+    ("attested", "recipient"),
+    [
+        (
+            Attested("i-1-enc2", {0: "aa", 1: "bb", 5: "cc", 8: "dd"}),
+            {
+                "attestationDocumentModuleId": "i-1-enc2",
+                "attestationDocumentEnclaveImageDigest": "aa",
+                "attestationDocumentEnclavePCR1": "bb",
+                "attestationDocumentEnclavePCR8": "dd",
+            },
+        ),
+        (
+            Attested("i-1-tpm0", {0: "aa", 4: "bb", 23: "cc"}, is_tpm=True),
+            {
+                "attestationDocumentModuleId": "i-1-tpm0",
+                "attestationDocumentNitroTPMPCR4": "bb",
+                "attestationDocumentNitroTPMPCR23": "cc",
+            },
+        ),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("outcome", [Answer({}, (KEY,)), KmsError("AccessDeniedException", "no", keys=(KEY,))])
+def test_who_was_attested_is_recorded_as_cloudtrail_does(
+    attested: Attested | None, recipient: dict[str, str] | None, outcome: Answer | KmsError
+) -> None:
+    given = exchange("Decrypt", {})
+    given.call = KmsCall(OPERATIONS["Decrypt"], "us-east-1", ALICE, {}, 0, attested=attested)
+    record = recorder().outcome(given, outcome, 1_700_000_000_000_000)
+    line = canonical.encode(record, "w0", 0)
+    assert json.loads(line)["additionalEventData"].get("recipient") == recipient
+    assert canonical.decode(line) == record

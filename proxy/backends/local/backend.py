@@ -13,7 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from cryptography.x509 import Certificate
+
 from proxy.backends.local import aliases, creation, cryptographic, life, macs, metadata, public_keys, signing, tags
+from proxy.backends.local.attested import answer_attested
 from proxy.backends.local.desk import Changing, Desk
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, OwnKeys, Surroundings
@@ -70,26 +73,32 @@ class LocalBackend:
         clock: Callable[[], float],
         random: Callable[[int], bytes],
         authoriser: Authoriser | None = None,
+        attestation_roots: tuple[Certificate, ...] = (),
     ) -> None:
         migrate(store)
-        self._around = Surroundings(clock, random, authoriser or OwnKeys())
+        self._around = Surroundings(clock, random, authoriser or OwnKeys(), attestation_roots)
         self._tables = Tables(store)
         self._desk = Desk(self._around, self._tables, store)
 
     async def call(self, call: KmsCall) -> Answer:
         """Answer a call; see `Backend.call`."""
-        name = call.operation.name
         try:
-            if (reading := READINGS.get(name)) is not None:
-                self._tables.refresh()
-                return reading(self._around, self._tables, call)
-            if (changing := CHANGES.get(name)) is not None:
-                return await self._desk.change(changing, call)
-            if (working := WORKS.get(name)) is not None:
-                return await working(self._desk, call)
-            raise KmsError("UnsupportedOperationException", f"keytrail's local keys do not support {name} yet.")
+            if "Recipient" in call.parameters:
+                return await answer_attested(self._desk, call, self._answer)
+            return await self._answer(call)
         except StoreFailed as fault:
             raise KmsError("KMSInternalException", "The key store failed.", status=500) from fault
+
+    async def _answer(self, call: KmsCall) -> Answer:
+        name = call.operation.name
+        if (reading := READINGS.get(name)) is not None:
+            self._tables.refresh()
+            return reading(self._around, self._tables, call)
+        if (changing := CHANGES.get(name)) is not None:
+            return await self._desk.change(changing, call)
+        if (working := WORKS.get(name)) is not None:
+            return await working(self._desk, call)
+        raise KmsError("UnsupportedOperationException", f"keytrail's local keys do not support {name} yet.")
 
     def close(self) -> None:
         """Wait for what is under way. The store is its maker's to close."""

@@ -1,8 +1,8 @@
 """The operations that use keys: Encrypt, Decrypt, ReEncrypt, GenerateDataKey and its kin, GenerateRandom.
 
 Order of checks, as AWS's: the key is found · what excludes one another · (ciphertext: form, then whose it is) · key
-state · algorithm · cryptography · DryRun. Shapes were checked before. A Recipient (attested enclave) is refused at
-once: an answer without regard to it would hand the plaintext to the parent instance.
+state · algorithm · cryptography · DryRun. Shapes were checked before. A Recipient (attested enclave) is refused unless
+`attested` has verified it, which then takes the plaintext out of the answer: else the parent instance would have it.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _missing(member: str, keys: tuple[KeyUse, ...]) -> KmsError:
 
 
 def _refuse_recipient(call: KmsCall) -> None:
-    if call.parameters.get("Recipient") is not None:
+    if call.parameters.get("Recipient") is not None and call.attested is None:
         raise KmsError("UnsupportedOperationException", "Recipient (attestation documents) is not supported.")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptography.x509 import Certificate
+
 from proxy.backends.local.keys import Key
 from proxy.backends.local.tables import View
 from proxy.domain import KmsCall
@@ -36,6 +38,7 @@ class Surroundings:
     clock: Callable[[], float]
     random: Callable[[int], bytes]
     authoriser: Authoriser = OwnKeys()  # noqa: RUF009 - it has no state
+    attestation_roots: tuple[Certificate, ...] = ()  # whose attestation documents are believed
 
 
 def foreign(call: KmsCall, action: str) -> KmsError:

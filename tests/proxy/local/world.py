@@ -39,15 +39,16 @@ def call(operation: str, region: str = REGION, caller: Principal = ALICE, **para
 
 
 class World:
-    """One worker: a store handle and a backend. Two of them on one path are two workers. `caller` is who calls."""
+    """One worker: a store handle and a backend. Two of them on one path are two workers. `caller` is who calls. `more` is the
+    backend's."""
 
-    def __init__(self, path: Path, clock: Clock | None = None, authoriser: Authoriser | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, authoriser: Authoriser | None = None, **more: Any) -> None:
         if not path.exists():
             SealedStore.create(path, MASTER_KEY, INSTANCE).close()
         self.store = SealedStore(path, MASTER_KEY)
         self.clock = clock or Clock()
         self.caller = ALICE
-        self.backend = LocalBackend(self.store, self.clock, os.urandom, authoriser)
+        self.backend = LocalBackend(self.store, self.clock, os.urandom, authoriser, **more)
 
     def close(self) -> None:
         self.backend.close()
