@@ -12,6 +12,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from audit import durable
@@ -39,7 +40,12 @@ def segment_name(first_index: int) -> str:
 def list_segments(folder: Path) -> list[Segment]:
     """The segments in `folder`, in the order of their records. Raises OSError."""
     names = sorted(name for name in os.listdir(folder) if _SEGMENT_NAME.fullmatch(name))
-    return [Segment(int(name[:20]), folder / name) for name in names]
+    return [_segment(str(folder), name) for name in names]
+
+
+@lru_cache(maxsize=65_536)  # a question asks several times, and making paths is most of the work
+def _segment(folder: str, name: str) -> Segment:
+    return Segment(int(name[:20]), Path(folder, name))
 
 
 def read_mark(folder: Path) -> Mark | None:

@@ -24,7 +24,8 @@ IN_FLIGHT = timedelta(minutes=15)
 CHUNK_BYTES = 8 << 20
 #: No line that this version writes comes near; what does is damage and is not held in memory.
 MAX_LINE_BYTES = 16 << 20
-_LOOK_BYTES = 1 << 20
+#: How much is read to find a record at an end of a segment; more where the first was not enough.
+_LOOKS_BYTES = (16 << 10, 1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ def within(parts: list[Part], since: datetime | None, until: datetime | None) ->
 
 def coverage(log: str, parts: list[Part]) -> Coverage:
     """The times of the first and the last readable record of a log. Raises OSError."""
-    first = next((time for part in parts for time in _times(_head(part))), None)
-    last = next((time for part in reversed(parts) for time in _times(reversed(_tail(part)))), None)
+    first = next((time for part in parts for size in _LOOKS_BYTES for time in _times(_head(part, size))), None)
+    last = next((time for part in reversed(parts) for size in _LOOKS_BYTES for time in _times(reversed(_tail(part, size)))), None)
     return Coverage(log, first, last)
 
 
@@ -174,22 +175,24 @@ def _line_bounds(data: bytes, cut: int) -> array[int]:
 
 
 def _first_time(part: Part) -> datetime | None:
-    time = next(_times(_head(part)[:1]), None)
+    time = next(_times(_head(part, _LOOKS_BYTES[-1])[:1]), None)
     try:
         return None if time is None else datetime.fromisoformat(time).astimezone(UTC)
     except ValueError:
         return None
 
 
-def _head(part: Part) -> list[bytes]:
+def _head(part: Part, size_bytes: int) -> list[bytes]:
+    """The whole lines in the first `size_bytes` of `part`."""
     with part.path.open("rb") as file:
-        return file.read(min(_LOOK_BYTES, part.size_bytes)).split(b"\n")[:-1]
+        return file.read(min(size_bytes, part.size_bytes)).split(b"\n")[:-1]
 
 
-def _tail(part: Part) -> list[bytes]:
+def _tail(part: Part, size_bytes: int) -> list[bytes]:
+    """The lines that end in the last `size_bytes` of `part`; the first of them may lack its beginning."""
     with part.path.open("rb") as file:
-        file.seek(max(0, part.size_bytes - _LOOK_BYTES))
-        return file.read(_LOOK_BYTES).split(b"\n")[:-1]
+        file.seek(max(0, part.size_bytes - size_bytes))
+        return file.read(min(size_bytes, part.size_bytes)).split(b"\n")[:-1]
 
 
 def _times(lines: Iterable[bytes]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import duckdb
@@ -144,11 +145,27 @@ def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
 
     Raises OSError, and `IndexFault` also where another DuckDB made it, which hashes terms in another way: nothing would be found.
     """
-    manifest = Manifest.load(index_folder(data))
-    [(probe,)] = database.execute(PROBE).fetchall()
-    if manifest.logs and manifest.probe != probe:
+    index = index_folder(data)
+    try:
+        status = (index / "manifest.json").stat()
+    except FileNotFoundError:
+        return Index(data, database, Manifest())
+    manifest = _loaded(index, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+    if manifest.logs and manifest.probe != _probe():
         raise IndexFault("the index was made by another version of DuckDB")
     return Index(data, database, manifest)
+
+
+@lru_cache(maxsize=8)  # it is replaced by another file, and never changed; a story asks it several times
+def _loaded(index: Path, _identity: tuple[int, ...]) -> Manifest:
+    return Manifest.load(index)
+
+
+@lru_cache(maxsize=1)
+def _probe() -> int:
+    with duckdb.connect() as database:
+        [(probe,)] = database.execute(PROBE).fetchall()
+    return int(probe)
 
 
 def _within(places: Iterable[Place], spans: Sequence[tuple[int, int]]) -> list[Place]:

@@ -23,7 +23,7 @@ from audit.log import Mark
 from audit.query.engine import search
 from audit.query.events import open_events
 from audit.query.filters import Filter, KeyName
-from audit.query.index import compact, layout, rows
+from audit.query.index import compact, layout, lookup, rows
 from audit.query.index.compact import Compactor, IndexInUse, due
 from audit.query.index.layout import Manifest, index_folder
 from audit.query.index.terms import terms
@@ -199,11 +199,10 @@ def test_a_file_that_is_merged_away_while_it_is_asked_is_found_by_its_new_name(
     log = build(tmp_path, segments=6)
     with Compactor(tmp_path, batch_bytes=1, fanout=100) as compactor:
         compactor.run()
-    original = Manifest.load
-    stale = original(index_folder(tmp_path))
+    stale = Manifest.load(index_folder(tmp_path))
     compacted(tmp_path, fanout=2, grace_s=0)
     answers = iter([stale])
-    monkeypatch.setattr(Manifest, "load", lambda index: next(answers, None) or original(index))
+    monkeypatch.setattr(lookup, "_loaded", lambda index, _: next(answers, None) or Manifest.load(index))
     assert found(tmp_path, ACME)[0] == lines_of(log, ACME)
     assert next(answers, None) is None
 
