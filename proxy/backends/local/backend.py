@@ -15,9 +15,24 @@ from typing import Any
 
 from cryptography.x509 import Certificate
 
-from proxy.backends.local import aliases, creation, cryptographic, life, macs, metadata, public_keys, signing, tags
+from proxy.backends.local import (
+    aliases,
+    creation,
+    cryptographic,
+    imports,
+    life,
+    macs,
+    metadata,
+    public_keys,
+    replicas,
+    rotation,
+    signing,
+    tags,
+)
 from proxy.backends.local.attested import answer_attested
 from proxy.backends.local.desk import Changing, Desk
+from proxy.backends.local.due import Due
+from proxy.backends.local.maintenance import Done, carry_out
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, OwnKeys, Surroundings
 from proxy.backends.local.tables import Tables
@@ -39,6 +54,9 @@ FAMILIES: tuple[ModuleType, ...] = (
     life,
     aliases,
     tags,
+    rotation,
+    imports,
+    replicas,
 )
 
 
@@ -99,6 +117,14 @@ class LocalBackend:
         if (working := WORKS.get(name)) is not None:
             return await working(self._desk, call)
         raise KmsError("UnsupportedOperationException", f"keytrail's local keys do not support {name} yet.")
+
+    def due(self) -> list[Due]:
+        """What is due of the keys by now. Raises SealBroken."""
+        return self._desk.tables.all_keys.due.until(self._around.clock())
+
+    async def carry_out(self, due: Due) -> Done | None:
+        """Do what is due, or nothing where it is not due any more; durable when this returns. Raises StoreFailed, SealBroken."""
+        return await self._desk.write(carry_out, self._around, due)
 
     def close(self) -> None:
         """Wait for what is under way. The store is its maker's to close."""

@@ -20,6 +20,7 @@ from proxy.backends.local.lookup import check_algorithm, check_use, named_key, s
 from proxy.backends.local.specs import ENCRYPT_DECRYPT, SYMMETRIC
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import Tables
+from proxy.backends.local.versions import as_of
 from proxy.domain import Answer, KeyUse, KmsCall
 from proxy.errors import KmsError
 
@@ -186,8 +187,10 @@ def _find_sealed(around: Surroundings, tables: Tables, call: KmsCall, role: Role
     if ciphertext is None:
         raise KmsError("InvalidCiphertextException", keys=meant)
     found = tables.find_material(call.region, ciphertext.material_id)
+    if found is not None and found[0].expires_s is not None:
+        found = as_of(found[0], around.clock()), found[1]  # its state, not its material, stops the use of what has expired
     if named is not None:
-        if found is None or found[0] is not named:
+        if found is None or found[0].arn != named.arn:
             raise KmsError(
                 "IncorrectKeyException",
                 "The key ID in the request does not identify a CMK that can perform this operation.",

@@ -39,13 +39,17 @@ class Desk:
 
     async def change(self, changing: Changing, call: KmsCall) -> Answer:
         """Run a change. What `changing` learnt before it, from the tables, it has to look up again."""
-        answer = await asyncio.get_running_loop().run_in_executor(self._changes, self._change, changing, call)
-        self._tables.refresh()
-        return answer
+        return await self.write(lambda keys: changing(self.around, keys, call))
 
-    def _change(self, changing: Changing, call: KmsCall) -> Answer:
+    async def write(self, writing: Callable[..., T], *arguments: object) -> T:
+        """What `writing(keys, *arguments)` gives, run in one transaction on the keystore's thread; durable when this returns."""
+        written = await asyncio.get_running_loop().run_in_executor(self._changes, self._write, writing, arguments)
+        self._tables.refresh()
+        return written
+
+    def _write(self, writing: Callable[..., T], arguments: tuple[object, ...]) -> T:
         with self._store.change() as tx:
-            return changing(self.around, KeysInChange(tx), call)
+            return writing(KeysInChange(tx), *arguments)
 
     async def aside(self, function: Callable[..., T], *arguments: object) -> T:
         """What `function`, which may take long, gives; it runs on a thread of its own."""

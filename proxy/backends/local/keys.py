@@ -89,7 +89,8 @@ class Key:
     policy: str | None = None  # its document; None for the default one
     public: bytes = b""  # of a pair: SubjectPublicKeyInfo, DER
     multi_region: MultiRegion | None = None
-    valid_to_s: float | None = None  # when imported material expires
+    valid_to_s: float | None = None  # when the imported material that is current expires
+    expires_s: float | None = None  # when the first of its imported materials expires
     expiration_model: str | None = None
     deletion_window_days: int | None = None
     custom_key_store_id: str | None = None
@@ -114,6 +115,11 @@ class Key:
     def algorithms(self) -> tuple[str, ...]:
         """Those that it can be used with."""
         return self.about.algorithms.get(self.usage, ())
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether it follows a primary key of another region."""
+        return self.multi_region is not None and self.multi_region.primary != self.region
 
     def is_gone(self, now_s: float) -> bool:
         """Whether its deletion date is past: then it may not be used for anything, though its row is there."""
@@ -188,6 +194,7 @@ def key_of(entry: Entry) -> Key:
         public=b"" if public is None else bytes.fromhex(public),
         multi_region=None if multi_region is None else MultiRegion(multi_region["primary"], tuple(multi_region["replicas"])),
         valid_to_s=body.get("valid_to_s"),
+        expires_s=body.get("expires_s"),
         expiration_model=body.get("expiration_model"),
         deletion_window_days=body.get("deletion_window_days"),
         custom_key_store_id=body.get("custom_key_store"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from proxy.backends.local.changes import KeysInChange
-from proxy.backends.local.keys import KeyState
+from proxy.backends.local.keys import Key, KeyState
 from proxy.backends.local.lookup import PENDING_DELETIONS, check_not_pending_deletion, check_state, managed_key
 from proxy.backends.local.surroundings import Surroundings
+from proxy.backends.local.versions import Versions
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError
 
@@ -31,7 +32,8 @@ def _turn(around: Surroundings, keys: KeysInChange, call: KmsCall, state: KeySta
 
 
 def schedule_key_deletion(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
-    """The bounds are those of the documentation; the service model's are wider."""
+    """The bounds are those of the documentation; the service model's are wider. The waiting period of a primary begins when its
+    last replica is deleted."""
     days: int = call.parameters.get("PendingWindowInDays", DEFAULT_WINDOW_DAYS)
     if not LEAST_WINDOW_DAYS <= days <= MOST_WINDOW_DAYS:
         bound = (
@@ -46,8 +48,11 @@ def schedule_key_deletion(around: Surroundings, keys: KeysInChange, call: KmsCal
         )
     key = managed_key(around, keys, call, call.parameters["KeyId"])
     check_not_pending_deletion(key)
-    deletion_s = round(around.clock() + days * DAY_S, 3)
-    keys.alter_key(key, state=KeyState.PENDING_DELETION.value, deletion_s=deletion_s)
+    if key.multi_region is not None and not key.is_replica and key.multi_region.replicas:
+        waits = KeyState.PENDING_REPLICA_DELETION
+        keys.alter_key(key, state=waits.value, deletion_window_days=days)
+        return Answer({"KeyId": key.arn, "KeyState": waits.value, "PendingWindowInDays": days}, (key.meant,))
+    deletion_s = schedule(keys, key, days, around.clock())
     members = {
         "KeyId": key.arn,
         "DeletionDate": deletion_s,
@@ -57,12 +62,19 @@ def schedule_key_deletion(around: Surroundings, keys: KeysInChange, call: KmsCal
     return Answer(members, (key.meant,))
 
 
+def schedule(keys: KeysInChange, key: Key, days: int, now_s: float) -> float:
+    """Have the key deleted so many days from now. Returns the date."""
+    deletion_s = round(now_s + days * DAY_S, 3)
+    keys.alter_key(key, state=KeyState.PENDING_DELETION.value, deletion_s=deletion_s, deletion_window_days=None)
+    return deletion_s
+
+
 def cancel_key_deletion(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
-    """The key is then Disabled, as with AWS; one that never had material waits for it again."""
+    """The key is then Disabled, as with AWS; one that lacks material waits for it again."""
     key = managed_key(around, keys, call, call.parameters["KeyId"])
     if key.state not in PENDING_DELETIONS:
         raise KmsError("KMSInvalidStateException", f"{key.arn} is not pending deletion.", keys=(key.meant,))
-    has_material = key.custom_key_store_id is not None or (bool(key.materials) and bool(key.current.secret))
+    has_material = key.custom_key_store_id is not None or not Versions(key).lacks_material
     state = KeyState.DISABLED if has_material else KeyState.PENDING_IMPORT
     keys.alter_key(key, state=state.value, deletion_s=None, deletion_window_days=None)
     return Answer({"KeyId": key.arn}, (key.meant,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.backends.local.keys import Key, KeyState
 from proxy.backends.local.surroundings import Surroundings, foreign
 from proxy.backends.local.tables import View
+from proxy.backends.local.versions import as_of
 from proxy.domain import KeyUse, KmsCall
 from proxy.errors import KmsError
 from proxy.kms.arn import alias_arn, key_arn, parse_key_ref
@@ -60,7 +61,7 @@ def find_key(around: Surroundings, view: View, call: KmsCall, key_id: str, actio
             raise _no_such_key(key_arn(call.region, account_id, name))
     elif key.deletion_s is not None and key.is_gone(around.clock()):
         raise _no_such_key(key.arn)
-    return key
+    return key if key.expires_s is None else as_of(key, around.clock())
 
 
 def check_use(key: Key, call: KmsCall, usage: str, keys: tuple[KeyUse, ...] | None = None) -> None:
@@ -102,6 +103,12 @@ def stop_dry_run(call: KmsCall, *keys: KeyUse) -> None:
     if call.parameters.get("DryRun"):
         message = "The request would have succeeded, but the DryRun option is set."
         raise KmsError("DryRunOperationException", message, keys=keys)
+
+
+def wrong_origin(key: Key) -> KmsError:
+    """The refusal of what keys of that origin do not have."""
+    message = f"{key.arn} origin is {key.origin} which is not valid for this operation."
+    return KmsError("UnsupportedOperationException", message, keys=(key.meant,))
 
 
 def alias_not_found(arn: str) -> KmsError:

@@ -72,3 +72,28 @@ def pair_secret(private: PrivateKey) -> NewSecret:
     """A pair that was made, or imported, as a row holds it."""
     public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return NewSecret(private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), public)
+
+
+_CURVES = {
+    "secp256r1": "ECC_NIST_P256",
+    "secp384r1": "ECC_NIST_P384",
+    "secp521r1": "ECC_NIST_P521",
+    "secp256k1": "ECC_SECG_P256K1",
+}
+_KINDS: tuple[tuple[type[PrivateKey], str], ...] = (
+    (ed25519.Ed25519PrivateKey, "ECC_NIST_EDWARDS25519"),
+    (mldsa.MLDSA44PrivateKey, "ML_DSA_44"),
+    (mldsa.MLDSA65PrivateKey, "ML_DSA_65"),
+    (mldsa.MLDSA87PrivateKey, "ML_DSA_87"),
+    (mlkem.MLKEM768PrivateKey, "ML_KEM_768"),
+    (mlkem.MLKEM1024PrivateKey, "ML_KEM_1024"),
+)
+
+
+def spec_of(private: PrivateKey) -> str | None:
+    """The key spec of a private key that the library has read, or None where there is none."""
+    if isinstance(private, rsa.RSAPrivateKey):
+        return f"RSA_{private.key_size}" if f"RSA_{private.key_size}" in _GENERATE else None
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        return _CURVES.get(private.curve.name)
+    return next((spec for kind, spec in _KINDS if isinstance(private, kind)), None)

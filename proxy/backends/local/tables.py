@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from proxy.backends.local.due import DueKeys
 from proxy.backends.local.grant_table import GrantTable
 from proxy.backends.local.grants import GRANT, Context, Grant
 from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, KeyMaterial, alias_of, key_of
@@ -110,6 +111,7 @@ class KeyTable:
         self._pairs = pairs
         self._where: dict[tuple[str, str], Key] = {}  # by region and id
         self.by_material: dict[tuple[str, bytes], tuple[Key, KeyMaterial]] = {}  # by region and material id
+        self.due = DueKeys(self.find)
 
     def put(self, entry: Entry) -> None:
         key = key_of(entry)
@@ -117,9 +119,9 @@ class KeyTable:
         self._drop_materials(self._where.get((key.region, key.id)))
         self._where[(key.region, key.id)] = key
         self._accounts.setdefault((key.account_id, key.region), AccountTable()).put_key(key)
-        for version in key.materials:
-            if version.symmetric is not None:
-                self.by_material[(key.region, version.symmetric.id)] = key, version
+        for name, version in _by_material(key):
+            self.by_material[name] = key, version
+        self.due.put(key)
 
     def drop(self, region: str, id: str) -> None:
         key = self._where.pop((region, id), None)
@@ -130,9 +132,8 @@ class KeyTable:
 
     def _drop_materials(self, key: Key | None) -> None:
         if key is not None:
-            for version in key.materials:
-                if version.symmetric is not None:
-                    self.by_material.pop((key.region, version.symmetric.id), None)
+            for name, _ in _by_material(key):
+                self.by_material.pop(name, None)
 
     def find(self, region: str, key_id: str) -> Key | None:
         """The key, whosever it is."""
@@ -141,6 +142,14 @@ class KeyTable:
     def clear(self) -> None:
         for region, key_id in list(self._where):
             self.drop(region, key_id)
+
+
+def _by_material(key: Key) -> Iterator[tuple[tuple[str, bytes], KeyMaterial]]:
+    """The versions that ciphertexts can name, by region and material id. Those that are gone are among them: then the key's state
+    is told. The one that a rotation is still to make current is not."""
+    if key.about.is_symmetric and key.materials:
+        for version in key.materials[: range(len(key.materials))[key.current_index] + 1]:
+            yield (key.region, bytes.fromhex(version.id)), version
 
 
 class AliasTable:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from proxy.backends.local.backend import LocalBackend
+from proxy.backends.local.due import Due
+from proxy.backends.local.maintenance import Done
 from proxy.backends.local.surroundings import Authoriser
 from proxy.domain import Answer, KmsCall, Principal
 from proxy.errors import KmsError
@@ -60,6 +62,12 @@ class World:
     def __call__(self, operation: str, region: str = REGION, **parameters: object) -> Mapping[str, Any]:
         """The members of the answer."""
         return self.ask(operation, region, **parameters).members
+
+    def due(self) -> list[Due]:
+        return self.backend.due()
+
+    def carry_out(self, due: Due) -> Done | None:
+        return asyncio.run(self.backend.carry_out(due))
 
     def refused(self, operation: str, region: str = REGION, **parameters: object) -> KmsError:
         """The refusal; fails when the call is answered."""

@@ -1,0 +1,87 @@
+"""What is due of a key by the passing of time, and when. Pure.
+
+Gone by then are: a key whose waiting period is over; imported material that has expired. Rotated is a key with automatic
+rotation, while it is enabled: one that was disabled when its day came is rotated when it is enabled again. A rotation on demand
+is done by the call that asks for it, and leaves the event of it to be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from heapq import heappop, heappush
+
+from proxy.backends.local.keys import Key, KeyState
+
+
+class Happening(Enum):
+    """What time does to keys, by the name of its event."""
+
+    DELETION = "DeleteKey"
+    EXPIRY = "DeleteExpiredKeyMaterial"
+    ROTATION = "RotateKey"
+    ROTATED = "RotateKey: to be told"  # the event of a rotation on demand
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A thing that is to happen to a key at `at_s`, seconds since the epoch."""
+
+    happening: Happening
+    region: str
+    account_id: str
+    key_id: str
+    at_s: float
+
+
+def due_of(key: Key) -> Due | None:
+    """The first thing that is due of `key`, now or later."""
+    found: list[tuple[float, Happening]] = []
+    if key.deletion_s is not None:
+        found.append((key.deletion_s, Happening.DELETION))
+    if key.expires_s is not None:
+        found.append((key.expires_s, Happening.EXPIRY))
+    rotation = key.body.get("rotation")
+    if rotation is not None and key.state is KeyState.ENABLED and not key.is_replica:
+        found.append((rotation["next_s"], Happening.ROTATION))
+    if any(one.facts.get("rotation", {}).get("untold") for one in key.materials):
+        found.append((0.0, Happening.ROTATED))
+    if not found:
+        return None
+    at_s, happening = min(found, key=lambda one: one[0])
+    return Due(happening, key.region, key.account_id, key.id, at_s)
+
+
+class DueKeys:
+    """The keys of a table by when something is due of them; to ask costs nothing where nothing is."""
+
+    def __init__(self, find: Callable[[str, str], Key | None]) -> None:
+        self._find = find
+        self._heap: list[tuple[float, str, str]] = []
+        self._times: dict[tuple[str, str], float] = {}  # what stands in the heap for a key, by region and id
+
+    def put(self, key: Key) -> None:
+        due, name = due_of(key), (key.region, key.id)
+        if due is None:
+            self._times.pop(name, None)
+        elif self._times.get(name) != due.at_s:
+            self._times[name] = due.at_s
+            heappush(self._heap, (due.at_s, *name))
+
+    def until(self, now_s: float) -> list[Due]:
+        """What is due by `now_s`, the first first, one thing of each key; it stays due until its row says otherwise."""
+        found: list[Due] = []
+        while self._heap and self._heap[0][0] <= now_s:
+            at_s, region, key_id = heappop(self._heap)
+            if self._times.get((region, key_id)) != at_s:
+                continue  # it was moved or cancelled
+            del self._times[(region, key_id)]
+            key = self._find(region, key_id)
+            due = None if key is None else due_of(key)
+            if due is not None and due.at_s <= now_s:
+                found.append(due)
+        for due in found:
+            self._times[(due.region, due.key_id)] = due.at_s
+            heappush(self._heap, (due.at_s, due.region, due.key_id))
+        return found
