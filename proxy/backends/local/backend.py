@@ -16,13 +16,16 @@ from typing import Any
 from cryptography.x509 import Certificate
 
 from proxy.backends.local import (
+    agreement,
     aliases,
     creation,
     cryptographic,
+    encapsulation,
     imports,
     life,
     macs,
     metadata,
+    pairs,
     public_keys,
     replicas,
     rotation,
@@ -46,8 +49,11 @@ Working = Callable[[Desk, KmsCall], Awaitable[Answer]]
 #: Each has some of the tables READINGS, CHANGES and WORKS, from an operation's name to its handler.
 FAMILIES: tuple[ModuleType, ...] = (
     cryptographic,
+    pairs,
     signing,
     macs,
+    agreement,
+    encapsulation,
     public_keys,
     creation,
     metadata,

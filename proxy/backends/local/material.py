@@ -58,6 +58,16 @@ class NewSecret:
     public: bytes = b""
 
 
+def can_make(spec: KeySpec) -> bool:
+    """Whether `new_secret` knows a way."""
+    return spec.secret_bytes is not None or spec.name in _GENERATE
+
+
+def is_slow_to_make(spec: KeySpec) -> bool:
+    """Whether it looks for primes, which takes from 20 ms to seconds; the others take less than one."""
+    return spec.name.startswith("RSA_")
+
+
 def new_secret(spec: KeySpec, random: Callable[[int], bytes]) -> NewSecret:
     """New key material for a key of `spec`. Raises KmsError where this version cannot make it."""
     if spec.secret_bytes is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any  # members of requests: JSON values, as in `proxy.domain.Members`
 
 import pytest
 
 from proxy.domain import KeyUse
-from tests.proxy.local.world import ACCOUNT, ALICE, REGION, World, arn_of
+from proxy.errors import KmsError
+from tests.proxy.local.world import ACCOUNT, ALICE, REGION, World, arn_of, call
 
 UNKNOWN = "1234abcd-12ab-34cd-56ef-1234567890ab"
 CONTEXT = {"tenant": "acme", "purpose": "backup"}
@@ -258,18 +260,28 @@ def test_a_dry_run_may_leave_the_ciphertext_out(world: World) -> None:
     assert "'ciphertextBlob'" in (refusal.message or "") and refusal.code == "ValidationException"
 
 
-@pytest.mark.parametrize("operation", ["Decrypt", "GenerateDataKey", "GenerateRandom"])
+@pytest.mark.parametrize(
+    "operation", ["Decrypt", "GenerateDataKey", "GenerateRandom", "GenerateDataKeyPair", "DeriveSharedSecret"]
+)
 def test_an_attested_recipient_never_gets_the_plaintext_in_the_clear(world: World, operation: str) -> None:
     key = world.new_key()
     blob = world("Encrypt", KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+    agreeing = world.new_key(KeySpec="ECC_NIST_P256", KeyUsage="KEY_AGREEMENT")
+    public = world("GetPublicKey", KeyId=agreeing)["PublicKey"]
     parameters: dict[str, dict[str, Any]] = {
         "Decrypt": {"CiphertextBlob": blob},
         "GenerateDataKey": {"KeyId": key, "KeySpec": "AES_256"},
         "GenerateRandom": {"NumberOfBytes": 8},
+        "GenerateDataKeyPair": {"KeyId": key, "KeyPairSpec": "ECC_NIST_P256"},
+        "DeriveSharedSecret": {"KeyId": agreeing, "KeyAgreementAlgorithm": "ECDH", "PublicKey": public},
     }
     recipient = {"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": b"d"}
     refusal = world.refused(operation, **parameters[operation], Recipient=recipient)
     assert refusal.code == "UnsupportedOperationException"
+    with pytest.raises(KmsError) as refused:  # nor from its handler, where nobody has verified the document
+        asyncio.run(world.backend._answer(call(operation, **parameters[operation], Recipient=recipient)))
+    assert refused.value.code == "UnsupportedOperationException"
+    assert world.ask(operation, **parameters[operation]).members
 
 
 def test_random_bytes(world: World) -> None:
