@@ -14,7 +14,7 @@ from proxy.backends.local.crypto import SALT_BYTES, encode_context, encrypt
 from proxy.backends.local.cryptographic import check_data_key_use, refuse_recipient
 from proxy.backends.local.desk import Desk
 from proxy.backends.local.keys import KeyMaterial
-from proxy.backends.local.lookup import named_key, stop_dry_run
+from proxy.backends.local.lookup import named_key, stop_dry_run, wrong_origin
 from proxy.backends.local.material import NewSecret, can_make, is_slow_to_make, new_secret
 from proxy.backends.local.specs import SPECS
 from proxy.domain import Answer, KmsCall
@@ -38,8 +38,7 @@ async def _pair(desk: Desk, call: KmsCall) -> tuple[dict[str, Any], NewSecret, K
     key = named_key(around, desk.tables, call, parameters["KeyId"])
     check_data_key_use(key, call)
     if key.custom_key_store_id is not None:
-        message = f"{key.arn} origin is {key.origin} which is not valid for this operation."
-        raise KmsError("UnsupportedOperationException", message, keys=(key.meant,))
+        raise wrong_origin(key)
     name = parameters["KeyPairSpec"]
     spec = SPECS.get(name)
     if spec is None or not can_make(spec):
