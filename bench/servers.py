@@ -50,7 +50,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time of all its processes so far."""
-        return sum(_cpu_ticks(pid) for pid in _tree(self.pid)) / os.sysconf("SC_CLK_TCK")
+        return sum(cpu_ticks(pid) for pid in _tree(self.pid)) / os.sysconf("SC_CLK_TCK")
 
     def resident_bytes(self) -> dict[int, int]:
         """Resident memory of each of its processes."""
@@ -93,7 +93,7 @@ def keytrail(port: int, folder: Path, *, syncing: bool = True, further: Mapping[
     access_key, secret_key = (line.partition(" = ")[2] for line in lines[1:3])
     argv = [command, "serve"] if syncing else [command, "serve", "--without-syncing"]
     # Asked by its admin listener: a probe of the worker's own port would be one of its descriptors for a moment.
-    with started(argv, port, folder, environment, is_up=lambda: _is_ready(port + 1)) as pid:
+    with started(argv, port, folder, environment, is_up=lambda: is_ready(port + 1)) as pid:
         yield Server("keytrail, durable" if syncing else "keytrail, not syncing", port, access_key, secret_key, pid)
 
 
@@ -137,7 +137,8 @@ def _takes_connections(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _is_ready(admin_port: int) -> bool:
+def is_ready(admin_port: int) -> bool:
+    """Whether the keytrail with that admin listener answers calls."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/health/ready", timeout=10) as response:
             return bool(response.status == 200)
@@ -155,6 +156,7 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _cpu_ticks(pid: int) -> int:
+def cpu_ticks(pid: int) -> int:
+    """User and system time of a process so far, in ticks of the clock (SC_CLK_TCK a second)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

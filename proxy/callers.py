@@ -65,17 +65,23 @@ class Callers:
         self._store = store
         self._clock = clock
         self._random = random
-        self._by_key: dict[str, Caller] = {}
+        self._by_key: dict[str, Caller | Entry] = {}  # a row until it is first asked for
         self._generation = 0
         self._seen: int | None = None
 
     def find(self, access_key_id: str) -> Caller | None:
-        """The caller of an access key, enabled or not, or None; a look-up in memory as long as nothing has changed."""
+        """The caller of an access key, enabled or not, or None; a look-up in memory as long as nothing has changed.
+
+        Raises SealBroken where another hand changed its row.
+        """
         published = self._store.published
         if published != self._seen:
             self._load()
             self._seen = published
-        return self._by_key.get(access_key_id)
+        found = self._by_key.get(access_key_id)
+        if isinstance(found, Entry):
+            found = self._by_key[access_key_id] = _caller(found)
+        return found
 
     def _load(self) -> None:
         changes = self._store.changes_since(self._generation, (_CALLER,))
@@ -85,7 +91,7 @@ class Callers:
             if entry.deleted:
                 self._by_key.pop(entry.id, None)
             else:
-                self._by_key[entry.id] = _caller(entry)
+                self._by_key[entry.id] = entry
         self._generation = changes.generation
 
     def add(self, arn: str, type: str | None = None) -> Caller:

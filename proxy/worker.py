@@ -121,6 +121,7 @@ def _report(told: Status | list[list[str | int]]) -> None:
 
 async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     settings, loop = plan.settings, asyncio.get_running_loop()
+    gc.disable()  # until everything is there: what is loaded stays, and looking through it again and again costs seconds
     instance = Instance.load(settings.data)
     log = AuditLog(log_place(instance, settings, plan.log, syncing=plan.syncing), loop)
     store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
@@ -151,6 +152,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again
     gc.set_threshold(_GC_THRESHOLD)
+    gc.enable()
     _report(Status(ready=True))
     at_work = Work(settings, assembly, parts, listener, entrances)
     watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy import sealed_store
+from proxy import sealed_store, store_file
 from proxy.errors import SealBroken, SetupError
-from proxy.sealed_store import SCHEMA_VERSION, SealedStore, Secret
+from proxy.sealed_store import SealedStore, Secret
+from proxy.sealing import MasterKey, Row
+from proxy.store_file import INSERT, MIGRATIONS
 
 KEY = bytes(range(32))
 INSTANCE = "0123456789abcdef"
@@ -117,23 +119,84 @@ def test_no_store_an_alien_file_and_another_instance(path: Path) -> None:
 
 def test_a_newer_schema_is_refused(store: SealedStore, path: Path) -> None:
     store.close()
-    edit(path, "UPDATE meta SET value = ? WHERE name = 'schema'", b"%d" % (SCHEMA_VERSION + 1))
-    with pytest.raises(SetupError, match=f"schema version {SCHEMA_VERSION + 1}"):
+    edit(path, "UPDATE meta SET value = ? WHERE name = 'schema'", b"%d" % (len(MIGRATIONS) + 1))
+    with pytest.raises(SetupError, match=f"schema version {len(MIGRATIONS) + 1}"):
         SealedStore(path, KEY)
+
+
+def make_version_1(path: Path, names: tuple[str, ...]) -> None:
+    """A store as version 1 wrote it: its rows are sealed under the master key itself."""
+    seal = MasterKey(KEY).seal_of_version_1(INSTANCE, "")
+    check = seal._cipher("check").encrypt(bytes(12), b"", b"")
+    meta = {"schema": b"1", "instance": INSTANCE.encode(), "generation": b"7", "pruned": b"0", "check": bytes(12) + check}
+    connection = sqlite3.connect(path)
+    connection.executescript("PRAGMA journal_mode = WAL;" + MIGRATIONS[0])
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    rows = [seal.close(Row("key", "eu", name, "", number, 0, b'{"note":""}', b""), SECRET) for number, name in enumerate(names)]
+    connection.executemany(INSERT, rows)
+    connection.commit()
+    connection.close()
+
+
+def test_a_store_of_version_1_is_sealed_anew_under_a_store_key(path: Path) -> None:
+    make_version_1(path, ("a", "b"))
+    before = path.read_bytes()
+    with pytest.raises(SealBroken, match="master key does not open"):
+        SealedStore(path, b"\1" * 32)
+    assert path.read_bytes() == before
+    for _ in range(2):  # the second time there is nothing to do
+        again = SealedStore(path, KEY)
+        entries = again.changes_since(0, ("key",)).entries
+        assert [(entry.id, entry.generation, entry.secret.reveal()) for entry in entries] == [("a", 0, SECRET), ("b", 1, SECRET)]
+        assert (again.generation, again.master_keys()) == (7, (MasterKey(KEY).id,))
+        again.close()
+    with sqlite3.connect(path) as connection:
+        row = Row._make(
+            connection.execute("SELECT kind, region, id, parent, generation, deleted, body, sealed FROM entries").fetchone()
+        )
+        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"2",)
+    connection.close()
+    with pytest.raises(SealBroken):
+        MasterKey(KEY).seal_of_version_1(INSTANCE, "").open(row)  # who has the old master key has no row any more
+
+
+def test_two_processes_may_bring_a_store_up_to_date_at_once(path: Path) -> None:
+    make_version_1(path, tuple(map(str, range(200))))
+    command = "import sys; from pathlib import Path; from proxy.sealed_store import SealedStore as S;" + (
+        "s = S(Path(sys.argv[1]), bytes(range(32))); print(len([e.secret for e in s.changes_since(0, ('key',)).entries]))"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", command, str(path)], env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    assert [process.communicate()[0] for process in both] == [b"200\n", b"200\n"]
+
+
+def test_a_store_of_version_1_with_a_row_that_does_not_open_stays_as_it_is(path: Path) -> None:
+    make_version_1(path, ("a", "b"))
+    edit(path, "UPDATE entries SET parent = 'x' WHERE id = 'b'")
+    with pytest.raises(SealBroken, match="key b was changed by another hand"):
+        SealedStore(path, KEY)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"1",)
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'store_keys'").fetchone() == (0,)
+    connection.close()
 
 
 def test_an_older_schema_is_brought_up_to_date(store: SealedStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, "k")
     store.close()
     script = "ALTER TABLE entries ADD COLUMN later TEXT; INSERT INTO meta VALUES ('new', x'00')"
-    monkeypatch.setattr(sealed_store, "_MIGRATIONS", (*sealed_store._MIGRATIONS, script))
-    monkeypatch.setattr(sealed_store, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    for module, name in ((store_file, "MIGRATIONS"), (sealed_store, "MIGRATIONS")):
+        monkeypatch.setattr(module, name, (*MIGRATIONS, script))
     for _ in range(2):  # the second time there is nothing to do
         again = SealedStore(path, KEY)
         assert again.changes_since(0, ("key",)).entries[0].secret.reveal() == SECRET
         again.close()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"2",)
+        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"3",)
     connection.close()
 
 
@@ -154,8 +217,27 @@ def test_a_row_that_another_hand_changed_does_not_open(store: SealedStore, path:
     put(store, "b")
     assert len(store.changes_since(0, ("key", "alias")).entries) == 2
     edit(path, sql.replace("body = '", "body = CAST('").replace("}' WHERE", "}' AS BLOB) WHERE"))
-    with pytest.raises(SealBroken, match="another hand"):
-        store.changes_since(0, ("key", "alias"))
+    assert any("was changed by another hand" in told for told in store.damage())
+    broken = 0
+    for entry in store.changes_since(0, ("key", "alias")).entries:
+        for _ in range(2):  # it stays broken
+            try:
+                assert (entry.id, entry.body) == ("b", {"note": ""})
+            except SealBroken as fault:
+                broken += 1
+                assert "another hand" in str(fault)
+                with pytest.raises(SealBroken):
+                    _ = entry.secret
+    assert broken == 2
+
+
+def test_a_row_tells_what_it_claims_before_it_is_opened(store: SealedStore, path: Path) -> None:
+    put(store, "a", note="mine")
+    edit(path, "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'mine', 'yours') AS BLOB)")
+    (entry,) = store.changes_since(0, ("key",)).entries
+    assert entry.claimed == {"note": "yours"}
+    with pytest.raises(SealBroken):
+        _ = entry.body
 
 
 def test_only_what_changed_is_read_again(store: SealedStore, path: Path) -> None:

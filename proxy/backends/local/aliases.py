@@ -64,7 +64,7 @@ def list_aliases(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
     def after(name: str) -> Iterator[Alias]:
         if key is not None:
             return (table.aliases[own] for own in sorted(table.names_of_key.get(key.id, ())) if own > name)
-        return (alias for alias in table.aliases_after(name) if is_there(alias))
+        return (alias for alias in table.aliases.after(name) if is_there(alias))
 
     of = "" if key is None else key.id
     aliases, more = page(call, after, lambda alias: alias.name, of=of, default=50, most=100)

@@ -9,6 +9,7 @@ handlers, and its name in `FAMILIES`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,10 @@ from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, OwnKeys, Surroundings
 from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
-from proxy.errors import KmsError
+from proxy.errors import KmsError, SealBroken
 from proxy.sealed_store import SealedStore, StoreFailed
+
+_log = logging.getLogger(__name__)
 
 Reading = Callable[[Surroundings, Tables, KmsCall], Answer]
 Working = Callable[[Desk, KmsCall], Awaitable[Answer]]
@@ -84,8 +87,8 @@ WORKS: Mapping[str, Working] = _gathered("WORKS")
 class LocalBackend:
     """A `Backend` on keys in a sealed store. Made and called on one event loop's thread.
 
-    `clock` gives seconds since the epoch; `random(n)` gives n unpredictable bytes; both are called on other threads too. Raises
-    SealBroken, also from `call`, where the store was changed by another hand.
+    `clock` gives seconds since the epoch; `random(n)` gives n unpredictable bytes; both are called on other threads too. A call
+    that needs a row which another hand changed is answered with KMSInternalException, as it is when the store fails.
     """
 
     name = "local"
@@ -110,7 +113,8 @@ class LocalBackend:
             if "Recipient" in call.parameters:
                 return await answer_attested(self._desk, call, self._answer)
             return await self._answer(call)
-        except StoreFailed as fault:
+        except (StoreFailed, SealBroken) as fault:
+            _log.error("%s: %s", call.operation.name, fault)
             raise KmsError("KMSInternalException", "The key store failed.", status=500) from fault
 
     async def _answer(self, call: KmsCall) -> Answer:

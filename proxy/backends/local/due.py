@@ -13,6 +13,7 @@ from enum import Enum
 from heapq import heappop, heappush
 
 from proxy.backends.local.keys import Key, KeyState
+from proxy.sealed_store import Body
 
 
 class Happening(Enum):
@@ -37,20 +38,36 @@ class Due:
 
 def due_of(key: Key) -> Due | None:
     """The first thing that is due of `key`, now or later."""
-    found: list[tuple[float, Happening]] = []
-    if key.deletion_s is not None:
-        found.append((key.deletion_s, Happening.DELETION))
-    if key.expires_s is not None:
-        found.append((key.expires_s, Happening.EXPIRY))
-    rotation = key.body.get("rotation")
-    if rotation is not None and key.state is KeyState.ENABLED and not key.is_replica:
-        found.append((rotation["next_s"], Happening.ROTATION))
-    if any(one.facts.get("rotation", {}).get("untold") for one in key.materials):
-        found.append((0.0, Happening.ROTATED))
+    found = _all_due(key.body, key.region)
     if not found:
         return None
     at_s, happening = min(found, key=lambda one: one[0])
     return Due(happening, key.region, key.account_id, key.id, at_s)
+
+
+def first_due_s(body: Body, region: str) -> float | None:
+    """When the first thing is due of a key, by its row."""
+    found = _all_due(body, region)
+    return min(at_s for at_s, _ in found) if found else None
+
+
+def _all_due(body: Body, region: str) -> list[tuple[float, Happening]]:
+    found: list[tuple[float, Happening]] = []
+    if body["deletion_s"] is not None:
+        found.append((body["deletion_s"], Happening.DELETION))
+    if body.get("expires_s") is not None:
+        found.append((body["expires_s"], Happening.EXPIRY))
+    rotation = body.get("rotation")
+    if rotation is not None and body["state"] == KeyState.ENABLED.value and not _is_replica(body, region):
+        found.append((rotation["next_s"], Happening.ROTATION))
+    if any(facts.get("rotation", {}).get("untold") for facts in body["materials"]):
+        found.append((0.0, Happening.ROTATED))
+    return found
+
+
+def _is_replica(body: Body, region: str) -> bool:
+    multi_region = body.get("multi_region")
+    return multi_region is not None and multi_region["primary"] != region
 
 
 class DueKeys:
@@ -61,13 +78,13 @@ class DueKeys:
         self._heap: list[tuple[float, str, str]] = []
         self._times: dict[tuple[str, str], float] = {}  # what stands in the heap for a key, by region and id
 
-    def put(self, key: Key) -> None:
-        due, name = due_of(key), (key.region, key.id)
-        if due is None:
+    def put(self, region: str, key_id: str, due_s: float | None) -> None:
+        name = (region, key_id)
+        if due_s is None:
             self._times.pop(name, None)
-        elif self._times.get(name) != due.at_s:
-            self._times[name] = due.at_s
-            heappush(self._heap, (due.at_s, *name))
+        elif self._times.get(name) != due_s:
+            self._times[name] = due_s
+            heappush(self._heap, (due_s, region, key_id))
 
     def until(self, now_s: float) -> list[Due]:
         """What is due by `now_s`, the first first, one thing of each key; it stays due until its row says otherwise."""

@@ -79,7 +79,7 @@ def list_keys(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
     keys, more = page(
         call,
         # Nothing is shared here through AWS RAM: a list without SELF is empty.
-        lambda after: (key for key in table.keys_after(after) if not key.is_gone(now_s) and "SELF" in owners),
+        lambda after: (key for key in table.keys.after(after) if not key.is_gone(now_s) and "SELF" in owners),
         lambda key: key.id,
         of=",".join([call.principal.account_id, *owners]),
         default=100,

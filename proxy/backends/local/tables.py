@@ -2,20 +2,29 @@
 
 `Tables.refresh` brings it up to date by the rows that changed, and costs a comparison when none did. A family of operations with
 rows of its own has a `Table` of them here.
+
+A table holds rows as they are, found by what they claim to be. A row's seal is opened, and its value made, when a call first
+looks into it (`Lazy`): a start costs little however many keys rest, and a row that another hand changed is a fault of the calls
+that need it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+import logging
+import sys
+from collections.abc import Iterator
 from typing import Protocol
 
-from proxy.backends.local.due import DueKeys
+from proxy.backends.local.due import DueKeys, first_due_s
 from proxy.backends.local.grant_table import GrantTable
 from proxy.backends.local.grants import GRANT, Context, Grant
 from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, KeyMaterial, alias_of, key_of
+from proxy.backends.local.lazy import Lazy, LazyMap
 from proxy.backends.local.loaded import LoadedPairs
+from proxy.backends.local.specs import SYMMETRIC
 from proxy.sealed_store import Entry, SealedStore
+
+_log = logging.getLogger(__name__)
 
 
 class View(Protocol):
@@ -56,51 +65,56 @@ class AccountTable:
     """The keys and aliases of one account in one region."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, Key] = {}
-        self.aliases: dict[str, Alias] = {}
+        self.keys: LazyMap[Key] = LazyMap()
+        self.aliases: LazyMap[Alias] = LazyMap()
         self.names_of_key: dict[str, set[str]] = {}
-        self._key_order: list[str] | None = None
-        self._alias_order: list[str] | None = None
+        self._key_of_name: dict[str, str] = {}
 
-    def put_key(self, key: Key) -> None:
-        if key.id not in self.keys:
-            self._key_order = None
-        self.keys[key.id] = key
-
-    def drop_key(self, key_id: str) -> None:
-        self.keys.pop(key_id, None)
-        self._key_order = None
-
-    def put_alias(self, alias: Alias) -> None:
-        self.drop_alias(alias.name)
-        self.aliases[alias.name] = alias
-        self.names_of_key.setdefault(alias.key_id, set()).add(alias.name)
+    def put_alias(self, name: str, key_id: str, alias: Lazy[Alias]) -> None:
+        self.drop_alias(name)
+        self.aliases.put(name, alias)
+        self._key_of_name[name] = key_id
+        self.names_of_key.setdefault(key_id, set()).add(name)
 
     def drop_alias(self, name: str) -> None:
-        alias = self.aliases.pop(name, None)
-        self._alias_order = None
-        if alias is not None:
-            names = self.names_of_key[alias.key_id]
+        self.aliases.drop(name)
+        key_id = self._key_of_name.pop(name, None)
+        if key_id is not None:
+            names = self.names_of_key[key_id]
             names.discard(name)
             if not names:
-                del self.names_of_key[alias.key_id]
+                del self.names_of_key[key_id]
 
-    def keys_after(self, key_id: str) -> Iterable[Key]:
-        """Keys in the order of their ids, behind `key_id`."""
-        if self._key_order is None:
-            self._key_order = sorted(self.keys)
-        order = self._key_order
-        return (self.keys[order[i]] for i in range(bisect_right(order, key_id), len(order)))
-
-    def aliases_after(self, name: str) -> Iterable[Alias]:
-        """Aliases in the order of their names, behind `name`."""
-        if self._alias_order is None:
-            self._alias_order = sorted(self.aliases)
-        order = self._alias_order
-        return (self.aliases[order[i]] for i in range(bisect_right(order, name), len(order)))
+    def sort(self) -> None:
+        """Put the names in order now, and not within a call."""
+        self.keys.in_order()
+        self.aliases.in_order()
 
 
 _EMPTY = AccountTable()
+
+
+class _HeldKey(Lazy[Key]):
+    """A key's row, with what it claims: whose it is, when something is due of it, and the ids of the materials that ciphertexts
+    can name. Those that are gone are among them: then the key's state is told. The one that a rotation is still to make current
+    is not.
+    """
+
+    __slots__ = ("account_id", "due_s", "material_ids")
+
+    def __init__(self, entry: Entry) -> None:
+        """Raises ValueError where the row claims nothing that can be read."""
+        super().__init__(entry, key_of)
+        try:
+            claimed = entry.claimed
+            self.account_id = sys.intern(claimed["account"])
+            self.due_s = first_due_s(claimed, entry.region)
+            listed = claimed["materials"] if claimed["spec"] == SYMMETRIC else ()
+            if listed:
+                listed = listed[: range(len(listed))[claimed.get("current", -1)] + 1]
+            self.material_ids = tuple([bytes.fromhex(facts["id"]) for facts in listed])
+        except (LookupError, TypeError, AttributeError) as fault:
+            raise ValueError(f"{type(fault).__name__}: {fault}") from fault
 
 
 class KeyTable:
@@ -109,58 +123,70 @@ class KeyTable:
     def __init__(self, accounts: dict[tuple[str, str], AccountTable], pairs: LoadedPairs) -> None:
         self._accounts = accounts
         self._pairs = pairs
-        self._where: dict[tuple[str, str], Key] = {}  # by region and id
-        self.by_material: dict[tuple[str, bytes], tuple[Key, KeyMaterial]] = {}  # by region and material id
+        self._where: dict[tuple[str, str], _HeldKey] = {}  # by region and id
+        self._by_material: dict[tuple[str, bytes], _HeldKey] = {}  # by region and material id
+        self._unreadable: dict[tuple[str, str], Lazy[Key]] = {}
         self.due = DueKeys(self.find)
 
     def put(self, entry: Entry) -> None:
-        key = key_of(entry)
-        self._pairs.forget(key.region, key.id)
-        self._drop_materials(self._where.get((key.region, key.id)))
-        self._where[(key.region, key.id)] = key
-        self._accounts.setdefault((key.account_id, key.region), AccountTable()).put_key(key)
-        for name, version in _by_material(key):
-            self.by_material[name] = key, version
-        self.due.put(key)
+        self.drop(entry.region, entry.id)
+        try:
+            key = _HeldKey(entry)
+        except ValueError as fault:
+            _log.error("the row of the key %s cannot be read: %s", entry.id, fault)
+            self._unreadable[(entry.region, entry.id)] = Lazy(entry, key_of)
+            return
+        self._where[(entry.region, entry.id)] = key
+        self._accounts.setdefault((key.account_id, entry.region), AccountTable()).keys.put(entry.id, key)
+        for material_id in key.material_ids:
+            self._by_material[(entry.region, material_id)] = key
+        self.due.put(entry.region, entry.id, key.due_s)
 
     def drop(self, region: str, id: str) -> None:
+        self._unreadable.pop((region, id), None)
         key = self._where.pop((region, id), None)
         self._pairs.forget(region, id)
-        self._drop_materials(key)
         if key is not None:
-            self._accounts[(key.account_id, region)].drop_key(id)
-
-    def _drop_materials(self, key: Key | None) -> None:
-        if key is not None:
-            for name, _ in _by_material(key):
-                self.by_material.pop(name, None)
+            self._accounts[(key.account_id, region)].keys.drop(id)
+            for material_id in key.material_ids:
+                if self._by_material.get((region, material_id)) is key:
+                    del self._by_material[(region, material_id)]
 
     def find(self, region: str, key_id: str) -> Key | None:
         """The key, whosever it is."""
-        return self._where.get((region, key_id))
+        key = self._where.get((region, key_id)) or self._unreadable.get((region, key_id))
+        return None if key is None else key.value
+
+    def find_unreadable(self, region: str, key_id: str) -> None:
+        """Raises SealBroken where that key's row does not even tell whose it is."""
+        if (key := self._unreadable.get((region, key_id))) is not None:
+            _ = key.value
+
+    def find_material(self, region: str, material_id: bytes) -> tuple[Key, KeyMaterial] | None:
+        """The symmetric key that has this material."""
+        key = self._by_material.get((region, material_id))
+        if key is not None:
+            name = material_id.hex()
+            for version in key.value.materials:
+                if version.id == name:
+                    return key.value, version
+        return None
 
     def clear(self) -> None:
-        for region, key_id in list(self._where):
+        for region, key_id in [*self._where, *self._unreadable]:
             self.drop(region, key_id)
 
 
-def _by_material(key: Key) -> Iterator[tuple[tuple[str, bytes], KeyMaterial]]:
-    """The versions that ciphertexts can name, by region and material id. Those that are gone are among them: then the key's state
-    is told. The one that a rotation is still to make current is not."""
-    if key.about.is_symmetric and key.materials:
-        for version in key.materials[: range(len(key.materials))[key.current_index] + 1]:
-            yield (key.region, bytes.fromhex(version.id)), version
-
-
 class AliasTable:
-    """All aliases, by account and region."""
+    """All aliases, by account and region. An alias's row tells its name, account and key before it is opened."""
 
     def __init__(self, accounts: dict[tuple[str, str], AccountTable]) -> None:
         self._accounts = accounts
 
     def put(self, entry: Entry) -> None:
-        alias = alias_of(entry)
-        self._accounts.setdefault((alias.account_id, alias.region), AccountTable()).put_alias(alias)
+        name, _, account_id = entry.id.partition("@")
+        table = self._accounts.setdefault((account_id, entry.region), AccountTable())
+        table.put_alias(name, entry.parent, Lazy(entry, alias_of))
 
     def drop(self, region: str, id: str) -> None:
         name, _, account_id = id.partition("@")
@@ -176,7 +202,7 @@ class AliasTable:
 class Tables:
     """The copy of the whole store, but for the callers. A `View`. Used on one thread only.
 
-    Raises SealBroken, also from `refresh`, where a row was changed by another hand; StoreFailed.
+    A look-up raises SealBroken where the row that it finds was changed by another hand. `refresh` raises StoreFailed.
     """
 
     def __init__(self, store: SealedStore) -> None:
@@ -205,6 +231,9 @@ class Tables:
         for entry in changes.entries:
             table = self._tables[entry.kind]
             table.drop(entry.region, entry.id) if entry.deleted else table.put(entry)
+        if changes.complete:
+            for account in self._accounts.values():
+                account.sort()
         self._generation = changes.generation
 
     def of(self, account_id: str, region: str) -> AccountTable:
@@ -212,7 +241,10 @@ class Tables:
         return self._accounts.get((account_id, region), _EMPTY)
 
     def find_key(self, account_id: str, region: str, key_id: str) -> Key | None:
-        return self.of(account_id, region).keys.get(key_id)
+        key = self.of(account_id, region).keys.get(key_id)
+        if key is None:
+            self.all_keys.find_unreadable(region, key_id)
+        return key
 
     def find_alias(self, account_id: str, region: str, name: str) -> Alias | None:
         return self.of(account_id, region).aliases.get(name)
@@ -228,4 +260,4 @@ class Tables:
 
     def find_material(self, region: str, material_id: bytes) -> tuple[Key, KeyMaterial] | None:
         """The symmetric key, whosever it is, that has this material."""
-        return self.all_keys.by_material.get((region, material_id))
+        return self.all_keys.find_material(region, material_id)

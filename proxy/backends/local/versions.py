@@ -112,4 +112,4 @@ def as_of(key: Key, now_s: float) -> Key:
         versions.erase(version)
     body = {**key.body, **versions.members, "state": state_with(versions, key.state).value}
     body = {name: value for name, value in body.items() if value is not None or name == "deletion_s"}
-    return key_of(Entry(KEY, key.region, key.id, "", 0, False, body, versions.secret))
+    return key_of(Entry.opened(KEY, key.region, key.id, body, versions.secret))

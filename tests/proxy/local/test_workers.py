@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import KmsError, SealBroken
+from proxy.errors import KmsError
 from proxy.sealed_store import Changes, SealedStore
 from tests.proxy.local.world import World, arn_of, call
 
@@ -123,16 +123,52 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_key_that_another_hand_enabled_does_not_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "sql"),
+    [
+        ("its state", "replace(CAST(body AS TEXT), 'Disabled', 'Enabled')"),
+        ("what it is", "'no JSON'"),
+        ("its members", '\'{"account":"111122223333"}\''),
+        ("its list of materials", "replace(CAST(body AS TEXT), 'materials\":[{', 'materials\":[1,{')"),
+    ],
+)
+def test_a_key_that_another_hand_changed_does_not_work_and_the_others_do(tmp_path: Path, what: str, sql: str) -> None:
     world = World(tmp_path / "keystore.db")
-    world("DisableKey", KeyId=world.new_key())
+    good, bad = world.new_key(), world.new_key()
+    blobs = {key: world("Encrypt", KeyId=key, Plaintext=b"x")["CiphertextBlob"] for key in (good, bad)}
+    world("CreateAlias", AliasName="alias/bad", TargetKeyId=bad)
+    world("DisableKey", KeyId=bad)
     with sqlite3.connect(world.store.path) as connection:
-        forged = "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'Disabled', 'Enabled') AS BLOB)"
-        assert connection.execute(forged).rowcount == 1
+        forged = f"UPDATE entries SET body = CAST({sql} AS BLOB) WHERE id = ?"  # noqa: S608 - ours
+        assert connection.execute(forged, (bad,)).rowcount == 1
     connection.close()
     world.close()
-    with pytest.raises(SealBroken):
-        World(tmp_path / "keystore.db")
+    world = World(tmp_path / "keystore.db")
+    for operation, parameters in (
+        ("DescribeKey", {"KeyId": bad}),
+        ("DescribeKey", {"KeyId": "alias/bad"}),
+        ("Encrypt", {"KeyId": bad, "Plaintext": b"x"}),
+        ("EnableKey", {"KeyId": bad}),
+    ):
+        refusal = world.refused(operation, **parameters)
+        assert (refusal.code, refusal.status) == ("KMSInternalException", 500), (operation, what)
+    assert world.refused("Decrypt", CiphertextBlob=blobs[bad]).code in ("KMSInternalException", "AccessDeniedException")
+    assert world("Decrypt", CiphertextBlob=blobs[good])["Plaintext"] == b"x"
+    assert len([told for told in world.store.damage() if bad in told]) == 1
+    world.close()
+
+
+def test_an_alias_that_another_hand_moved_is_not_followed(tmp_path: Path) -> None:
+    world = World(tmp_path / "keystore.db")
+    one, other = world.new_key(), world.new_key()
+    world("CreateAlias", AliasName="alias/a", TargetKeyId=one)
+    with sqlite3.connect(world.store.path) as connection:
+        assert connection.execute("UPDATE entries SET parent = ? WHERE kind = 'alias'", (other,)).rowcount == 1
+    connection.close()
+    world.close()
+    world = World(tmp_path / "keystore.db")
+    assert world.refused("Encrypt", KeyId="alias/a", Plaintext=b"x").code == "KMSInternalException"
+    world.close()
 
 
 def test_a_store_that_fails_is_an_internal_failure_and_changes_nothing(world: World) -> None:
