@@ -26,6 +26,8 @@ from audit.record import (
     JsonValue,
     Phase,
     Resource,
+    SessionContext,
+    SessionIssuer,
     TlsDetails,
     Upstream,
     UserIdentity,
@@ -44,6 +46,7 @@ _IDENTITY_KEYS = (
     ("accessKeyId", "access_key_id"),
     ("userName", "user_name"),
 )
+_ISSUER_KEYS = (("principalId", "principal_id"), ("arn", "arn"), ("accountId", "account_id"), ("userName", "user_name"))
 #: Keys in the line, and the fields that they are of: of parts that are left out whole, or key by key, where there is nothing.
 _TLS_KEYS = (("tlsVersion", "version"), ("cipherSuite", "cipher_suite"), ("clientProvidedHostHeader", "server_name"))
 _CERTIFICATE_KEYS = (
@@ -142,7 +145,7 @@ def decode(line: bytes) -> AuditRecord:
         event_name=document["eventName"],
         event_source=document["eventSource"],
         event_type=document["eventType"],
-        identity=UserIdentity(identity["type"], **{name: identity.get(key) for key, name in _IDENTITY_KEYS}),
+        identity=_decode_identity(identity),
         aws_region=document["awsRegion"],
         source_ip=document["sourceIPAddress"],
         request_id=document.get("requestID"),
@@ -179,7 +182,39 @@ def decode(line: bytes) -> AuditRecord:
 
 @lru_cache(maxsize=1_024)
 def _encode_identity(identity: UserIdentity) -> orjson.Fragment:
-    return orjson.Fragment(orjson.dumps({"type": identity.type} | _encode_part(identity, _IDENTITY_KEYS)))
+    document = {"type": identity.type} | _encode_part(identity, _IDENTITY_KEYS)
+    if identity.session is not None:
+        document["sessionContext"] = _encode_session(identity.session)
+    return orjson.Fragment(orjson.dumps(document))
+
+
+def _encode_session(session: SessionContext) -> dict[str, Any]:
+    """In CloudTrail's form, in which mfaAuthenticated is a text."""
+    attributes = {
+        "creationDate": timestamp(session.created_us)[:19] + "Z",
+        "mfaAuthenticated": "true" if session.mfa_authenticated else "false",
+    }
+    found: dict[str, Any] = {"attributes": attributes}
+    if session.issuer is not None:
+        found = {"sessionIssuer": {"type": "Role"} | _encode_part(session.issuer, _ISSUER_KEYS), **found}
+    if session.source_identity is not None:
+        found["sourceIdentity"] = session.source_identity
+    return found
+
+
+def _decode_identity(identity: dict[str, Any]) -> UserIdentity:
+    found = {name: identity.get(key) for key, name in _IDENTITY_KEYS}
+    session = identity.get("sessionContext")
+    if session is None:
+        return UserIdentity(identity["type"], **found)
+    issuer, attributes = session.get("sessionIssuer"), session["attributes"]
+    context = SessionContext(
+        time_us(attributes["creationDate"]),
+        None if issuer is None else SessionIssuer(**{name: issuer[key] for key, name in _ISSUER_KEYS}),
+        session.get("sourceIdentity"),
+        attributes["mfaAuthenticated"] == "true",
+    )
+    return UserIdentity(identity["type"], **found, session=context)
 
 
 @lru_cache(maxsize=1_024)

@@ -97,6 +97,16 @@ PARAMETER_NAMES = frozenset(
         "principalArn",
         "type",
         "userName",
+        "assumedRoleUser",
+        "durationSeconds",
+        "expiration",
+        "externalId",
+        "maxSessionDuration",
+        "roleArn",
+        "roleSessionName",
+        "serialNumber",
+        "sourceIdentity",
+        "transitiveTagKeys",
         "command",
         "question",
         "omitted",
@@ -125,6 +135,26 @@ class IdentityProof(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionIssuer:
+    """The role that a session is of."""
+
+    principal_id: str
+    arn: str
+    account_id: str
+    user_name: str  # CloudTrail's word for the role's name
+
+
+@dataclass(frozen=True, slots=True)
+class SessionContext:
+    """CloudTrail's sessionContext: of temporary credentials, who issued them and when (microseconds since the epoch)."""
+
+    created_us: int
+    issuer: SessionIssuer | None = None  # None for a user's own session
+    source_identity: str | None = None
+    mfa_authenticated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UserIdentity:
     """CloudTrail's userIdentity. ``type``: IAMUser, AssumedRole, …, or Unknown for who could not be authenticated."""
 
@@ -134,6 +164,7 @@ class UserIdentity:
     account_id: str | None = None
     access_key_id: str | None = None
     user_name: str | None = None
+    session: SessionContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

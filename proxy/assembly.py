@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, TypeAlias
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
+from proxy.dialect import KmsDialect
 from proxy.domain import KmsCall, Principal, RawRequest
 from proxy.errors import SetupError
 from proxy.forwarded import TrustedNetworks
@@ -51,7 +52,9 @@ from proxy.policy.folder import read_folder
 from proxy.recording import Recorder
 from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
 from proxy.settings import Settings
-from proxy.sigv4 import Verifier
+from proxy.sigv4 import HOST_SIGNED, Verifier
+from proxy.sts.dialect import StsDialect, is_for_sts
+from proxy.sts.service import StsService
 
 Close: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -80,12 +83,15 @@ class Assembly:
 
 def assemble(settings: Settings, parts: Parts) -> Assembly:
     """The pipeline that `settings` ask for. Raises SetupError where it cannot be. Called inside a running event loop."""
-    verifier: Authenticator = Verifier(Callers(parts.store, time.time, os.urandom).find)
+    callers = Callers(parts.store, time.time, os.urandom)
+    verifier: Authenticator = Verifier(callers.find)
+    sts: StsService | None = None
     proof = IdentityProof.SIGNATURE
     authorise, client_of = _authorise(settings, parts.instance.account_id), _client_of(settings)
     # What has something to close comes last: until here there is nothing to undo.
     if settings.backend == "local":
-        backend, close = _local(settings, parts)
+        sts = StsService(parts.store, callers, time.time, os.urandom)
+        backend, close = _local(settings, parts, sts)
     elif settings.aws_signing == "re-sign":
         backend, close = _re_signing(settings, parts)
     else:
@@ -95,20 +101,37 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
         backend, close = _passing_through(settings, parts, claims)
     # Each worker has a share of what a caller may do.
     per_worker = settings.calls_per_caller_s / settings.workers
-    pipeline = Pipeline(
-        verifier=verifier,
-        proof=proof,
-        model=parts.model,
-        backend=backend,
-        recorder=Recorder(parts.instance.account_id, parts.instance.region, backend.name, settings.grant_tokens, parts.new_id),
+    may_call = CallerRates(per_worker, 2 * per_worker).take if per_worker else None
+    recording = partial(
+        Recorder, parts.instance.account_id, parts.instance.region, backend.name, settings.grant_tokens, parts.new_id
+    )
+    pipeline_of = partial(
+        Pipeline,
         log=parts.log,
         now_us=lambda: time.time_ns() // 1_000,
         new_id=parts.new_id,
-        authorise=authorise,
         client_of=client_of,
-        may_call=CallerRates(per_worker, 2 * per_worker).take if per_worker else None,
+        may_call=may_call,
         observe=parts.counts.observe,
         calls_at_once=settings.calls_at_once,
+    )
+    beside = None
+    if sts is not None:
+        beside = pipeline_of(
+            verifier=Verifier(callers.find, service="sts", must_sign=HOST_SIGNED),
+            dialect=StsDialect.load(),
+            backend=sts,
+            recorder=recording(event_source="sts.amazonaws.com", resource_type="AWS::IAM::Role", has_accounts=True),
+        )
+    pipeline = pipeline_of(
+        verifier=verifier,
+        proof=proof,
+        dialect=KmsDialect(parts.model, forwards=backend.forwards),
+        backend=backend,
+        recorder=recording(has_accounts=settings.backend == "local"),
+        authorise=authorise,
+        beside=beside,
+        is_for_beside=is_for_sts,
     )
     return Assembly(pipeline, close)
 
@@ -143,12 +166,13 @@ def _client_of(settings: Settings) -> ClientOf | None:
     return client_of
 
 
-def _local(settings: Settings, parts: Parts) -> tuple[Backend, Close]:
+def _local(settings: Settings, parts: Parts, sts: StsService) -> tuple[Backend, Close]:
     roots = _attestation_roots(settings)
     local = LocalBackend(parts.store, time.time, os.urandom, attestation_roots=roots)
 
     async def close() -> None:
         local.close()
+        sts.close()
 
     return local, close
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 callers = typer.Typer(no_args_is_help=True, help="Who may call: access keys and the principals that they stand for.")
 app.add_typer(callers, name="caller")
+roles = typer.Typer(no_args_is_help=True, help="The roles that callers may assume, by STS's AssumeRole.")
+app.add_typer(roles, name="role")
 ca = typer.Typer(no_args_is_help=True, help="The CA of the forward proxy, for the names of KMS and for nothing else.")
 app.add_typer(ca, name="ca")
 app.add_typer(simulation.app, name="policy")
@@ -99,6 +102,7 @@ def env(data: DataOption = None, config: ConfigOption = None) -> None:
         instance = Instance.load(chosen.data)
     variables = {
         "AWS_ENDPOINT_URL_KMS": f"http://{chosen.listen}",
+        **({"AWS_ENDPOINT_URL_STS": f"http://{chosen.listen}"} if chosen.backend == "local" else {}),
         "AWS_SHARED_CREDENTIALS_FILE": str(instance.credentials.absolute()),
         "AWS_REGION": instance.region,
         "AWS_DEFAULT_REGION": instance.region,  # boto3 and version 1 of the aws CLI read this one only
@@ -176,6 +180,52 @@ def rotate_caller(
         chosen = profile or host.profile_of(opened.instance.credentials, access_key_id)
         made = opened.rotate_caller(access_key_id, chosen, keep_old=keep_old)
     _tell_saved(made.principal.access_key_id, chosen, config, data)
+
+
+@roles.command("add")
+def add_role(
+    arn: Annotated[str, typer.Argument(help="arn:aws:iam::ACCOUNT:role/NAME")],
+    trust: Annotated[Path, typer.Option("--trust", help="The trust policy, JSON: who may assume the role.")],
+    max_session_s: Annotated[int, typer.Option("--max-session-s", help="How long its sessions may last, in seconds.")] = 3_600,
+    replace: Annotated[bool, typer.Option("--replace", help="Give a role that is there this trust policy instead.")] = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a role that callers may assume, or give it another trust policy."""
+    with _host(config, data) as opened:
+        made = opened.add_role(arn, trust.read_text(), max_session_s, replace=replace)
+    typer.echo(f"{made.arn} may be assumed, for {made.max_session_s} s at a time.")
+
+
+@roles.command("list")
+def list_roles(
+    trust: Annotated[bool, typer.Option("--trust", help="Their trust policies too, as JSON lines.")] = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show the roles, and how long their sessions may last."""
+    with _host(config, data) as opened:
+        found = opened.roles.list()
+    if trust:
+        for role in found:
+            typer.echo(
+                orjson.dumps({"role": role.arn, "maxSessionS": role.max_session_s, "trust": orjson.loads(role.trust)}).decode()
+            )
+        return
+    table = Table("role", "id", "longest session")
+    for role in found:
+        table.add_row(role.arn, role.role_id, f"{role.max_session_s} s")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@roles.command("remove")
+def remove_role(
+    arn: Annotated[str, typer.Argument(help="The role's ARN.")], data: DataOption = None, config: ConfigOption = None
+) -> None:
+    """Take a role away, and end its sessions with the next call."""
+    with _host(config, data) as opened:
+        opened.remove_role(arn)
+    typer.echo(f"{arn} is gone, and its sessions have ended.")
 
 
 @ca.command("init")

@@ -14,6 +14,8 @@ from typing import Any
 from audit.record import AllowedBy as AllowedBy
 from audit.record import ClientCertificate as ClientCertificate  # words that both sides share
 from audit.record import DeniedBy as DeniedBy
+from audit.record import SessionContext as SessionContext
+from audit.record import SessionIssuer as SessionIssuer
 from audit.record import TlsDetails as TlsDetails
 from audit.record import Upstream as Upstream
 
@@ -75,7 +77,10 @@ class RawResponse:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller: `arn` such as ``arn:aws:iam::111122223333:user/alice``; `type` is IAMUser or AssumedRole."""
+    """A caller: `arn` such as ``arn:aws:iam::111122223333:user/alice``; `type` is IAMUser or AssumedRole.
+
+    Of temporary credentials, `session` says whence they are, and `tags` are the session's.
+    """
 
     type: str
     arn: str
@@ -83,13 +88,16 @@ class Principal:
     access_key_id: str
     principal_id: str
     user_name: str | None = None
+    session: SessionContext | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What KMS can be asked for: a row of the table in `proxy.kms.operations`.
 
-    `read_only` is CloudTrail's flag; `mutates` says that an intent is committed before the effect.
+    `read_only` is CloudTrail's flag; `mutates` says that an intent is committed before the effect. A member of the response in
+    another one is written ``Credentials.Expiration``, and recorded by its own name.
     """
 
     name: str
@@ -101,10 +109,11 @@ class Operation:
     defaults: tuple[tuple[str, str], ...] = ()  # recorded also when not sent
     key_members: tuple[str, ...] = ("KeyId",)  # members that name a key, in the order of `resources`
     logs_key_arn: bool = False  # responseElements.keyId holds the key ARN, though the API returns none
+    told_as_read: bool = False  # CloudTrail calls it read-only, though it leaves something behind
 
     @property
     def read_only(self) -> bool:
-        return not self.mutates
+        return self.told_as_read or not self.mutates
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,16 @@ from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
 from proxy.domain import Answer, KmsCall, Operation, Origin, Principal, RawRequest
 from proxy.errors import KmsError, ProxyError, SetupError
+from proxy.kms.arn import partition_of
 from proxy.kms.operations import OPERATIONS
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
+from proxy.sts.roles import Role, Roles
 
 T = TypeVar("T")
 DEMO_ALIAS = "alias/demo"
-_FIRST_CALLER = "arn:aws:iam::{account}:user/demo"
+_FIRST_CALLER = "arn:{partition}:iam::{account}:user/demo"
 
 
 def initialise(settings: Settings) -> Instance:
@@ -64,7 +66,8 @@ def initialise(settings: Settings) -> Instance:
             "KeyId"
         ]
         host.call("CreateAlias", {"AliasName": DEMO_ALIAS, "TargetKeyId": key_id})
-        host.add_caller(_FIRST_CALLER.format(account=instance.account_id), None, "default")
+        partition = partition_of(instance.region)
+        host.add_caller(_FIRST_CALLER.format(partition=partition, account=instance.account_id), None, "default")
     instance.save()  # last: until then the folder is not initialised, and nothing takes it for whole
     return instance
 
@@ -85,6 +88,7 @@ class Host:
         self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
         self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", host_user())
         self.callers = Callers(self._store, time.time, os.urandom)
+        self.roles = Roles(self._store, time.time, os.urandom)
 
     def __enter__(self) -> Host:
         return self
@@ -109,9 +113,8 @@ class Host:
         return self._recorded(exchange, "kms.amazonaws.com", lambda: asyncio.run(answer()), lambda made: made)
 
     def add_caller(self, arn: str, type: str | None, profile: str) -> Caller:
-        """A new caller of the instance's account; its credentials go to `profile` in the data folder's `credentials`."""
-        if arn.split(":")[4:5] not in ([], [self.instance.account_id]):
-            raise SetupError(f"{arn} is not of this instance's account, {self.instance.account_id}")
+        """A new caller, of any account; its credentials go to `profile` in the data folder's `credentials`."""
+        self._require_partition(arn)
         return self._changed_caller("AddCaller", {"principalArn": arn}, lambda: self._saved(self.callers.add(arn, type), profile))
 
     def rotate_caller(self, access_key_id: str, profile: str, *, keep_old: bool) -> Caller:
@@ -129,6 +132,29 @@ class Host:
     def enable_caller(self, access_key_id: str) -> None:
         """Accept the access key again."""
         self._changed_caller("EnableCaller", {"accessKeyId": access_key_id}, lambda: self.callers.enable(access_key_id))
+
+    def add_role(self, arn: str, trust_policy: str, max_session_s: int, *, replace: bool) -> Role:
+        """A role that may be assumed, of any account, or with `replace` another trust policy for it."""
+        self._require_partition(arn)
+        return self._changed_role(
+            "UpdateRole" if replace else "AddRole",
+            {"roleArn": arn, "policy": trust_policy, "maxSessionDuration": max_session_s},
+            lambda: self.roles.add(arn, trust_policy, max_session_s, replace=replace),
+        )
+
+    def remove_role(self, arn: str) -> Role:
+        """The role is gone, and its sessions have ended."""
+        return self._changed_role("RemoveRole", {"roleArn": arn}, lambda: self.roles.remove(arn))
+
+    def _changed_role(self, event: str, parameters: Mapping[str, JsonValue], change: Callable[[], Role]) -> Role:
+        operation = Operation(event, mutates=True, request=("roleArn", "policy", "maxSessionDuration"))
+        return self._recorded(self._exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
+
+    def _require_partition(self, arn: str) -> None:
+        """Raises SetupError for an ARN of another partition than that of the instance's region; accounts are not shared."""
+        partition = partition_of(self.instance.region)
+        if arn.split(":")[1:2] not in ([], [partition]):
+            raise SetupError(f"{arn} is not of the partition {partition}, to which the region {self.instance.region} belongs")
 
     def make_ca(self, certificate: Path, key: Path) -> None:
         """A CA for the forward proxy, as new files; durable when this returns."""

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import logging
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Protocol, TypeAlias
 
 from audit.commit import Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord, IdentityProof
 from proxy.backends.base import Backend
-from proxy.domain import Answer, KmsCall, Members, Operation, RawRequest, RawResponse
+from proxy.dialect import Dialect
+from proxy.domain import Answer, KmsCall, RawRequest, RawResponse
 from proxy.errors import KmsError
-from proxy.kms import wire
-from proxy.kms.model import ServiceModel, validation_error
-from proxy.kms.operations import OPERATIONS
-from proxy.recording import Exchange, Recorder, operation_name, plausible
+from proxy.recording import Exchange, Recorder
 from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verified
 
 _log = logging.getLogger(__name__)
@@ -59,13 +57,14 @@ class Pipeline:
     """Answers calls. One for each worker; `walk` runs as often at a time as there are calls. `now_us` is the clock, UTC.
 
     `proof` says what the authenticator's word is worth. More than `calls_at_once` calls under way are refused as throttled.
+    Another service on the same listener has a pipeline of its own, `beside`, which walks the calls whose headers say so.
     """
 
     def __init__(
         self,
         *,
         verifier: Authenticator,
-        model: ServiceModel,
+        dialect: Dialect,
         backend: Backend,
         recorder: Recorder,
         log: Commits,
@@ -77,6 +76,8 @@ class Pipeline:
         client_of: ClientOf | None = None,
         observe: Observe | None = None,
         calls_at_once: int = 1 << 30,
+        beside: Pipeline | None = None,
+        is_for_beside: Callable[[Mapping[bytes, bytes]], bool] = lambda headers: False,
     ) -> None:
         self._verifier = verifier
         self._proof = proof
@@ -86,7 +87,9 @@ class Pipeline:
         self._observe = observe
         self._calls_at_once = calls_at_once
         self._under_way = 0
-        self._model = model
+        self._dialect = dialect
+        self._beside = beside
+        self._is_for_beside = is_for_beside
         self._backend = backend
         self._recorder = recorder
         self._log = log
@@ -97,13 +100,15 @@ class Pipeline:
     @property
     def under_way(self) -> int:
         """How many calls have no answer yet."""
-        return self._under_way
+        return self._under_way + (self._beside.under_way if self._beside is not None else 0)
 
     async def walk(self, raw: RawRequest) -> RawResponse:
         """The response to `raw`, its record durable. Raises nothing."""
         exchange = Exchange(raw, self._new_id())
+        if self._beside is not None and self._is_for_beside(exchange.headers):
+            return await self._beside.walk(raw)
         if self._log.fault is not None:
-            return _encode(exchange, _NOT_READY)
+            return self._encode(exchange, self._dialect.refusal(_NOT_READY))
         self._under_way += 1
         outcome: Answer | KmsError | None = None
         try:
@@ -117,9 +122,9 @@ class Pipeline:
                     call.intent_id = exchange.intent_id = await self._commit_intent(exchange)
                 outcome = await self._backend.call(call)
             except KmsError as error:
-                outcome = error
+                outcome = self._dialect.refusal(error)
             await _turn()
-            response = _encode(exchange, outcome)
+            response = self._encode(exchange, outcome)
             await _turn()
             record = self._recorder.outcome(exchange, outcome, self._now_us())
             await _turn()
@@ -128,7 +133,7 @@ class Pipeline:
             return response
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
-            return _encode(exchange, _NOT_RECORDED)
+            return self._encode(exchange, self._dialect.refusal(_NOT_RECORDED))
         except Exception:
             _log.exception("request %s: internal fault in %s", exchange.request_id, exchange.operation.name)
             return await self._record_fault(exchange, outcome)
@@ -137,8 +142,8 @@ class Pipeline:
 
     def _authenticate(self, exchange: Exchange) -> Verified:
         """Who is calling, and for which region. The operation is noted first, so that a refusal's record names it."""
-        raw, target = exchange.raw, exchange.headers.get(b"x-amz-target")
-        exchange.operation = wire.TARGETS.get(target) or Operation(operation_name(wire.claimed_operation(target)))
+        raw = exchange.raw
+        exchange.operation = self._dialect.operation(exchange)
         if self._client_of is not None:
             exchange.source_ip = self._client_of(raw) or exchange.source_ip
         if raw.fault is not None:
@@ -148,7 +153,7 @@ class Pipeline:
         except AuthenticationFailed as error:
             exchange.claimed_access_key_id = error.claimed_access_key_id
             exchange.region = error.claimed_region
-            exchange.parameters = _attempted(raw)
+            exchange.parameters = self._dialect.attempted(exchange)
             raise
         exchange.principal = verified.principal
         exchange.proof = self._proof
@@ -157,22 +162,9 @@ class Pipeline:
         return verified
 
     def _parse(self, exchange: Exchange, caller: Verified) -> KmsCall:
-        """What is asked, by the service model. AWS may know more than this version: what it is asked for, it refuses itself."""
+        """What is asked, by the service model."""
+        self._dialect.read(exchange)
         raw, operation = exchange.raw, exchange.operation
-        wire.check_content_type(exchange.headers.get(b"content-type"))
-        is_known = OPERATIONS.get(operation.name) is operation
-        if not is_known:
-            if not self._backend.forwards:
-                raise KmsError("UnknownOperationException")
-            operation = exchange.operation = wire.new_operation(exchange.headers.get(b"x-amz-target"))
-        document = wire.parse_body(raw.body)
-        try:
-            exchange.parameters, faults = self._model.read(operation.name, document) if is_known else (plausible(document), ())
-            if faults and not self._backend.forwards:
-                raise validation_error(faults)
-        except KmsError:
-            exchange.parameters = plausible(document)
-            raise
         call = KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us, raw, exchange.source_ip)
         exchange.allowed_by = call.allowed_by
         exchange.call = call
@@ -197,13 +189,15 @@ class Pipeline:
         Behind an intent nobody knows what was done; and where AWS had answered, its request id joins the record to AWS's own.
         """
         exchange.parameters = {}
-        fault = KmsError(
-            "KMSInternalException",
-            "The call failed because of an internal fault.",
-            status=500,
-            keys=outcome.keys if outcome is not None else (),
-            upstream=outcome.upstream if outcome is not None else None,
-            effect_unknown=exchange.intent_id is not None,
+        fault = self._dialect.refusal(
+            KmsError(
+                "KMSInternalException",
+                "The call failed because of an internal fault.",
+                status=500,
+                keys=outcome.keys if outcome is not None else (),
+                upstream=outcome.upstream if outcome is not None else None,
+                effect_unknown=exchange.intent_id is not None,
+            )
         )
         try:
             record = self._recorder.outcome(exchange, fault, self._now_us())
@@ -211,11 +205,19 @@ class Pipeline:
             self._count(record)
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
-        return _encode(exchange, fault)
+        return self._encode(exchange, fault)
 
     def _count(self, record: AuditRecord) -> None:
         if self._observe is not None:
             self._observe(record.event_name, record.wire_error or "", record.latency_us or 0)
+
+    def _encode(self, exchange: Exchange, outcome: Answer | KmsError) -> RawResponse:
+        """The answer for the client; where AWS gave one, that, and in any case under AWS's request id, as in the record."""
+        forwarded, upstream = outcome.forwarded, outcome.upstream
+        request_id = (upstream and upstream.request_id) or exchange.request_id
+        if forwarded is not None and upstream is not None and upstream.status is not None:
+            return RawResponse(upstream.status, forwarded.body, request_id, forwarded.headers)
+        return self._dialect.encode(exchange, outcome, request_id)
 
 
 @types.coroutine
@@ -223,22 +225,3 @@ def _turn() -> Generator[None]:
     """Lets the other calls that are here come as far, so that all do the next step one after the other: its code is then in the
     processor's cache, which halves the price of a call under load (docs/adr/0007)."""
     yield
-
-
-def _attempted(raw: RawRequest) -> Members:
-    """What a request that was refused unread asked for, as far as it can be recorded."""
-    try:
-        return plausible(wire.parse_body(raw.body))
-    except KmsError:
-        return {}
-
-
-def _encode(exchange: Exchange, outcome: Answer | KmsError) -> RawResponse:
-    """The answer for the client; where AWS gave one, that, and in any case under AWS's request id, as in the record."""
-    forwarded, upstream = outcome.forwarded, outcome.upstream
-    request_id = (upstream and upstream.request_id) or exchange.request_id
-    if forwarded is not None and upstream is not None and upstream.status is not None:
-        return RawResponse(upstream.status, forwarded.body, request_id, forwarded.headers)
-    if isinstance(outcome, Answer):
-        return RawResponse(200, wire.encode_answer(outcome.members), request_id)
-    return RawResponse(outcome.status, wire.encode_error(outcome), request_id)

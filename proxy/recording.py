@@ -66,12 +66,28 @@ _YEAR_10000 = 253_402_300_800  # seconds since the epoch: what datetime cannot s
 
 
 class Recorder:
-    """Builds the records of one instance. `home_region` stands where a call's region is not known."""
+    """Builds the records of one service of an instance. `home_region` stands where a call's region is not known.
+
+    `event_source` and `resource_type` are CloudTrail's names of the service and of what it keeps. With `has_accounts` the
+    accounts of callers are served here: a call's recipient is then the caller's, as in the event that CloudTrail gives to them.
+    """
 
     def __init__(
-        self, account_id: str, home_region: str, backend: str, grant_tokens: GrantTokens, new_id: Callable[[], str]
+        self,
+        account_id: str,
+        home_region: str,
+        backend: str,
+        grant_tokens: GrantTokens,
+        new_id: Callable[[], str],
+        *,
+        event_source: str = "kms.amazonaws.com",
+        resource_type: str = "AWS::KMS::Key",
+        has_accounts: bool = False,
     ) -> None:
         self._account_id = account_id
+        self._event_source = event_source
+        self._resource_type = resource_type
+        self._has_accounts = has_accounts
         self._home_region = home_region
         self._backend = backend
         self._hash_grant_tokens = grant_tokens == "sha256"
@@ -92,7 +108,7 @@ class Recorder:
     ) -> AuditRecord:
         operation, raw, origin = exchange.operation, exchange.raw, exchange.raw.origin
         keys = answer.keys if answer is not None else error.keys if error is not None else ()
-        resources = tuple([_resource(key.arn, key.account_id) for key in keys])
+        resources = tuple([_resource(key.arn, key.account_id, self._resource_type) for key in keys])
         if answer is not None and answer.aliases:
             resources += tuple(Resource(arn, arn.split(":")[4], "AWS::KMS::Alias") for arn in answer.aliases)
         user_agent = exchange.headers.get(b"user-agent")
@@ -108,6 +124,7 @@ class Recorder:
             event_id=self._new_id(),
             request_id=request_id,
             event_name=operation.name,
+            event_source=self._event_source,
             identity=_identity(principal, exchange.claimed_access_key_id),
             aws_region=exchange.region or self._home_region,
             source_ip=exchange.source_ip,
@@ -118,7 +135,7 @@ class Recorder:
             error_message=None if error is None else error.message,
             read_only=operation.read_only,
             resources=resources,
-            recipient_account_id=self._account_id,
+            recipient_account_id=(self._has_accounts and principal is not None and principal.account_id) or self._account_id,
             key_material_ids=None if answer is None else _material_ids(answer.keys),
             recipient=_recipient(exchange.call.attested) if exchange.call is not None and exchange.call.attested else None,
             phase=phase,
@@ -198,12 +215,13 @@ def _identity(principal: Principal | None, claimed_access_key_id: str | None) ->
         principal.account_id or None,
         principal.access_key_id,
         principal.user_name,
+        principal.session,
     )
 
 
 @lru_cache(maxsize=1_024)
-def _resource(arn: str, account_id: str) -> Resource:
-    return Resource(arn, account_id)
+def _resource(arn: str, account_id: str, type: str) -> Resource:
+    return Resource(arn, account_id, type)
 
 
 def _material_ids(keys: tuple[KeyUse, ...]) -> dict[str, str] | None:
@@ -234,9 +252,12 @@ def _recipient(attested: Attested) -> dict[str, str]:
 def _response_elements(operation: Operation, answer: Answer) -> dict[str, Any] | None:
     if not operation.mutates and not operation.response:
         return None
-    elements = {
-        _lower_camel(name): _recordable(name, answer.members[name]) for name in operation.response if name in answer.members
-    }
+    elements = {}
+    for path in operation.response:
+        holder, _, name = path.rpartition(".")
+        members = answer.members.get(holder, {}) if holder else answer.members
+        if name in members:
+            elements[_lower_camel(name)] = _recordable(name, members[name])
     if operation.logs_key_arn and answer.keys:
         elements["keyId"] = answer.keys[0].arn
     return elements or None
@@ -259,7 +280,7 @@ def _recordable(name: str, value: Any) -> Any:  # Any: JSON of the caller's maki
         return str(value)
     if isinstance(value, str | int | bool):
         return value
-    if isinstance(value, float) and name.endswith(("Date", "ValidTo")) and 0 <= value < _YEAR_10000:
+    if isinstance(value, float) and name.endswith(("Date", "ValidTo", "Expiration")) and 0 <= value < _YEAR_10000:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, dict):
         if name.endswith(_FREE_MAPS):

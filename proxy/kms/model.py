@@ -246,11 +246,19 @@ def _string_rules(shape: Shape) -> list[str]:
     return rules
 
 
+def _with_classes(pattern: str) -> str:
+    """Java's Unicode classes, as STS's patterns have them within brackets: letters, separators, numbers. Beyond ASCII every
+    character is taken for one of them."""
+    for name, characters in ((r"\p{L}", "A-Za-z"), (r"\p{Z}", " "), (r"\p{N}", "0-9")):
+        pattern = pattern.replace(name, characters + "\u0080-\U0010ffff")
+    return pattern
+
+
 def _string(shape: Shape, *, shown: bool) -> Check:
     low, high = shape.get("min", 0), shape.get("max", _UNLIMITED)
     values = frozenset(shape["enum"]) if "enum" in shape else None
     # Java's `matches`: the whole text, and \w, \d, \s are ASCII
-    matches = re.compile(shape["pattern"], re.ASCII).fullmatch if "pattern" in shape else None
+    matches = re.compile(_with_classes(shape["pattern"]), re.ASCII).fullmatch if "pattern" in shape else None
     enum_rule = pattern_rule = ""
     for rule in _string_rules(shape):
         if "enum" in rule:

@@ -32,7 +32,10 @@ _MAX_KNOWN_CLAIMS = 512
 
 _PARAMETERS = ("Credential", "Signature", "SignedHeaders")  # in the order in which AWS names them
 _TERMINATOR = b"aws4_request"
-_ALWAYS_SIGNED = frozenset((b"host", b"x-amz-target"))
+#: What a signature must cover, besides the date and the session token. A service that finds its operation in the body, which is
+#: always hashed, has no target.
+KMS_SIGNED = (b"host", b"x-amz-target")
+HOST_SIGNED = (b"host",)
 _SIGNATURE_SIZE = 64  # hex digits
 _SIGNATURE = re.compile(rb"[0-9a-f]{64}")
 _MISMATCH = (
@@ -108,7 +111,7 @@ class _Claim:
 
     __slots__ = ("access_key_id", "algorithm", "credential", "is_sound", "missing", "region", "scope", "scope_date", "signed")
 
-    def __init__(self, parameters: bytes, service: bytes) -> None:
+    def __init__(self, parameters: bytes, service: bytes, must_sign: tuple[bytes, ...] = KMS_SIGNED) -> None:
         self.algorithm, _, rest = parameters.partition(b" ")
         found: dict[bytes, bytes] = {}
         for part in rest.replace(b",", b" ").split():
@@ -128,7 +131,7 @@ class _Claim:
             self.access_key_id = key_id.decode() if _ACCESS_KEY_ID.fullmatch(key_id) else None
             self.region = region.decode() if _REGION.fullmatch(region) else None
             is_scoped = self.region is not None and (claimed_service, terminator) == (service, _TERMINATOR)
-            self.is_sound = is_scoped and self.algorithm == ALGORITHM and not _ALWAYS_SIGNED.difference(self.signed.names)
+            self.is_sound = is_scoped and self.algorithm == ALGORITHM and set(must_sign).issubset(self.signed.names)
 
     def refuse(self, code: str, message: str) -> AuthenticationFailed:
         return AuthenticationFailed(code, message, self.access_key_id, self.region)
@@ -147,11 +150,24 @@ _STRANGER = _Claim(b"", b"")  # who has claimed nothing yet
 
 
 class Verifier:
-    """Verifies requests to `service`. `find_caller` looks an access key id up, and must be cheap. For one thread."""
+    """Verifies requests to `service`. `find_caller` looks an access key id up, and must be cheap. For one thread.
 
-    def __init__(self, find_caller: Callable[[str], Caller | None], *, service: str = "kms") -> None:
+    `must_sign` are the headers that a signature must cover. `clock_us` (microseconds since the epoch), if given, tells the time
+    by which credentials end; the time of requests is compared with what `verify` is told.
+    """
+
+    def __init__(
+        self,
+        find_caller: Callable[[str], Caller | None],
+        *,
+        service: str = "kms",
+        must_sign: tuple[bytes, ...] = KMS_SIGNED,
+        clock_us: Callable[[], int] | None = None,
+    ) -> None:
         self._find_caller = find_caller
         self._service = service.encode()
+        self._must_sign = must_sign
+        self._clock_us = clock_us
         self._keys = SigningKeys()
         self._known: dict[bytes, _Claim] = {}  # by the Authorization header without the signature's value
 
@@ -177,7 +193,7 @@ class Verifier:
         if token is not None or caller.session_token is not None:
             _check_token(claim, caller.session_token, token)
         expires_us: int | None = getattr(caller, "expires_us", None)  # getattr: most callers' credentials have no end
-        if expires_us is not None and now_us >= expires_us:
+        if expires_us is not None and (now_us if self._clock_us is None else self._clock_us()) >= expires_us:
             raise claim.refuse("ExpiredTokenException", "The security token included in the request is expired")
 
         if not is_known:
@@ -231,7 +247,7 @@ class Verifier:
             or date_header not in names
             or (token is not None and b"x-amz-security-token" not in names)
         ):
-            raise _unsound(claim, date_header, token is not None, timestamp, self._service)
+            raise _unsound(claim, self._must_sign, date_header, token is not None, timestamp, self._service)
         return values, claim, signature, timestamp, known is not None
 
     def _read(self, header: bytes, date: bytes | None) -> tuple[_Claim, bytes, bytes]:
@@ -240,7 +256,7 @@ class Verifier:
             raise _STRANGER.refuse("MissingAuthenticationTokenException", "Request is missing Authentication Token")
         before, _, tail = header.partition(b"Signature=")
         signature, comma, after = tail.partition(b",")
-        claim = _Claim(before + comma + after, self._service)
+        claim = _Claim(before + comma + after, self._service, self._must_sign)
         if date is None or not signature or claim.missing:
             raise _incomplete(claim, header, signature, date)
         return claim, signature.strip(), date
@@ -308,9 +324,11 @@ def _skewed(claim: _Claim, timestamp: bytes, sent_us: int, now_us: int) -> Authe
     return claim.invalid(f"Signature not yet current: {sent} is still later than {edge} ({now} + {MAX_SKEW_MIN} min.)")
 
 
-def _unsound(claim: _Claim, date_header: bytes, has_token: bool, timestamp: bytes, service: bytes) -> AuthenticationFailed:
+def _unsound(
+    claim: _Claim, must_sign: tuple[bytes, ...], date_header: bytes, has_token: bool, timestamp: bytes, service: bytes
+) -> AuthenticationFailed:
     """What is wrong with what is signed, with the algorithm, or with the scope of a request for `service`."""
-    for name in (b"host", date_header, b"x-amz-target", *[b"x-amz-security-token"] * has_token):
+    for name in (must_sign[0], date_header, *must_sign[1:], *[b"x-amz-security-token"] * has_token):
         if name not in claim.signed.names:
             told = "'Host' or ':authority'" if name == b"host" else f"'{name.decode().title()}'"
             return claim.invalid(f"{told} must be a 'SignedHeader' in the AWS Authorization.")

@@ -22,6 +22,8 @@ from audit.record import (
     IdentityProof,
     Phase,
     Resource,
+    SessionContext,
+    SessionIssuer,
     TlsDetails,
     Upstream,
     UserIdentity,
@@ -49,7 +51,14 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=8,
 )
 PARAMETERS = st.none() | st.dictionaries(st.sampled_from(sorted(PARAMETER_NAMES)), JSON, max_size=5)
-IDENTITIES = st.builds(UserIdentity, TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT)
+SESSIONS = st.builds(
+    SessionContext,
+    st.integers(0, 253_402_300_799).map(lambda seconds: seconds * 1_000_000),  # CloudTrail writes whole seconds
+    st.none() | st.builds(SessionIssuer, TEXT, TEXT, TEXT, TEXT),
+    MAYBE_TEXT,
+    st.booleans(),
+)
+IDENTITIES = st.builds(UserIdentity, TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, MAYBE_TEXT, st.none() | SESSIONS)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)
 UPSTREAMS = st.builds(Upstream, TEXT, st.integers(1, 9), st.none() | st.integers(100, 599), MAYBE_TEXT, TEXTS)
 
@@ -125,6 +134,23 @@ def test_times(time_us: int, text: str) -> None:
     assert re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", document["eventTime"])
     assert document["eventTime"] == text[:19] + "Z"
     assert document["additionalEventData"]["keytrail"]["time"] == text
+
+
+def test_a_session_is_written_as_cloudtrail_does() -> None:
+    issuer = SessionIssuer("AROAEXAMPLE", "arn:aws:iam::111122223333:role/builder", "111122223333", "builder")
+    session = SessionContext(1_767_323_045_000_000, issuer, "alice")
+    document = orjson.loads(encode(altered(identity=UserIdentity("AssumedRole", session=session)), "w0", 0))
+    assert document["userIdentity"]["sessionContext"] == {
+        "sessionIssuer": {
+            "type": "Role",
+            "principalId": "AROAEXAMPLE",
+            "arn": "arn:aws:iam::111122223333:role/builder",
+            "accountId": "111122223333",
+            "userName": "builder",
+        },
+        "attributes": {"creationDate": "2026-01-02T03:04:05Z", "mfaAuthenticated": "false"},
+        "sourceIdentity": "alice",
+    }
 
 
 def test_the_keys_of_a_plain_record() -> None:

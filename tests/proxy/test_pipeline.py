@@ -19,6 +19,7 @@ from audit import canonical
 from audit.commit import Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord, IdentityProof, Phase
+from proxy.dialect import KmsDialect
 from proxy.domain import (
     Answer,
     ClientCertificate,
@@ -117,7 +118,7 @@ class World:
 
         self.pipeline = Pipeline(
             verifier=Verifier({ALICE.access_key_id: KnownCaller()}.get),
-            model=model(),
+            dialect=KmsDialect(model(), forwards=forwards),
             backend=self.backend,
             recorder=Recorder(ACCOUNT, "us-east-1", "local", "clear", new_id),
             log=self.log,
