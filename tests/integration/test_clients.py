@@ -114,7 +114,7 @@ def evaluated(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_env_says_where_and_who_and_takes_away_what_would_contradict(shell: Shell, server: Server) -> None:
-    assert shell.environment["AWS_ENDPOINT_URL_KMS"] == server.url
+    assert shell.environment["AWS_ENDPOINT_URL_KMS"] == shell.environment["AWS_ENDPOINT_URL_STS"] == server.url
     assert shell.environment["AWS_SHARED_CREDENTIALS_FILE"] == str(server.data / "credentials")
     assert shell.environment["AWS_REGION"] == REGION
     assert "AWS_ACCESS_KEY_ID" not in shell.environment
@@ -223,6 +223,28 @@ def test_boto3(shell: Shell) -> None:
     assert [record["eventName"] for record in found] == ["GenerateDataKey", "Decrypt", "Decrypt"]
     assert all(record["userAgent"].startswith("Boto3/") for record in found)
     assert not shell.query("--context", "tenant=boto3", "--context", "object=1")
+
+
+def test_the_aws_cli_assumes_a_role_by_its_profile(shell: Shell) -> None:
+    role = "arn:aws:iam::111122223333:role/ci/builder"
+    statement = {"Effect": "Allow", "Principal": {"AWS": DEMO}, "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"]}
+    (shell.folder / "trust.json").write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    added = shell.keytrail("role", "add", role, "--trust", "trust.json")
+    assert added.returncode == 0, added.stderr.decode()
+    config = shell.folder / "aws-config"
+    config.write_text(f"[profile ci]\nrole_arn = {role}\nsource_profile = default\nrole_session_name = run-1\n")
+    by_role = Shell(shell.environment | {"AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "ci"}, shell.folder)
+    session = "arn:aws:sts::111122223333:assumed-role/builder/run-1"
+    who = by_role.run(by_role.tool("aws"), "sts", "get-caller-identity", "--output", "json")
+    assert json.loads(who.stdout)["Arn"] == session, who.stderr.decode()
+    made = by_role.aws("generate-data-key", *AES_256, "--encryption-context", "tenant=role")
+    by_role.decrypt(made["CiphertextBlob"], "--encryption-context", "tenant=role")
+    assert [caller for _, _, caller, _, _ in shell.trace(made["CiphertextBlob"])] == [session] * 2
+    (record,) = shell.query("--event", "GenerateDataKey", "--context", "tenant=role")
+    assert record["userIdentity"]["sessionContext"]["sessionIssuer"]["arn"] == role
+    asked = shell.query("--event", "AssumeRole")
+    assert {(one["eventSource"], one["requestParameters"]["roleArn"]) for one in asked} == {("sts.amazonaws.com", role)}
+    assert record["userIdentity"]["accessKeyId"] in {(one["responseElements"] or {}).get("accessKeyId") for one in asked}
 
 
 @pytest.mark.usefixtures("evaluated")

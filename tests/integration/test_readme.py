@@ -98,6 +98,12 @@ PROMISED = {
         r"AKIA\w{16} is enabled\.",
         r"AKIA\w{16}: its credentials are in .*, profile alice\.",
     ],
+    "Roles": [
+        r"arn:aws:iam::444455556666:role/claims-writer may be assumed, for 3600 s at a time\.",
+        r'"Arn": "arn:aws:sts::444455556666:assumed-role/claims-writer/run-1"',
+        r"arn:aws:iam::444455556666:role/claims-writer .* AROA\w{17} .* 3600 s",
+        r"its sessions have ended\.",
+    ],
     "Guardrails": [r"user/demo", r"GenerateDataKey"],
     "Operate": [r'"status": ?"live"', r'"status": ?"ready"', r'keytrail_calls_total\{error="",operation="Decrypt"\}'],
 }

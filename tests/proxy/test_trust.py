@@ -36,7 +36,7 @@ def document(*statements: dict[str, Json], **members: Json) -> str:
 
 def allows(text: str, principal: Principal = ALICE, action: str = "sts:AssumeRole", **asked: Json) -> bool:
     request = AuthorizationRequest("AssumeRole", "us-east-1", ACCOUNT, {}, principal, "192.0.2.7", False, 1_767_323_045_000_000)
-    return trust.read(text).allows(action, Assuming(request, ROLE, **({"session_name": "run-1"} | asked)))
+    return trust.read(text).allows(action, Assuming(request, ROLE, "run-1", **asked))
 
 
 DENY = {"Effect": "Deny"}

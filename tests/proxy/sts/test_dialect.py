@@ -45,7 +45,8 @@ def parsed(operation: str, response: RawResponse) -> dict[str, Json]:
     """A response as botocore reads it."""
     told = {"status_code": response.status, "headers": dict(response.headers), "body": response.body}
     parser = botocore.parsers.create_parser("query")
-    answer: dict[str, Json] = parser.parse(told, MODEL.operation_model(operation).output_shape)
+    shape: Json = MODEL.operation_model(operation).output_shape
+    answer: dict[str, Json] = parser.parse(told, shape)
     return answer
 
 
@@ -75,7 +76,7 @@ def test_a_request_is_read_as_botocore_writes_it(parameters: dict[str, Json]) ->
 
 @given(TEXT, TEXT, st.integers(0, 4_102_444_800))
 def test_an_answer_is_written_as_botocore_reads_it(key: str, arn: str, end_s: int) -> None:
-    members = {
+    members: dict[str, Json] = {
         "Credentials": {"AccessKeyId": key, "SecretAccessKey": "<&>", "SessionToken": "==", "Expiration": float(end_s)},
         "AssumedRoleUser": {"AssumedRoleId": "AROA:x", "Arn": arn},
     }

@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 import orjson
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -113,7 +114,8 @@ class World:
             given = (credentials.principal.access_key_id, credentials.secret_access_key, credentials.session_token)
         else:
             given = (credentials["AccessKeyId"], credentials["SecretAccessKey"], credentials["SessionToken"])
-        made = _session().client(  # type: ignore[call-overload] - the service is a parameter
+        session: Json = _session()  # its types have a client for each service's name
+        made = session.client(
             service,
             endpoint_url=f"http://{host}",
             region_name=REGION,
@@ -126,16 +128,18 @@ class World:
         return made
 
     def _answer(self, request: AWSPreparedRequest, **_: Json) -> AWSResponse:
-        body = request.body.encode() if isinstance(request.body, str) else request.body
+        sent: Json = request.body  # bytes for a JSON body, text for a form
+        body = sent.encode() if isinstance(sent, str) else bytes(sent or b"")
         headers = [(b"host", request.url.split("/")[2].encode())]
+        value: Json  # bytes, where botocore signed it
         for name, value in request.headers.items():
             headers.append((name.lower().encode(), value if isinstance(value, bytes) else str(value).encode()))
         target = b"/" + request.url.split("/", 3)[3].encode()
-        raw = RawRequest(
-            request.method.encode(), target, tuple(headers), body or b"", Origin("192.0.2.7"), time.time_ns() // 1_000
-        )
+        raw = RawRequest(request.method.encode(), target, tuple(headers), body, Origin("192.0.2.7"), time.time_ns() // 1_000)
         response = self.send(raw)
-        answered = {"x-amzn-RequestId": response.request_id} | dict(response.headers)
+        answered = HTTPHeaders()
+        for name, value in (("x-amzn-RequestId", response.request_id), *response.headers):
+            answered[name] = value
         return AWSResponse(request.url, response.status, answered, _Body(response.body))
 
 
