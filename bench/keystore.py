@@ -30,12 +30,14 @@ from rich.table import Table
 from audit.instance import Instance
 from bench import servers
 from proxy.assembly import read_master_key
+from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.backend import LocalBackend
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.grants import Grant
 from proxy.backends.local.keys import ALIAS, KEY, alias_row, new_key_body
 from proxy.domain import KmsCall, Principal
 from proxy.kms.operations import OPERATIONS
+from proxy.permissions import Permissions
 from proxy.sealed_store import SealedStore, Secret
 
 MOST_START_S, MOST_MIB = 5.0, 700.0
@@ -118,7 +120,7 @@ def ask(data: Path) -> None:
     instance = Instance.load(data)
     store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
     gc.disable()
-    backend = LocalBackend(store, time.time, os.urandom)
+    backend = LocalBackend(store, time.time, os.urandom, PolicyAuthoriser(Permissions(store), time.time))
     gc.freeze()
     ids = [entry.id for entry in store.changes_since(0, (KEY,)).entries]
     asked = random.Random(2).sample(ids, min(_ASKED, len(ids)))

@@ -25,6 +25,7 @@ from audit.commit import AuditLog, LogPlace
 from audit.instance import Instance
 from audit.record import IdentityProof
 from proxy import authority
+from proxy.authorization import PolicyAuthoriser
 from proxy.backends.aws.backend import AwsBackend
 from proxy.backends.aws.credentials import AssumedRoles, CredentialSource, OwnCredentials, session_maker
 from proxy.backends.aws.egress import Egress
@@ -45,6 +46,7 @@ from proxy.kms.hosts import endpoint_host
 from proxy.kms.model import ServiceModel
 from proxy.limits import CallerRates
 from proxy.metrics import Counts
+from proxy.permissions import Permissions
 from proxy.pipeline import Authenticator, Authorise, ClientOf, Pipeline
 from proxy.policy.access import AuthorizationRequest
 from proxy.policy.evaluate import load, refusal
@@ -168,7 +170,8 @@ def _client_of(settings: Settings) -> ClientOf | None:
 
 def _local(settings: Settings, parts: Parts, sts: StsService) -> tuple[Backend, Close]:
     roots = _attestation_roots(settings)
-    local = LocalBackend(parts.store, time.time, os.urandom, attestation_roots=roots)
+    authoriser = PolicyAuthoriser(Permissions(parts.store), time.time)
+    local = LocalBackend(parts.store, time.time, os.urandom, authoriser, attestation_roots=roots)
 
     async def close() -> None:
         local.close()

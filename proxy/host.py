@@ -26,12 +26,14 @@ from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.sealer import create_key
 from proxy import authority
 from proxy.assembly import log_place, make_ids, read_master_key
+from proxy.authorization import PolicyAuthoriser, operator
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
-from proxy.domain import Answer, KmsCall, Operation, Origin, Principal, RawRequest
+from proxy.domain import Answer, KmsCall, Operation, Origin, RawRequest
 from proxy.errors import KmsError, ProxyError, SetupError
 from proxy.kms.arn import partition_of
 from proxy.kms.operations import OPERATIONS
+from proxy.permissions import Permissions
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
@@ -86,9 +88,10 @@ class Host:
         self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
         self._new_id = make_ids(os.urandom)
         self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
-        self._operator = Principal("Unknown", "", instance.account_id, "", f"host:{os.getuid()}", host_user())
+        self._operator = operator(instance.account_id, os.getuid(), host_user())
         self.callers = Callers(self._store, time.time, os.urandom)
         self.roles = Roles(self._store, time.time, os.urandom)
+        self.permissions = Permissions(self._store)
 
     def __enter__(self) -> Host:
         return self
@@ -102,9 +105,10 @@ class Host:
         row = OPERATIONS[operation]
         exchange = self._exchange(row, parameters)
         call = KmsCall(row, self.instance.region, self._operator, parameters, exchange.raw.received_us)
+        exchange.allowed_by = call.allowed_by
 
         async def answer() -> Answer:
-            backend = LocalBackend(self._store, time.time, os.urandom)
+            backend = LocalBackend(self._store, time.time, os.urandom, PolicyAuthoriser(self.permissions, time.time))
             try:
                 return await backend.call(call)
             finally:

@@ -13,7 +13,7 @@ Source: AWS KMS developer guide, "AWS KMS permissions"; Service Authorization Re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain import KmsCall, Members, Principal
@@ -31,8 +31,25 @@ _NO_RESOURCE = "*"
 
 
 @dataclass(slots=True)
+class KeyFacts:
+    """What is known of a key that is at hand. What takes a look-up is looked up when a condition asks for it. Not frozen, for its
+    price."""
+
+    account_id: str
+    spec: str
+    usage: str
+    origin: str
+    tags: Mapping[str, str]
+    multi_region_type: str | None  # PRIMARY, REPLICA; None for a key of one region
+    aliases: Callable[[], tuple[str, ...]]
+    is_source_and_destination: Callable[[], bool | None]  # of ReEncrypt; None where that is not known
+
+
+@dataclass(slots=True)
 class AuthorizationRequest:
     """What guardrails are told of a call. `account_id` is whose keys are meant where the request names no account.
+
+    Where the embedded KMS asks, `key` is at hand, and `attested` is what an attestation document says, by condition key.
 
     `parameters` are the API's members (None where they are not known, as in a record that has left them out); `now_us` is
     microseconds since the epoch; `source_ip` is "" where it is not known; `secure` says whether the call came by TLS. Not frozen,
@@ -48,6 +65,8 @@ class AuthorizationRequest:
     secure: bool
     now_us: int
     user_agent: str | None = None
+    key: KeyFacts | None = None
+    attested: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, call: KmsCall, account_id: str, source_ip: str) -> AuthorizationRequest:
@@ -167,7 +186,7 @@ def _on_alias(request: AuthorizationRequest) -> tuple[Access, ...]:
 
 
 #: Operations that IAM decides on no key of, though some name one.
-_WITHOUT_KEY = (
+WITHOUT_KEY = (
     "GenerateRandom",
     "ListKeys",
     "ListAliases",
@@ -176,7 +195,7 @@ _WITHOUT_KEY = (
 )
 ALIAS_OPERATIONS = ("CreateAlias", "UpdateAlias", "DeleteAlias")
 _SPECIAL: dict[str, Callable[[AuthorizationRequest], tuple[Access, ...]]] = {
-    **dict.fromkeys(_WITHOUT_KEY, _no_resource),
+    **dict.fromkeys(WITHOUT_KEY, _no_resource),
     **dict.fromkeys(ALIAS_OPERATIONS, _on_alias),
     "CreateKey": _create_key,
     "ReplicateKey": _replicate_key,
@@ -199,7 +218,7 @@ def actions_of(operation: str) -> tuple[str, ...]:
 #: Every action that a call can need.
 ACTIONS = frozenset(action for operation in OPERATIONS for action in actions_of(operation))
 #: Those that are decided on a key that exists.
-KEY_ACTIONS = frozenset(action for name in OPERATIONS if name not in _WITHOUT_KEY for action in actions_of(name)) - {
+KEY_ACTIONS = frozenset(action for name in OPERATIONS if name not in WITHOUT_KEY for action in actions_of(name)) - {
     "kms:CreateKey"
 }
 #: Those whose request may name the key by an alias, or not at all.
@@ -207,7 +226,14 @@ _BY_ALIAS = ("kms:DescribeKey", "kms:GetPublicKey", "kms:DeleteAlias", "kms:Upda
 CRYPTOGRAPHIC = frozenset(
     action
     for name, row in OPERATIONS.items()
-    if not row.mutates and not name.startswith(("List", "Get", "Describe")) and name not in _WITHOUT_KEY
+    if not row.mutates and not name.startswith(("List", "Get", "Describe")) and name not in WITHOUT_KEY
     for action in actions_of(name)
 )
 KEY_MAY_BE_UNKNOWN = CRYPTOGRAPHIC | frozenset(_BY_ALIAS)
+#: Those that can be allowed to callers of other accounts than the key's (developer guide, "Allowing users in other accounts").
+ACROSS_ACCOUNTS = CRYPTOGRAPHIC | frozenset(
+    f"kms:{name}"
+    for name in (
+        *("CreateGrant", "DescribeKey", "GetKeyRotationStatus", "GetPublicKey", "ListGrants", "RetireGrant", "RevokeGrant"),
+    )
+)

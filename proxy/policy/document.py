@@ -2,7 +2,8 @@
 
 What IAM would refuse is refused here, and what it takes in more than one way: a member that stands twice, an element in other
 letters, an empty list. `read` gives a finding for each fault that it meets, and a document where there was none. The elements'
-grammar: IAM user guide, "Grammar of the IAM JSON policy language"; Principal has no place, as in a service control policy.
+grammar: IAM user guide, "Grammar of the IAM JSON policy language". There are three forms: a key policy says of each statement
+whom it is about; guardrails and identity policies, as service control policies, do not.
 """
 
 from __future__ import annotations
@@ -17,15 +18,27 @@ from typing import Any
 
 from proxy.policy.operators import Condition, read_condition
 from proxy.policy.patterns import MAYBE, NO, YES, LookUp, PatternError, Text, compare, matcher
+from proxy.policy.principals import EVERYBODY, KINDS, Principals, joined, read_principal
 
 MAX_BYTES = 128 << 10  # IAM's own limits are below 11 KiB
 VERSIONS = ("2012-10-17", "2008-10-17")
 _WITH_VARIABLES = "2012-10-17"
 _SID = re.compile(r"[A-Za-z0-9]{1,128}")
+_FREE_SID = re.compile(r"[ -~]{1,128}")  # the console's own key policies have blanks in theirs
 _ACTION = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?]+")
 _DOCUMENT_ELEMENTS = ("Version", "Id", "Statement")
 _STATEMENT_ELEMENTS = ("Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition")
 _PRINCIPALS = ("Principal", "NotPrincipal")
+NO_PRINCIPAL = "contains a statement with no principal"
+INVALID_PRINCIPALS = "contains a statement with one or more invalid principals"
+
+
+class Form(Enum):
+    """What a policy document is attached to."""
+
+    GUARDRAIL = "a guardrail"
+    IDENTITY = "an identity policy"
+    KEY = "a key policy"
 
 
 class Severity(Enum):
@@ -37,12 +50,14 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong in `file`, at a statement (its Sid or number; "" for the document)."""
+    """What is wrong in `file`, at a statement (its Sid or number; "" for the document). `kind`: the fault's name, where callers
+    are told it in words of AWS's."""
 
     severity: Severity
     file: str
     statement: str
     message: str
+    kind: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}, statement {self.statement}" if self.statement else self.file
@@ -51,7 +66,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement. `label` is its Sid, or its number from 1. `not_action`, `not_resource`: the lists are of what it is not."""
+    """One statement. `label` is its Sid, or its number from 1. `not_action`, `not_resource`: the lists are of what it is not.
+    `principals` are a key policy's."""
 
     label: str
     denies: bool
@@ -60,10 +76,21 @@ class Statement:
     resources: tuple[Text, ...]
     not_resource: bool
     conditions: tuple[Condition, ...]
+    principals: Principals | None = None
 
     def is_about(self, action: str) -> bool:
         """Whether it is about `action` (kms:Decrypt). Names of actions are not case-sensitive."""
         return any(action_glob_matches(glob, action) for glob in self.actions) is not self.not_action
+
+    def is_certain(self) -> bool:
+        """Whether `applies` needs nothing but the resource."""
+        return not self.conditions and all(text.fixed is not None for text in self.resources)
+
+    def may_be_on(self, resource: str) -> bool:
+        """Whether it can be about `resource`, by what is certain: a policy variable may stand for anything."""
+        if any(text.fixed is None for text in self.resources):
+            return True
+        return self._fits(resource, lambda _: None) != NO
 
     def applies(self, resource: str, look_up: LookUp) -> int:
         """Whether resource and conditions fit an action that it is about: NO, MAYBE or YES."""
@@ -99,9 +126,9 @@ def action_glob_matches(glob: str, action: str) -> bool:
     return matcher(Text.parse(glob.lower(), variables=False, wildcards=True).fixed or ()).fullmatch(action.lower()) is not None
 
 
-def read(name: str, content: bytes) -> tuple[Document | None, list[Finding]]:
+def read(name: str, content: bytes, form: Form = Form.GUARDRAIL) -> tuple[Document | None, list[Finding]]:
     """The document in `content`, and what is wrong with its form; None where it cannot be read to the end."""
-    reader = _Reader(name)
+    reader = _Reader(name, form)
     document = reader.document(content)
     return (None if reader.findings else document), reader.findings
 
@@ -109,8 +136,9 @@ def read(name: str, content: bytes) -> tuple[Document | None, list[Finding]]:
 class _Reader:
     """Reads one document; goes on after a fault as far as that makes sense, so that all of them are told at once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, form: Form) -> None:
         self.name = name
+        self.form = form
         self.findings: list[Finding] = []
         self._label = ""
         self._variables = False
@@ -165,10 +193,11 @@ class _Reader:
             self._fault(f"a statement is a JSON object, not {_kind(found)}")
             return None
         sid = found.get("Sid")
-        if isinstance(sid, str) and _SID.fullmatch(sid):
+        if isinstance(sid, str) and (_FREE_SID if self.form is Form.KEY else _SID).fullmatch(sid):
             self._label = sid
-        elif sid is not None:
-            self._fault(f"Sid is {_shown(sid)}; it may have letters and digits only")
+        elif sid is not None and not (sid == "" and self.form is Form.KEY):
+            allowed = "printable characters, up to 128 of them," if self.form is Form.KEY else "letters and digits"
+            self._fault(f"Sid is {_shown(sid)}; it may have {allowed} only")
         self._check_names(found, _STATEMENT_ELEMENTS)
         effect = found.get("Effect")
         if effect not in ("Allow", "Deny"):
@@ -180,7 +209,35 @@ class _Reader:
         resources, not_resource = self._one_of(found, "Resource", "NotResource")
         texts = tuple(text for text in map(self._resource, resources) if text is not None)
         conditions = self._conditions(found.get("Condition", {}))
-        return Statement(self._label, effect == "Deny", actions, not_action, texts, not_resource, conditions)
+        principals = self._principals(found, effect) if self.form is Form.KEY else None
+        return Statement(self._label, effect == "Deny", actions, not_action, texts, not_resource, conditions, principals)
+
+    def _principals(self, statement: dict[str, Any], effect: Any) -> Principals:
+        """Whom a key policy's statement is about."""
+        negated = "NotPrincipal" in statement
+        if negated and "Principal" in statement:
+            self._fault("there must be one of Principal and NotPrincipal")
+        elif not negated and "Principal" not in statement:
+            self._fault(NO_PRINCIPAL, NO_PRINCIPAL)
+        elif negated and effect != "Deny":
+            self._fault("NotPrincipal goes with Deny only: an Allow would be for everybody else in the world")
+        found = statement.get("NotPrincipal" if negated else "Principal", {})
+        if found == EVERYBODY:
+            found = {"AWS": EVERYBODY}
+        if found == {} and "Principal" in statement:
+            self._fault(NO_PRINCIPAL, NO_PRINCIPAL)
+        if not isinstance(found, dict):
+            self._fault(INVALID_PRINCIPALS, INVALID_PRINCIPALS)
+            found = {}
+        parts: list[Principals] = []
+        for kind, names in found.items():
+            for name in self._texts(f"Principal {kind}", names):
+                one = read_principal(kind, name) if kind in KINDS else None
+                if one is None or (negated and one.everybody):
+                    self._fault(f"{INVALID_PRINCIPALS}: {kind} {name!r}", INVALID_PRINCIPALS)
+                else:
+                    parts.append(one)
+        return joined(parts, negated=negated)
 
     def _one_of(self, statement: dict[str, Any], name: str, other: str) -> tuple[tuple[str, ...], bool]:
         if (name in statement) == (other in statement):
@@ -247,13 +304,14 @@ class _Reader:
     def _check_names(self, found: dict[str, Any], known: Collection[str]) -> None:
         for name in found:
             if name in _PRINCIPALS:
-                self._fault(f"{name} has no place in a guardrail: use the condition key aws:PrincipalArn")
+                if self.form is not Form.KEY:
+                    self._fault(f"{name} has no place in {self.form.value}: use the condition key aws:PrincipalArn")
             elif name not in known:
                 near = difflib.get_close_matches(name.title(), known, n=1, cutoff=0.6)
                 self._fault(f"there is no element {name!r}" + (f"; the nearest is {near[0]}" if near else ""))
 
-    def _fault(self, message: str) -> None:
-        self.findings.append(Finding(Severity.ERROR, self.name, self._label, message))
+    def _fault(self, message: str, kind: str = "") -> None:
+        self.findings.append(Finding(Severity.ERROR, self.name, self._label, message, kind))
 
 
 def _decoder(fault: Any) -> json.JSONDecoder:  # Any: a function of no result

@@ -7,7 +7,7 @@ Parameters that were not sent have their default where the developer guide says 
 request"), but not ExpirationModel and BypassPolicyLockoutSafetyCheck, which the guide tests with Null. For PendingWindowInDays,
 RotationPeriodInDays and MessageType the guide says nothing of its own: they have their defaults here.
 
-What the proxy cannot know:
+What the proxy cannot know before a call (`proxy.policy.at_hand` is for the embedded KMS, which has the key at hand):
 - `UNSUPPORTED`: keys that AWS has and a request does not tell. Documents with them are not loaded.
 - ``kms:KeySpec`` and its like are known where a key is made. Of existing keys they are not.
 - aws:PrincipalArn of a role session is the role's ARN without its path, which the session's ARN does not have.
@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from proxy.policy.access import CRYPTOGRAPHIC, KEY_ACTIONS, Access, AuthorizationRequest, alias_of, key_resource
+from proxy.policy.access import CRYPTOGRAPHIC, KEY_ACTIONS, Access, AuthorizationRequest, KeyFacts, alias_of, key_resource
 from proxy.policy.operators import Kind
 from proxy.policy.patterns import UNKNOWN_PART
 
@@ -81,11 +81,13 @@ def _parameter(members: Mapping[str, tuple[str, ...]], default: str | None) -> R
     return read
 
 
-def _property(name: str, kind: Kind, default: str, *members: str) -> ConditionKey:
-    """A property of keys: found in CreateKey, and not known of keys that exist. A replica's are those of its primary."""
+def _property(name: str, kind: Kind, of_key: Callable[[KeyFacts], str], default: str, *members: str) -> ConditionKey:
+    """A property of keys: found in CreateKey, and not known of keys that are not at hand. A replica's are its primary's."""
     in_create_key = _parameter({"kms:CreateKey": members}, default)
 
     def read(request: AuthorizationRequest, access: Access, suffix: str) -> Values:
+        if request.key is not None:
+            return (of_key(request.key),)
         if access.action in KEY_ACTIONS or request.operation == "ReplicateKey":
             return None
         return in_create_key(request, access, suffix)
@@ -197,6 +199,9 @@ def _request_alias(request: AuthorizationRequest, access: Access, _: str) -> Val
 def _on_same_key(request: AuthorizationRequest, access: Access, _: str) -> Values:
     if request.operation != "ReEncrypt":
         return ()
+    if request.key is not None:
+        is_one = request.key.is_source_and_destination()
+        return None if is_one is None else ("true" if is_one else "false",)
     source, destination = key_resource(request, "SourceKeyId"), key_resource(request, "DestinationKeyId")
     if UNKNOWN_PART in source or UNKNOWN_PART in destination:
         # One alias, twice, is one key.
@@ -270,12 +275,14 @@ _ROWS = (
     ConditionKey("kms:EncryptionContextKeys", Kind.TEXT, _context_keys, multi=True, actions=_CONTEXTUAL),
     ConditionKey("kms:ViaService", Kind.TEXT, lambda request, access, _: (), actions=frozenset()),
     ConditionKey("kms:CallerAccount", Kind.TEXT, _account),
-    _property("kms:KeySpec", Kind.TEXT, "SYMMETRIC_DEFAULT", "KeySpec", "CustomerMasterKeySpec"),
-    _property("kms:CustomerMasterKeySpec", Kind.TEXT, "SYMMETRIC_DEFAULT", "KeySpec", "CustomerMasterKeySpec"),
-    _property("kms:KeyUsage", Kind.TEXT, "ENCRYPT_DECRYPT", "KeyUsage"),
-    _property("kms:CustomerMasterKeyUsage", Kind.TEXT, "ENCRYPT_DECRYPT", "KeyUsage"),
-    _property("kms:KeyOrigin", Kind.TEXT, "AWS_KMS", "Origin"),
-    _property("kms:MultiRegion", Kind.BOOL, "false", "MultiRegion"),
+    _property("kms:KeySpec", Kind.TEXT, lambda key: key.spec, "SYMMETRIC_DEFAULT", "KeySpec", "CustomerMasterKeySpec"),
+    _property(
+        "kms:CustomerMasterKeySpec", Kind.TEXT, lambda key: key.spec, "SYMMETRIC_DEFAULT", "KeySpec", "CustomerMasterKeySpec"
+    ),
+    _property("kms:KeyUsage", Kind.TEXT, lambda key: key.usage, "ENCRYPT_DECRYPT", "KeyUsage"),
+    _property("kms:CustomerMasterKeyUsage", Kind.TEXT, lambda key: key.usage, "ENCRYPT_DECRYPT", "KeyUsage"),
+    _property("kms:KeyOrigin", Kind.TEXT, lambda key: key.origin, "AWS_KMS", "Origin"),
+    _property("kms:MultiRegion", Kind.BOOL, lambda key: "true" if key.multi_region_type else "false", "false", "MultiRegion"),
     ConditionKey("kms:EncryptionAlgorithm", Kind.TEXT, _encryption_algorithm, actions=_ENCRYPTING),
     _row("kms:SigningAlgorithm", "SigningAlgorithm", "Sign", "Verify"),
     _row("kms:MessageType", "MessageType", "Sign", "Verify", default="RAW"),
@@ -291,6 +298,8 @@ _ROWS = (
     ),
     _row("kms:GranteePrincipal", "GranteePrincipal", "CreateGrant", kind=Kind.ARN),
     _row("kms:RetiringPrincipal", "RetiringPrincipal", "CreateGrant", kind=Kind.ARN),
+    _row("kms:GranteeServicePrincipal", "GranteeServicePrincipal", "CreateGrant"),
+    _row("kms:RetiringServicePrincipal", "RetiringServicePrincipal", "CreateGrant"),
     ConditionKey("kms:GrantIsForAWSResource", Kind.BOOL, _always("false", *_FOR_GRANTS), actions=frozenset(_FOR_GRANTS)),
     ConditionKey("kms:GrantConstraintType", Kind.TEXT, _constraint_types, actions=frozenset({"kms:CreateGrant"})),
     _row("kms:BypassPolicyLockoutSafetyCheck", "BypassPolicyLockoutSafetyCheck", *_POLICY_SETTING, kind=Kind.BOOL),

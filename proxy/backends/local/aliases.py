@@ -19,6 +19,7 @@ MOST_ALIASES_OF_A_KEY = 50
 
 def create_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
     name = _own_name(call)
+    around.authoriser.check(keys, call, "kms:CreateAlias", None)
     key = _target(around, keys, call)
     arn = alias_arn(call.region, call.principal.account_id, name)
     if _find(around, keys, call, name) is not None:
@@ -31,6 +32,7 @@ def create_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Ans
 
 def update_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
     name = _own_name(call)
+    around.authoriser.check(keys, call, "kms:UpdateAlias", None)
     alias = _existing(around, keys, call, name)
     key = _target(around, keys, call)
     if key.id != alias.key_id:
@@ -42,9 +44,12 @@ def update_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Ans
 
 def delete_alias(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
     """Works in every state of the key."""
-    alias = _existing(around, keys, call, _own_name(call))
+    name = _own_name(call)
+    around.authoriser.check(keys, call, "kms:DeleteAlias", None)
+    alias = _existing(around, keys, call, name)
     key = keys.find_key(call.principal.account_id, call.region, alias.key_id)
-    around.authoriser.check(keys, call, "kms:DeleteAlias", key)
+    if key is not None:
+        around.authoriser.check(keys, call, "kms:DeleteAlias", key)
     keys.delete_alias(alias)
     return Answer({}, () if key is None else (key.meant,), (alias.arn,))
 

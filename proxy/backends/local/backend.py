@@ -23,6 +23,7 @@ from proxy.backends.local import (
     cryptographic,
     encapsulation,
     imports,
+    key_policies,
     life,
     macs,
     metadata,
@@ -38,7 +39,7 @@ from proxy.backends.local.desk import Changing, Desk
 from proxy.backends.local.due import Due
 from proxy.backends.local.maintenance import Done, carry_out
 from proxy.backends.local.migrations import migrate
-from proxy.backends.local.surroundings import Authoriser, OwnKeys, Surroundings
+from proxy.backends.local.surroundings import Authoriser, Surroundings
 from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError, SealBroken
@@ -61,6 +62,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     creation,
     metadata,
     life,
+    key_policies,
     aliases,
     tags,
     rotation,
@@ -99,11 +101,11 @@ class LocalBackend:
         store: SealedStore,
         clock: Callable[[], float],
         random: Callable[[int], bytes],
-        authoriser: Authoriser | None = None,
+        authoriser: Authoriser,
         attestation_roots: tuple[Certificate, ...] = (),
     ) -> None:
         migrate(store)
-        self._around = Surroundings(clock, random, authoriser or OwnKeys(), attestation_roots)
+        self._around = Surroundings(clock, random, authoriser, attestation_roots)
         self._tables = Tables(store)
         self._desk = Desk(self._around, self._tables, store)
 

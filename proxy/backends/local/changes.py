@@ -24,6 +24,9 @@ class KeysInChange:
         entry = self.tx.get(ALIAS, region, alias_row(account_id, name))
         return None if entry is None else alias_of(entry)
 
+    def names_of(self, key: Key) -> tuple[str, ...]:
+        return tuple(sorted(alias_of(entry).name for entry in self.tx.children(ALIAS, key.region, key.id)))
+
     def count_aliases(self, key: Key) -> int:
         return self.tx.count_children(ALIAS, key.region, key.id)
 

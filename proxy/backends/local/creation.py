@@ -8,6 +8,7 @@ from uuid import UUID
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.crypto import MATERIAL_ID_BYTES
 from proxy.backends.local.desk import Desk
+from proxy.backends.local.key_policies import check_new_policy, check_size
 from proxy.backends.local.keys import KeyState, new_key_body
 from proxy.backends.local.material import NewSecret, new_secret
 from proxy.backends.local.metadata import describe
@@ -75,6 +76,7 @@ def read(call: KmsCall) -> Asked:
     origin = parameters.get("Origin") or AWS_KMS
     if origin not in (AWS_KMS, EXTERNAL) or "CustomKeyStoreId" in parameters or "XksKeyId" in parameters:
         raise KmsError("UnsupportedOperationException", "Custom key stores are not supported yet.")
+    check_size(parameters.get("Policy"))
     tags = read_tags(parameters.get("Tags") or ())
     is_multi_region = bool(parameters.get("MultiRegion"))
     return Asked(spec, usage, origin, is_multi_region, parameters.get("Description", ""), parameters.get("Policy"), tags)
@@ -101,6 +103,7 @@ def _write(around: Surroundings, keys: KeysInChange, call: KmsCall, asked: Asked
     )
     key_id = new_key_id(around, is_multi_region=asked.is_multi_region)
     key = keys.add_key(call.region, key_id, body, Secret(b"" if made is None else made.secret))
+    check_new_policy(around, keys, call, key)
     return Answer({"KeyMetadata": describe(key)}, (key.meant,))
 
 

@@ -64,6 +64,21 @@ def find_key(around: Surroundings, view: View, call: KmsCall, key_id: str, actio
     return key if key.expires_s is None else as_of(key, around.clock())
 
 
+def resolve(view: View, call: KmsCall, key_id: str) -> Key | None:
+    """The key that `key_id` names, asking nobody; None where there is none, or where that is no name of a key."""
+    try:
+        ref = parse_key_ref(key_id, call.region)
+    except KmsError:
+        return None
+    account_id, name = ref.account_id or call.principal.account_id, ref.name
+    if ref.is_alias:
+        alias = view.find_alias(account_id, call.region, name)
+        if alias is None:
+            return None
+        name = alias.key_id
+    return view.find_key(account_id, call.region, name)
+
+
 def check_use(key: Key, call: KmsCall, usage: str, keys: tuple[KeyUse, ...] | None = None) -> None:
     """Raises KmsError unless the key is for `usage`, and its state lets it be used; `keys`: those to record, if not just it."""
     if key.usage != usage:

@@ -13,6 +13,7 @@ from typing import Any
 
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.creation import EXTERNAL
+from proxy.backends.local.key_policies import check_new_policy, check_size
 from proxy.backends.local.keys import Key, KeyState, new_key_body
 from proxy.backends.local.lookup import check_usable, managed_key
 from proxy.backends.local.metadata import describe
@@ -31,12 +32,15 @@ _NOT_SHARED = ("valid_to_s", "expiration_model", "description")  # of imported m
 def replicate_key(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:
     parameters, region = call.parameters, call.parameters["ReplicaRegion"]
     tags = read_tags(parameters.get("Tags") or ())
+    check_size(parameters.get("Policy"))
     key = _primary(around, keys, call)
     check_usable(key)
     there = replace(call, region=region)  # the replica is made in its own region
     around.authoriser.check(keys, there, "kms:CreateKey", None)
     if tags:
         around.authoriser.check(keys, there, "kms:TagResource", None)
+    if parameters.get("Policy"):
+        around.authoriser.check(keys, there, "kms:PutKeyPolicy", None)
     _check_region(key, region)
     if keys.find_key(key.account_id, region, key.id) is not None:
         message = f"{key_arn(region, key.account_id, key.id)} already exists."
@@ -64,6 +68,7 @@ def replicate_key(around: Surroundings, keys: KeysInChange, call: KmsCall) -> An
     )
     set_replicas(keys, key, replicas)
     made = keys.add_key(region, key.id, body, secret)
+    check_new_policy(around, keys, there, made)
     metadata = describe(made) | {"KeyState": KeyState.CREATING.value, "Enabled": False}
     listed = [{"TagKey": name, "TagValue": value} for name, value in tags.items()]
     return Answer({"ReplicaKeyMetadata": metadata, "ReplicaTags": listed}, (key.meant,))

@@ -19,16 +19,16 @@ class Authoriser(Protocol):
 
     def check(self, view: View, call: KmsCall, action: str, key: Key | None) -> None:
         """Raises KmsError (AccessDeniedException, in AWS's words) unless the call's principal may do `action`
-        (``kms:Decrypt``) with `key`, or where it is about none, at all. Adds to `call.allowed_by` what allowed it."""
+        (``kms:Decrypt``) with `key`, or where it is about none, at all. Adds to `call.allowed_by` what allowed it.
+
+        Without a key, kms:CreateAlias and its kin are about the alias that the call names.
+        """
         ...
 
-
-class OwnKeys:
-    """Every caller may do everything with the keys of its own account, and nothing with another's."""
-
-    def check(self, view: View, call: KmsCall, action: str, key: Key | None) -> None:
-        if key is not None and key.account_id != call.principal.account_id:
-            raise foreign(call, action)
+    def check_policy(self, view: View, call: KmsCall, key: Key, *, bypass: bool) -> None:
+        """Raises KmsError MalformedPolicyDocumentException where `key.policy` cannot be that key's policy, or, unless `bypass`,
+        where the call's principal could then put no other."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Surroundings:
 
     clock: Callable[[], float]
     random: Callable[[int], bytes]
-    authoriser: Authoriser = OwnKeys()  # noqa: RUF009 - it has no state
+    authoriser: Authoriser
     attestation_roots: tuple[Certificate, ...] = ()  # whose attestation documents are believed
 
 

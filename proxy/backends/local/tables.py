@@ -46,6 +46,9 @@ class View(Protocol):
 
     def grants_to(self, key: Key, grantee: str, context: Context | None) -> Iterator[Grant]:
         """The key's grants to this grantee (`principals.known_as`); with a context, at least those whose constraints it meets."""
+
+    def names_of(self, key: Key) -> tuple[str, ...]:
+        """The names of the key's aliases, in order."""
         ...
 
 
@@ -257,6 +260,9 @@ class Tables:
 
     def grants_to(self, key: Key, grantee: str, context: Context | None) -> Iterator[Grant]:
         return self.all_grants.to(key, grantee, context)
+
+    def names_of(self, key: Key) -> tuple[str, ...]:
+        return tuple(sorted(self.of(key.account_id, key.region).names_of_key.get(key.id, ())))
 
     def find_material(self, region: str, material_id: bytes) -> tuple[Key, KeyMaterial] | None:
         """The symmetric key, whosever it is, that has this material."""

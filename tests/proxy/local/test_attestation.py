@@ -23,12 +23,9 @@ from proxy.backends.local.attestation.envelope import envelop
 from proxy.backends.local.attestation.verification import verify
 from proxy.backends.local.attested import PLAINTEXT
 from proxy.backends.local.backend import CHANGES, READINGS, WORKS
-from proxy.backends.local.keys import Key
-from proxy.backends.local.surroundings import OwnKeys
-from proxy.backends.local.tables import View
-from proxy.domain import Attested, KmsCall
-from proxy.errors import KmsError
+from proxy.domain import Attested
 from tests.proxy.local.enclave import MODULE_ID, NOW, PCRS, Enclave, Holder, Nitro, Wish, leaf
+from tests.proxy.local.policies import document, of_account, statement
 from tests.proxy.local.world import START_S, World
 
 NITRO = Nitro()
@@ -394,24 +391,17 @@ def test_a_document_is_good_as_long_as_its_certificates(attesting: World) -> Non
     assert "expired" in (attesting.refused("GenerateRandom", **members).message or "")
 
 
-class _ByImage(OwnKeys):
-    """Lets one image alone have answers, as a policy with a condition would."""
-
-    def check(self, view: View, call: KmsCall, action: str, key: Key | None) -> None:
-        conditions = {} if call.attested is None else call.attested.conditions
-        if action == "kms:Decrypt" and conditions.get("kms:RecipientAttestation:ImageSha384") != PCRS[0].hex():
-            raise KmsError("AccessDeniedException", "not this image")
-
-
-def test_an_authoriser_sees_what_is_measured(tmp_path: Path) -> None:
-    world = World(tmp_path / "keystore.db", authoriser=_ByImage(), attestation_roots=ROOTS)
-    members = _ask(world, "Decrypt", ENCLAVE.recipient())
-    assert "CiphertextForRecipient" in world("Decrypt", **members)
+def test_a_key_policy_can_ask_for_what_is_measured(attesting: World) -> None:
+    measured = {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": PCRS[0].hex()}}
+    members = _ask(attesting, "Decrypt", ENCLAVE.recipient())
+    [key] = attesting("ListKeys")["Keys"]
+    policy = document(of_account(), statement("Deny", "kms:Decrypt", "*", Condition=measured))
+    attesting("PutKeyPolicy", KeyId=key["KeyId"], Policy=policy)
+    assert "CiphertextForRecipient" in attesting("Decrypt", **members)
     other = ENCLAVE.recipient(pcrs=PCRS | {0: b"\xff" * 48})
-    assert world.refused("Decrypt", **members | {"Recipient": other}).code == "AccessDeniedException"
+    assert attesting.refused("Decrypt", **members | {"Recipient": other}).code == "AccessDeniedException"
     del members["Recipient"]
-    assert world.refused("Decrypt", **members).code == "AccessDeniedException"
-    world.close()
+    assert attesting.refused("Decrypt", **members).code == "AccessDeniedException"
 
 
 def test_every_operation_of_the_service_model_with_a_recipient_has_its_plaintext_taken_out() -> None:

@@ -7,13 +7,11 @@ from typing import Any  # members of answers: JSON values, as in `proxy.domain.M
 import pytest
 
 from proxy.backends.local.due import Happening
-from proxy.backends.local.surroundings import Authoriser
-from proxy.backends.local.tables import View
-from proxy.domain import KmsCall
 from proxy.errors import KmsError
 from tests.proxy.local.importing import import_material, new_external_key
+from tests.proxy.local.policies import document, give, of_account, statement
 from tests.proxy.local.test_rotation import DAY_S, current, maintain, rotations
-from tests.proxy.local.world import ACCOUNT, REGION, World, arn_of
+from tests.proxy.local.world import ACCOUNT, ALICE, REGION, World, arn_of
 
 EU, AP = "eu-west-1", "ap-southeast-1"
 
@@ -101,35 +99,36 @@ def test_the_states_that_forbid_it(world: World, operation: str) -> None:
     assert world.refused(operation, **members).message == f"{arn_of(key)} is pending replica deletion."
 
 
-class NoNewKeys:
-    """Refuses an action in one region, and remembers what was asked."""
-
-    def __init__(self, action: str, region: str) -> None:
-        self.refused = action, region
-
-    def check(self, view: View, call: KmsCall, action: str, key: object) -> None:
-        if (action, call.region) == self.refused:
-            raise KmsError("AccessDeniedException", "no")
-
-
 @pytest.mark.parametrize(
     ("operation", "action", "region"),
     [
         ("ReplicateKey", "kms:ReplicateKey", REGION),
         ("ReplicateKey", "kms:CreateKey", AP),
         ("ReplicateKey", "kms:TagResource", AP),
+        ("ReplicateKey", "kms:PutKeyPolicy", AP),
         ("UpdatePrimaryRegion", "kms:UpdatePrimaryRegion", REGION),
         ("UpdatePrimaryRegion", "kms:UpdatePrimaryRegion", EU),
     ],
 )
 def test_a_caller_must_be_allowed_in_both_regions(world: World, operation: str, action: str, region: str) -> None:
     key = new_multi_region_key(world, EU)
-    authoriser: Authoriser = NoNewKeys(action, region)
-    object.__setattr__(world.backend._around, "authoriser", authoriser)
+    give(world, ALICE, statement(), statement("Deny", action, Condition={"StringEquals": {"aws:RequestedRegion": region}}))
     tags = [{"TagKey": "a", "TagValue": "1"}]
-    refusal = world.refused(operation, KeyId=key, ReplicaRegion=AP, PrimaryRegion=EU, Tags=tags)
-    assert refusal.code == "AccessDeniedException"
+    policy = document(of_account())
+    refusal = world.refused(operation, KeyId=key, ReplicaRegion=AP, PrimaryRegion=EU, Tags=tags, Policy=policy)
+    assert refusal.code == "AccessDeniedException" and action in str(refusal.message)
+    give(world, ALICE, statement())
     assert regions_of(world, key) == ("PRIMARY", REGION, [EU])
+
+
+def test_a_replicas_policy_is_its_own_and_checked_like_any(world: World) -> None:
+    key, policy = new_multi_region_key(world), document(of_account(), statement(principal="*"))
+    refusal = world.refused("ReplicateKey", KeyId=key, ReplicaRegion=EU, Policy=document(of_account("kms:Encrypt")))
+    assert refusal.code == "MalformedPolicyDocumentException"
+    assert regions_of(world, key) == ("PRIMARY", REGION, [])
+    world("ReplicateKey", KeyId=key, ReplicaRegion=EU, Policy=policy)
+    assert world("GetKeyPolicy", EU, KeyId=key)["Policy"] == policy
+    assert world("GetKeyPolicy", KeyId=key)["Policy"] != policy
 
 
 def test_the_primary_moves(world: World) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.backend import LocalBackend
 from proxy.backends.local.due import Due
 from proxy.backends.local.maintenance import Done
@@ -15,6 +16,7 @@ from proxy.backends.local.surroundings import Authoriser
 from proxy.domain import Answer, KmsCall, Principal
 from proxy.errors import KmsError
 from proxy.kms.operations import OPERATIONS
+from proxy.permissions import Permissions
 from proxy.sealed_store import SealedStore
 
 ACCOUNT = "111122223333"
@@ -50,7 +52,9 @@ class World:
         self.store = SealedStore(path, MASTER_KEY)
         self.clock = clock or Clock()
         self.caller = ALICE
-        self.backend = LocalBackend(self.store, self.clock, os.urandom, authoriser, **more)
+        self.permissions = Permissions(self.store)
+        self.authoriser = authoriser or PolicyAuthoriser(self.permissions, self.clock)
+        self.backend = LocalBackend(self.store, self.clock, os.urandom, self.authoriser, **more)
 
     def close(self) -> None:
         self.backend.close()
