@@ -24,11 +24,13 @@ from botocore.exceptions import ClientError
 from audit import canonical
 from audit.commit import Receipt
 from audit.record import AuditRecord
+from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
 from proxy.dialect import KmsDialect
 from proxy.domain import Origin, RawRequest, RawResponse
 from proxy.kms.model import ServiceModel
+from proxy.permissions import Permissions
 from proxy.pipeline import Pipeline
 from proxy.recording import Recorder
 from proxy.sealed_store import SealedStore
@@ -78,7 +80,8 @@ class World:
         self.callers = Callers(self.store, self.clock, os.urandom)
         self.roles = Roles(self.store, self.clock, os.urandom)
         self.sts = StsService(self.store, self.callers, self.clock, os.urandom)
-        self.kms = LocalBackend(self.store, self.clock, os.urandom)
+        authoriser = PolicyAuthoriser(Permissions(self.store), self.clock)
+        self.kms = LocalBackend(self.store, self.clock, os.urandom, authoriser)
         self.log = KeptLog()
         numbers = count(1)
         new_id = lambda: f"id-{next(numbers)}"  # noqa: E731 - it stands in for a source of ids
