@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import cache
 from uuid import uuid4
 
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.keys import KeyState, new_key_body
-from proxy.backends.local.material import _GENERATE
+from proxy.backends.local.material import _GENERATE, PrivateKey
 from proxy.sealed_store import Secret
 from tests.proxy.local.world import ACCOUNT, REGION, World
 
@@ -33,14 +33,21 @@ def given_key(
     world: World,
     spec: str,
     usage: str,
-    material: PrivateKeyTypes | bytes,
+    material: PrivateKeyTypes | PublicKeyTypes | bytes,
     *,
     state: KeyState = KeyState.ENABLED,
     **members: object,
 ) -> str:
-    """The id of a new key that has this material: a key pair, or the bytes of a secret. `members` are of its row."""
-    secret, public = (material, None) if isinstance(material, bytes) else (pkcs8(material), spki(material).hex())
-    facts = {"id": "ab" * 32, "created_s": world.clock.now_s, "size": len(secret)}
+    """The id of a new key that has this material: a key pair, or the bytes of a secret; a public half alone gives a key that only
+    verifies, with rubbish for a private half. `members` are of its row."""
+    secret, public = b"rubbish", None
+    if isinstance(material, bytes):
+        secret = material
+    elif isinstance(material, PrivateKey):
+        secret, public = pkcs8(material), spki(material).hex()
+    else:
+        public = material.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex()  # type: ignore[union-attr] # no DH
+    facts = {"id": uuid4().hex * 2, "created_s": world.clock.now_s, "size": len(secret)}
     key_id = str(uuid4())
     body = new_key_body(
         account_id=ACCOUNT,
