@@ -25,6 +25,8 @@ PLAINTEXT = {
     "GenerateRandom": "Plaintext",
     "DeriveSharedSecret": "SharedSecret",
 }
+#: By the API reference, their KeyMaterialId is omitted where the request has a Recipient.
+_WITHOUT_MATERIAL_ID = frozenset({"Decrypt", "GenerateDataKey"})
 
 
 async def answer_attested(desk: Desk, call: KmsCall, answer: Callable[[KmsCall], Awaitable[Answer]]) -> Answer:
@@ -49,5 +51,7 @@ async def answer_attested(desk: Desk, call: KmsCall, answer: Callable[[KmsCall],
     answered = await answer(call)
     members = dict(answered.members)
     plaintext = members.pop(member)
+    if call.operation.name in _WITHOUT_MATERIAL_ID:
+        members.pop("KeyMaterialId", None)
     members["CiphertextForRecipient"] = await desk.aside(envelop, verified.key, verified.key_der, plaintext, desk.around.random)
     return replace(answered, members=members)
