@@ -36,6 +36,7 @@ from proxy.backends.aws.resolver import NameserverResolver, Resolver, StaticReso
 from proxy.backends.aws.transport import Endpoint, Transport
 from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
+from proxy.backends.local.xks.client import XksClient
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
 from proxy.dialect import KmsDialect
@@ -59,6 +60,7 @@ from proxy.sts.dialect import StsDialect, is_for_sts
 from proxy.sts.service import StsService
 
 Close: TypeAlias = Callable[[], Awaitable[None]]
+_XKS_CONNECTIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +173,13 @@ def _client_of(settings: Settings) -> ClientOf | None:
 def _local(settings: Settings, parts: Parts, sts: StsService) -> tuple[Backend, Close]:
     roots = _attestation_roots(settings)
     authoriser = PolicyAuthoriser(Permissions(parts.store), time.time)
-    local = LocalBackend(parts.store, time.time, os.urandom, authoriser, attestation_roots=roots)
+    xks = XksClient(_xks_transport(settings, parts), time.time, settings.xks_timeout_s)
+    local = LocalBackend(parts.store, time.time, os.urandom, authoriser, attestation_roots=roots, xks=xks)
 
     async def close() -> None:
         local.close()
         sts.close()
+        await xks.close()
 
     return local, close
 
@@ -187,6 +191,33 @@ def _attestation_roots(settings: Settings) -> tuple[Certificate, ...]:
         return tuple(load_pem_x509_certificates(settings.attestation_root.read_bytes()))
     except (OSError, ValueError) as error:
         raise SetupError(f"attestation_root: {settings.attestation_root} cannot be read as certificates: {error}") from error
+
+
+def _xks_transport(settings: Settings, parts: Parts) -> Callable[[], Transport]:
+    """How the way to external key store proxies is made, once one is asked. Raises SetupError at once."""
+    tls = _client_tls("xks_ca_bundle", settings.xks_ca_bundle)
+    resolver: Resolver = SystemResolver()
+    if settings.xks_hosts:
+        resolver = StaticResolver(dict(entry.partition("=")[::2] for entry in settings.xks_hosts), resolver)
+    return lambda: Pool(
+        resolver,
+        tls=tls,
+        connections=_XKS_CONNECTIONS,
+        connect_timeout_s=settings.xks_timeout_s,
+        read_timeout_s=settings.xks_timeout_s,
+        own_addresses=parts.own_addresses,
+    )
+
+
+def _client_tls(setting: str, bundle: Path | None) -> ssl.SSLContext:
+    """The system's certificates are trusted, and those of `bundle`. Raises SetupError."""
+    tls = ssl.create_default_context()
+    if bundle is not None:
+        try:
+            tls.load_verify_locations(bundle)
+        except (OSError, ssl.SSLError) as error:
+            raise SetupError(f"{setting}: {bundle} cannot be read as certificates: {error}") from error
+    return tls
 
 
 def _passing_through(settings: Settings, parts: Parts, claims: ClaimReader) -> tuple[Backend, Close]:
@@ -238,12 +269,7 @@ def _trusted(settings: Settings) -> IO[bytes] | None:
 
 def _transport(settings: Settings, parts: Parts) -> Transport:
     """The way to AWS: through a proxy, or direct."""
-    tls = ssl.create_default_context()
-    if settings.aws_ca_bundle is not None:
-        try:
-            tls.load_verify_locations(settings.aws_ca_bundle)
-        except (OSError, ssl.SSLError) as error:
-            raise SetupError(f"aws_ca_bundle: {settings.aws_ca_bundle} cannot be read as certificates: {error}") from error
+    tls = _client_tls("aws_ca_bundle", settings.aws_ca_bundle)
     if egress := settings.aws_egress_proxy.get_secret_value():
         return Egress(
             egress,

@@ -147,6 +147,7 @@ class KmsCall:
     received_us: int
     raw: RawRequest | None = None  # as it arrived; None for a call that the host makes itself
     source_ip: str = ""  # the client's address, as far as it is known
+    request_id: str = ""  # which its client and its record have
     intent_id: str | None = None  # event id of the intent that was committed for it
     allowed_by: list[AllowedBy] = field(default_factory=list)  # what let it through, one for each action; filled on its way
     attested: Attested | None = None  # who its Recipient is, once that is verified

@@ -165,7 +165,16 @@ class Pipeline:
         """What is asked, by the service model."""
         self._dialect.read(exchange)
         raw, operation = exchange.raw, exchange.operation
-        call = KmsCall(operation, caller.region, caller.principal, exchange.parameters, raw.received_us, raw, exchange.source_ip)
+        call = KmsCall(
+            operation,
+            caller.region,
+            caller.principal,
+            exchange.parameters,
+            raw.received_us,
+            raw,
+            exchange.source_ip,
+            exchange.request_id,
+        )
         exchange.allowed_by = call.allowed_by
         exchange.call = call
         return call

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     policies: MaybePath = None
     backend: Literal["local", "aws"] = "local"
     attestation_root: MaybePath = None
+    xks_hosts: Words = ()
+    xks_ca_bundle: MaybePath = None
+    xks_timeout_s: Seconds = 0.25
     aws_signing: Literal["re-sign", "pass-through"] = "re-sign"
     aws_role: Annotated[str, StringConstraints(pattern=r"^(arn:[a-z-]+:iam::[0-9]{12}:role/[\w+=,.@/{}-]+)?$")] = ""
     aws_role_session_s: Annotated[int, Field(ge=900, le=43_200)] = 3_600

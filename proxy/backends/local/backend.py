@@ -21,6 +21,7 @@ from proxy.backends.local import (
     aliases,
     creation,
     cryptographic,
+    custom_stores,
     encapsulation,
     imports,
     key_policies,
@@ -37,10 +38,12 @@ from proxy.backends.local import (
 from proxy.backends.local.attested import answer_attested
 from proxy.backends.local.desk import Changing, Desk
 from proxy.backends.local.due import Due
+from proxy.backends.local.external_keys import EXTERNAL, names_external_key
 from proxy.backends.local.maintenance import Done, carry_out
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, Surroundings
 from proxy.backends.local.tables import Tables
+from proxy.backends.local.xks.client import XksClient
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError, SealBroken
 from proxy.sealed_store import SealedStore, StoreFailed
@@ -60,6 +63,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     encapsulation,
     public_keys,
     creation,
+    custom_stores,
     metadata,
     life,
     key_policies,
@@ -103,9 +107,10 @@ class LocalBackend:
         random: Callable[[int], bytes],
         authoriser: Authoriser,
         attestation_roots: tuple[Certificate, ...] = (),
+        xks: XksClient | None = None,
     ) -> None:
         migrate(store)
-        self._around = Surroundings(clock, random, authoriser, attestation_roots)
+        self._around = Surroundings(clock, random, authoriser, attestation_roots, xks)
         self._tables = Tables(store)
         self._desk = Desk(self._around, self._tables, store)
 
@@ -121,8 +126,10 @@ class LocalBackend:
 
     async def _answer(self, call: KmsCall) -> Answer:
         name = call.operation.name
+        self._tables.refresh()
+        if self._tables.all_stores.is_used and name in EXTERNAL and names_external_key(self._around, self._tables, call):
+            return await EXTERNAL[name](self._desk, call)
         if (reading := READINGS.get(name)) is not None:
-            self._tables.refresh()
             return reading(self._around, self._tables, call)
         if (changing := CHANGES.get(name)) is not None:
             return await self._desk.change(changing, call)

@@ -30,8 +30,9 @@ class KeysInChange:
     def count_aliases(self, key: Key) -> int:
         return self.tx.count_children(ALIAS, key.region, key.id)
 
-    def add_key(self, region: str, key_id: str, body: Body, secret: Secret) -> Key:
-        self.tx.put(KEY, region, key_id, body, secret)
+    def add_key(self, region: str, key_id: str, body: Body, secret: Secret, parent: str = "") -> Key:
+        """`parent` is the custom key store of a key that is in one."""
+        self.tx.put(KEY, region, key_id, body, secret, parent)
         return key_of(self._row(region, key_id))
 
     def alter_key(self, key: Key, secret: Secret | None = None, **members: Any) -> Key:  # Any: JSON values of the key's row
@@ -40,7 +41,7 @@ class KeysInChange:
         entry = self._row(key.region, key.id)
         body = {**entry.body, **members}
         body = {name: value for name, value in body.items() if value is not None or name == "deletion_s"}
-        self.tx.put(KEY, key.region, key.id, body, entry.secret if secret is None else secret)
+        self.tx.put(KEY, key.region, key.id, body, entry.secret if secret is None else secret, entry.parent)
         return key_of(self._row(key.region, key.id))
 
     def delete_key(self, key: Key) -> None:

@@ -8,11 +8,13 @@ from uuid import UUID
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.crypto import MATERIAL_ID_BYTES
 from proxy.backends.local.desk import Desk
+from proxy.backends.local.external_creation import Home, check_home, check_origin, find_home
 from proxy.backends.local.key_policies import check_new_policy, check_size
 from proxy.backends.local.keys import KeyState, new_key_body
 from proxy.backends.local.material import NewSecret, new_secret
 from proxy.backends.local.metadata import describe
 from proxy.backends.local.specs import ENCRYPT_DECRYPT, SPECS, SYMMETRIC, KeySpec
+from proxy.backends.local.stores import EXTERNAL_KEY_STORE
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import View
 from proxy.backends.local.tags import read_tags
@@ -42,8 +44,9 @@ class Asked:
 async def create_key(desk: Desk, call: KmsCall) -> Answer:
     asked = read(call)
     check_allowed(desk.around, desk.tables, call)
-    made = await desk.aside(new_secret, asked.spec, desk.around.random) if asked.origin == AWS_KMS else None
-    return await desk.change(lambda around, keys, call: _write(around, keys, call, asked, made), call)
+    made = await desk.aside(new_secret, asked.spec, desk.around.random) if asked.origin != EXTERNAL else None
+    home = await find_home(desk, call) if asked.origin == EXTERNAL_KEY_STORE else None
+    return await desk.change(lambda around, keys, call: _write(around, keys, call, asked, made, home), call)
 
 
 def check_allowed(around: Surroundings, view: View, call: KmsCall) -> None:
@@ -74,15 +77,18 @@ def read(call: KmsCall) -> Asked:
     if usage not in spec.algorithms:
         raise KmsError("ValidationException", f"KeyUsage {usage} is not compatible with KeySpec {name}")
     origin = parameters.get("Origin") or AWS_KMS
-    if origin not in (AWS_KMS, EXTERNAL) or "CustomKeyStoreId" in parameters or "XksKeyId" in parameters:
-        raise KmsError("UnsupportedOperationException", "Custom key stores are not supported yet.")
+    check_origin(parameters, origin, spec)
     check_size(parameters.get("Policy"))
     tags = read_tags(parameters.get("Tags") or ())
     is_multi_region = bool(parameters.get("MultiRegion"))
     return Asked(spec, usage, origin, is_multi_region, parameters.get("Description", ""), parameters.get("Policy"), tags)
 
 
-def _write(around: Surroundings, keys: KeysInChange, call: KmsCall, asked: Asked, made: NewSecret | None) -> Answer:
+def _write(
+    around: Surroundings, keys: KeysInChange, call: KmsCall, asked: Asked, made: NewSecret | None, home: Home | None
+) -> Answer:
+    if home is not None:
+        check_home(around, keys, call, home)
     created_s = round(around.clock(), 3)
     materials = []
     if made is not None:
@@ -100,9 +106,12 @@ def _write(around: Surroundings, keys: KeysInChange, call: KmsCall, asked: Asked
         policy=asked.policy,
         public=made.public.hex() if made is not None and made.public else None,
         multi_region={"primary": call.region, "replicas": []} if asked.is_multi_region else None,
+        custom_key_store=None if home is None else home.store_id,
+        xks_key=None if home is None else home.xks_key_id,
     )
     key_id = new_key_id(around, is_multi_region=asked.is_multi_region)
-    key = keys.add_key(call.region, key_id, body, Secret(b"" if made is None else made.secret))
+    parent = "" if home is None else home.store_id
+    key = keys.add_key(call.region, key_id, body, Secret(b"" if made is None else made.secret), parent)
     check_new_policy(around, keys, call, key)
     return Answer({"KeyMetadata": describe(key)}, (key.meant,))
 

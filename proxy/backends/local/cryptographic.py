@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxy.backends.local import oaep
+from proxy.backends.local import external, oaep
 from proxy.backends.local.crypto import SALT_BYTES, Ciphertext, decrypt, encode_context, encrypt, parse
+from proxy.backends.local.custom_stores import find_store
 from proxy.backends.local.desk import Desk
 from proxy.backends.local.keys import Key, KeyMaterial
 from proxy.backends.local.lookup import check_algorithm, check_use, named_key, stop_dry_run
@@ -21,6 +22,7 @@ from proxy.backends.local.specs import ENCRYPT_DECRYPT, SYMMETRIC
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import Tables
 from proxy.backends.local.versions import as_of
+from proxy.backends.local.xks.blob import ExternalCiphertext, parse_external
 from proxy.domain import Answer, KeyUse, KmsCall
 from proxy.errors import KmsError
 
@@ -51,7 +53,7 @@ class Sealed(NamedTuple):
     """A ciphertext's key; where the ciphertext is of the form that tells it, also the version of its material."""
 
     key: Key
-    told: tuple[Ciphertext, KeyMaterial] | None = None
+    told: tuple[Ciphertext | ExternalCiphertext, KeyMaterial] | None = None
 
     @property
     def version(self) -> KeyMaterial:
@@ -76,16 +78,22 @@ def _data_key(around: Surroundings, tables: Tables, call: KmsCall) -> tuple[Key,
     parameters = call.parameters
     refuse_recipient(call)
     key = named_key(around, tables, call, parameters["KeyId"])
-    spec, size = parameters.get("KeySpec"), parameters.get("NumberOfBytes")
-    if (spec is None) == (size is None):
-        raise KmsError("ValidationException", "Please specify either number of bytes or key spec.", keys=(key.meant,))
-    size_bytes: int = size or _DATA_KEY_BYTES[str(spec)]
+    size_bytes = data_key_bytes(call, key)
     check_data_key_use(key, call)
     random = around.random(size_bytes + SALT_BYTES)
     plaintext = random[SALT_BYTES:]
     blob = encrypt(key.current.material, plaintext, encode_context(parameters.get("EncryptionContext")), random[:SALT_BYTES])
     stop_dry_run(call, key.meant)
     return key, plaintext, blob
+
+
+def data_key_bytes(call: KmsCall, key: Key) -> int:
+    """How long the data key is to be. Raises KmsError where the call does not say it in just one way."""
+    spec, size = call.parameters.get("KeySpec"), call.parameters.get("NumberOfBytes")
+    if (spec is None) == (size is None):
+        raise KmsError("ValidationException", "Please specify either number of bytes or key spec.", keys=(key.meant,))
+    size_bytes: int = size or _DATA_KEY_BYTES[str(spec)]
+    return size_bytes
 
 
 def encrypt_plaintext(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
@@ -111,7 +119,7 @@ async def decrypt_blob(desk: Desk, call: KmsCall) -> Answer:
     stop_dry_run(call, key.meant)
     members = {"KeyId": key.arn, "Plaintext": plaintext, "EncryptionAlgorithm": algorithm}
     version = sealed.version
-    if key.about.is_symmetric:
+    if key.about.is_symmetric and not external.is_external(key):
         members["KeyMaterialId"] = version.id
     return Answer(members, (version.use,))
 
@@ -133,7 +141,11 @@ async def re_encrypt(desk: Desk, call: KmsCall) -> Answer:
     from_algorithm = _checked_algorithm(call, source, _FROM, both)
     to_algorithm = _checked_algorithm(call, destination, _TO, both)
     plaintext = await _open(desk, tables, call, sealed, _FROM, both)
-    blob = _seal(around, tables, call, destination, _TO, plaintext, both)
+    if external.is_external(destination):
+        context = encode_context(call.parameters.get(_TO.context))
+        blob = await external.seal(desk, call, destination, plaintext, context, both)
+    else:
+        blob = _seal(around, tables, call, destination, _TO, plaintext, both)
     stop_dry_run(call, *both)
     version, current = sealed.version, destination.current
     members = {
@@ -143,9 +155,9 @@ async def re_encrypt(desk: Desk, call: KmsCall) -> Answer:
         "SourceEncryptionAlgorithm": from_algorithm,
         "DestinationEncryptionAlgorithm": to_algorithm,
     }
-    if source.about.is_symmetric:
+    if source.about.is_symmetric and not external.is_external(source):
         members["SourceKeyMaterialId"] = version.id
-    if destination.about.is_symmetric:
+    if destination.about.is_symmetric and not external.is_external(destination):
         members["DestinationKeyMaterialId"] = current.id
     return Answer(members, (version.use, current.use))
 
@@ -154,7 +166,8 @@ def generate_random(around: Surroundings, tables: Tables, call: KmsCall) -> Answ
     refuse_recipient(call)
     around.authoriser.check(tables, call, "kms:GenerateRandom", None)
     if "CustomKeyStoreId" in call.parameters:
-        raise KmsError("CustomKeyStoreNotFoundException", f"There is no key store {call.parameters['CustomKeyStoreId']}.")
+        find_store(tables.all_stores.of(call.principal.account_id, call.region), call.parameters["CustomKeyStoreId"])
+        raise KmsError("UnsupportedOperationException", "Random bytes are not to be had from an external key store.")
     size = call.parameters.get("NumberOfBytes")
     if size is None:
         raise KmsError("ValidationException", "NumberOfBytes is required.")
@@ -183,7 +196,7 @@ def _find_sealed(around: Surroundings, tables: Tables, call: KmsCall, role: Role
         raise _missing("CiphertextBlob", meant)
     if named is not None and not is_told:
         return Sealed(named)
-    ciphertext = parse(blob)
+    ciphertext = parse(blob) or parse_external(blob)
     if ciphertext is None:
         raise KmsError("InvalidCiphertextException", keys=meant)
     found = tables.find_material(call.region, ciphertext.material_id)
@@ -200,6 +213,9 @@ def _find_sealed(around: Surroundings, tables: Tables, call: KmsCall, role: Role
         raise KmsError("AccessDeniedException", _UNKNOWN_KEY)
     else:
         _check_untold(around, tables, call, found[0], action)
+    if isinstance(ciphertext, ExternalCiphertext) != external.is_external(found[0]):
+        # The external key manager sees the inner ciphertext of its keys: alone it is none of theirs.
+        raise KmsError("InvalidCiphertextException", keys=(found[0].meant,))
     return Sealed(found[0], (ciphertext, found[1]))
 
 
@@ -216,6 +232,9 @@ async def _open(desk: Desk, tables: Tables, call: KmsCall, sealed: Sealed, role:
     key = sealed.key
     if sealed.told is not None:
         ciphertext, version = sealed.told
+        if isinstance(ciphertext, ExternalCiphertext):
+            context = encode_context(call.parameters.get(role.context))
+            return await external.open_sealed(desk, call, key, version, ciphertext, context, keys)
         plaintext = decrypt(version.material, ciphertext, encode_context(call.parameters.get(role.context)))
     else:
         algorithm, blob = call.parameters[role.algorithm], call.parameters["CiphertextBlob"]
@@ -265,6 +284,7 @@ def _try_without_ciphertext(around: Surroundings, tables: Tables, call: KmsCall,
         key = named_key(around, tables, call, call.parameters[role.key], role.action)
         keys += (key.meant,)
         check_use(key, call, ENCRYPT_DECRYPT, keys)
+        external.check_store(tables, key, keys)
         _checked_algorithm(call, key, role, keys)
     stop_dry_run(call, *keys)
 

@@ -10,6 +10,7 @@ from cryptography.x509 import Certificate
 
 from proxy.backends.local.keys import Key
 from proxy.backends.local.tables import View
+from proxy.backends.local.xks.client import XksClient
 from proxy.domain import KmsCall
 from proxy.errors import KmsError
 
@@ -39,6 +40,7 @@ class Surroundings:
     random: Callable[[int], bytes]
     authoriser: Authoriser
     attestation_roots: tuple[Certificate, ...] = ()  # whose attestation documents are believed
+    xks: XksClient | None = None  # the way to external key stores
 
 
 def foreign(call: KmsCall, action: str) -> KmsError:

@@ -22,6 +22,7 @@ from proxy.backends.local.keys import ALIAS, KEY, Alias, Key, KeyMaterial, alias
 from proxy.backends.local.lazy import Lazy, LazyMap
 from proxy.backends.local.loaded import LoadedPairs
 from proxy.backends.local.specs import SYMMETRIC
+from proxy.backends.local.stores import CUSTOM_STORE, StoreTable
 from proxy.sealed_store import Entry, SealedStore
 
 _log = logging.getLogger(__name__)
@@ -214,7 +215,13 @@ class Tables:
         self.pairs = LoadedPairs()
         self.all_keys = KeyTable(self._accounts, self.pairs)
         self.all_grants = GrantTable()
-        self._tables: dict[str, Table] = {KEY: self.all_keys, ALIAS: AliasTable(self._accounts), GRANT: self.all_grants}
+        self.all_stores = StoreTable()
+        self._tables: dict[str, Table] = {
+            KEY: self.all_keys,
+            ALIAS: AliasTable(self._accounts),
+            GRANT: self.all_grants,
+            CUSTOM_STORE: self.all_stores,
+        }
         self._generation = 0
         self._seen = store.published
         self._load()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.proxy.local.world import World
+from tests.proxy.local.xks_proxy import XksWorld
 
 
 @pytest.fixture
@@ -25,3 +26,11 @@ def pair(tmp_path: Path) -> Iterator[tuple[World, World]]:
     yield one, other
     one.close()
     other.close()
+
+
+@pytest.fixture
+def xks(tmp_path: Path) -> Iterator[XksWorld]:
+    """A world with an external key manager."""
+    one = XksWorld(tmp_path)
+    yield one
+    one.close()

@@ -10,7 +10,15 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from proxy.backends.aws.transport import Endpoint, Transport, UpstreamFailed, UpstreamRequest, UpstreamResponse
+from proxy.backends.aws.transport import (
+    UNANSWERED,
+    Endpoint,
+    MayHaveBeenSent,
+    Transport,
+    UpstreamFailed,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from proxy.backends.local.xks import messages
 from proxy.backends.local.xks.blob import Outer
 from proxy.backends.local.xks.faults import Fault, XksFailed
@@ -24,9 +32,7 @@ class XksClient:
     """Asks external key store proxies. One for each worker. `make_transport` is called once, at the first request, on the event
     loop; `clock` gives the time that requests are signed with. Every method raises XksFailed."""
 
-    def __init__(
-        self, make_transport: Callable[[], Transport], clock: Callable[[], float], timeout_s: float = TIMEOUT_S
-    ) -> None:
+    def __init__(self, make_transport: Callable[[], Transport], clock: Callable[[], float], timeout_s: float = TIMEOUT_S) -> None:
         self._make_transport = make_transport
         self._clock = clock
         self._timeout_s = timeout_s
@@ -85,4 +91,7 @@ def _is_tls(failure: UpstreamFailed) -> bool:
 def _fault(failure: UpstreamFailed, is_late: bool) -> Fault:
     if _is_tls(failure):
         return Fault.TLS
-    return Fault.TIMED_OUT if failure.timed_out or is_late else Fault.UNREACHABLE
+    if failure.timed_out or is_late:
+        return Fault.TIMED_OUT
+    has_answered = isinstance(failure, MayHaveBeenSent) and failure.what != UNANSWERED
+    return Fault.UNREADABLE if has_answered else Fault.UNREACHABLE

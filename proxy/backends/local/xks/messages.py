@@ -1,7 +1,7 @@
 """Requests to an external key store proxy, and what its answers say. Pure, with the time as an argument.
 
-Answers are read strictly: every member that is needed, in its kind and length. The integrity value of a ciphertext (specification,
-appendix C) is always asked for and compared.
+Answers are read strictly: every member that is needed, in its kind and length. The integrity value of a ciphertext
+(specification, appendix C) is always asked for and compared.
 """
 
 from __future__ import annotations
