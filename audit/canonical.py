@@ -45,6 +45,7 @@ _IDENTITY_KEYS = (
     ("accountId", "account_id"),
     ("accessKeyId", "access_key_id"),
     ("userName", "user_name"),
+    ("invokedBy", "invoked_by"),
 )
 _ISSUER_KEYS = (("principalId", "principal_id"), ("arn", "arn"), ("accountId", "account_id"), ("userName", "user_name"))
 #: Keys in the line, and the fields that they are of: of parts that are left out whole, or key by key, where there is nothing.

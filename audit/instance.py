@@ -53,6 +53,11 @@ class Instance:
         return self.data / "keystore.db"
 
     @property
+    def maintenance(self) -> Path:
+        """The lock of the worker whose turn it is to do what time does to keys."""
+        return self.data / "maintenance.lock"
+
+    @property
     def credentials(self) -> Path:
         return self.data / "credentials"
 

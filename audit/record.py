@@ -156,7 +156,8 @@ class SessionContext:
 
 @dataclass(frozen=True, slots=True)
 class UserIdentity:
-    """CloudTrail's userIdentity. ``type``: IAMUser, AssumedRole, …, or Unknown for who could not be authenticated."""
+    """CloudTrail's userIdentity. ``type``: IAMUser, AssumedRole, …, AWSService for what the service does by itself (`invoked_by`
+    says who that is), or Unknown for who could not be authenticated."""
 
     type: str
     principal_id: str | None = None
@@ -165,6 +166,7 @@ class UserIdentity:
     access_key_id: str | None = None
     user_name: str | None = None
     session: SessionContext | None = None
+    invoked_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

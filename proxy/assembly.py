@@ -39,6 +39,7 @@ from proxy.backends.local.backend import LocalBackend
 from proxy.backends.local.xks.client import XksClient
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
+from proxy.clock import Clock, clock_of
 from proxy.dialect import KmsDialect
 from proxy.domain import KmsCall, Principal, RawRequest
 from proxy.errors import SetupError
@@ -46,6 +47,7 @@ from proxy.forwarded import TrustedNetworks
 from proxy.kms.hosts import endpoint_host
 from proxy.kms.model import ServiceModel
 from proxy.limits import CallerRates
+from proxy.maintenance import Maintenance
 from proxy.metrics import Counts
 from proxy.permissions import Permissions
 from proxy.pipeline import Authenticator, Authorise, ClientOf, Pipeline
@@ -79,23 +81,25 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A pipeline, and how what is behind it is closed."""
+    """A pipeline, how what is behind it is closed, and what is to be done beside calls."""
 
     pipeline: Pipeline
     close: Close
+    maintenance: Maintenance | None  # of the embedded KMS
 
 
 def assemble(settings: Settings, parts: Parts) -> Assembly:
     """The pipeline that `settings` ask for. Raises SetupError where it cannot be. Called inside a running event loop."""
-    callers = Callers(parts.store, time.time, os.urandom)
+    clock = clock_of(settings.clock)
+    callers = Callers(parts.store, clock, os.urandom)
     verifier: Authenticator = Verifier(callers.find)
     sts: StsService | None = None
     proof = IdentityProof.SIGNATURE
     authorise, client_of = _authorise(settings, parts.instance.account_id), _client_of(settings)
     # What has something to close comes last: until here there is nothing to undo.
     if settings.backend == "local":
-        sts = StsService(parts.store, callers, time.time, os.urandom)
-        backend, close = _local(settings, parts, sts)
+        sts = StsService(parts.store, callers, clock, os.urandom)
+        backend, close = _local(settings, parts, clock, sts)
     elif settings.aws_signing == "re-sign":
         backend, close = _re_signing(settings, parts)
     else:
@@ -112,7 +116,7 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
     pipeline_of = partial(
         Pipeline,
         log=parts.log,
-        now_us=lambda: time.time_ns() // 1_000,
+        now_us=_now_us,
         new_id=parts.new_id,
         client_of=client_of,
         may_call=may_call,
@@ -127,17 +131,25 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
             backend=sts,
             recorder=recording(event_source="sts.amazonaws.com", resource_type="AWS::IAM::Role", has_accounts=True),
         )
+    recorder = recording(has_accounts=settings.backend == "local")
     pipeline = pipeline_of(
         verifier=verifier,
         proof=proof,
         dialect=KmsDialect(parts.model, forwards=backend.forwards),
         backend=backend,
-        recorder=recording(has_accounts=settings.backend == "local"),
+        recorder=recorder,
         authorise=authorise,
         beside=beside,
         is_for_beside=is_for_sts,
     )
-    return Assembly(pipeline, close)
+    maintenance = None
+    if isinstance(backend, LocalBackend):
+        maintenance = Maintenance(backend, recorder, parts.log, _now_us, clock, parts.instance.maintenance)
+    return Assembly(pipeline, close, maintenance)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
 
 
 def _authorise(settings: Settings, account_id: str) -> Authorise | None:
@@ -170,11 +182,12 @@ def _client_of(settings: Settings) -> ClientOf | None:
     return client_of
 
 
-def _local(settings: Settings, parts: Parts, sts: StsService) -> tuple[Backend, Close]:
+def _local(settings: Settings, parts: Parts, clock: Clock, sts: StsService) -> tuple[Backend, Close]:
     roots = _attestation_roots(settings)
-    authoriser = PolicyAuthoriser(Permissions(parts.store), time.time)
+    authoriser = PolicyAuthoriser(Permissions(parts.store), clock)
+    # What is signed for a proxy outside is signed at the real time.
     xks = XksClient(_xks_transport(settings, parts), time.time, settings.xks_timeout_s)
-    local = LocalBackend(parts.store, time.time, os.urandom, authoriser, attestation_roots=roots, xks=xks)
+    local = LocalBackend(parts.store, clock, os.urandom, authoriser, attestation_roots=roots, xks=xks)
 
     async def close() -> None:
         local.close()

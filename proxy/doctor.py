@@ -25,7 +25,9 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from proxy.clock import VirtualClock
 from proxy.entrances import LISTENERS
+from proxy.errors import ProxyError
 from proxy.kms.hosts import endpoint_host, kms_region
 from proxy.settings import Settings, host_and_port
 
@@ -81,7 +83,7 @@ def run(settings: Settings, environment: Mapping[str, str]) -> list[Check]:
     for name, look in CHECKS:
         try:
             verdict, seen, advice = look(around)
-        except (OSError, ssl.SSLError, http.client.HTTPException, ValueError) as error:
+        except (OSError, ssl.SSLError, http.client.HTTPException, ValueError, ProxyError) as error:
             verdict, seen, advice = Verdict.FAILED, str(error) or type(error).__name__, ""
         done.append(Check(name, verdict, seen, advice))
     return done
@@ -134,6 +136,17 @@ def _health(around: Surroundings) -> Finding:
     if response.status != 200:
         return Verdict.FAILED, f"not ready: {body}", "see what it says, and its log"
     return Verdict.OK, f"ready, at {host}:{port}", ""
+
+
+def _virtual_clock(around: Surroundings) -> Finding:
+    file = around.settings.clock
+    if file is None:
+        return Verdict.OK, "keys live by the system's time", ""
+    return (
+        Verdict.WARNING,
+        f"keys live by a virtual clock, {VirtualClock(file).offset_s:+.0f} s: they are deleted, rotated and expire by it",
+        "it is for tests: take `clock` out of the settings of a server that matters",
+    )
 
 
 def _upstream_loop(around: Surroundings) -> Finding:
@@ -312,6 +325,7 @@ CHECKS: tuple[tuple[str, Callable[[Surroundings], Finding]], ...] = (
     ("secrets", _secrets),
     ("free disk", _disk),
     ("health", _health),
+    ("virtual clock", _virtual_clock),
     ("upstream's name", _upstream_loop),
     ("CA", _ca),
     ("server certificate", _server_certificate),

@@ -29,6 +29,7 @@ from proxy.assembly import log_place, make_ids, read_master_key
 from proxy.authorization import PolicyAuthoriser, operator
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
+from proxy.clock import clock_of
 from proxy.domain import Answer, KmsCall, Operation, Origin, RawRequest
 from proxy.errors import KmsError, ProxyError, SetupError
 from proxy.kms.arn import partition_of
@@ -89,8 +90,9 @@ class Host:
         self._new_id = make_ids(os.urandom)
         self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
         self._operator = operator(instance.account_id, os.getuid(), host_user())
-        self.callers = Callers(self._store, time.time, os.urandom)
-        self.roles = Roles(self._store, time.time, os.urandom)
+        self._clock = clock_of(settings.clock)
+        self.callers = Callers(self._store, self._clock, os.urandom)
+        self.roles = Roles(self._store, self._clock, os.urandom)
         self.permissions = Permissions(self._store)
 
     def __enter__(self) -> Host:
@@ -108,7 +110,7 @@ class Host:
         exchange.allowed_by = call.allowed_by
 
         async def answer() -> Answer:
-            backend = LocalBackend(self._store, time.time, os.urandom, PolicyAuthoriser(self.permissions, time.time))
+            backend = LocalBackend(self._store, self._clock, os.urandom, PolicyAuthoriser(self.permissions, self._clock))
             try:
                 return await backend.call(call)
             finally:

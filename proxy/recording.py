@@ -61,6 +61,8 @@ def operation_name(claimed: str) -> str:
     return claimed if _OPERATION_NAME.fullmatch(claimed) else "UnknownOperation"
 
 
+#: What CloudTrail writes for the service itself.
+_AWS_INTERNAL = "AWS Internal"
 _INTEGERS = (-(1 << 63), 1 << 63)  # what every reader of JSON takes for a whole number; others are recorded as their digits
 _YEAR_10000 = 253_402_300_800  # seconds since the epoch: what datetime cannot say stays a number
 
@@ -102,6 +104,61 @@ class Recorder:
         if isinstance(outcome, Answer):
             return self._record(exchange, Phase.OUTCOME, now_us, outcome, None)
         return self._record(exchange, Phase.OUTCOME, now_us, None, outcome)
+
+    def service_event(
+        self,
+        name: str,
+        region: str,
+        now_us: int,
+        details: Mapping[str, Any],  # Any: JSON
+        keys: Sequence[KeyUse],
+        *,
+        phase: Phase = Phase.OUTCOME,
+        intent_id: str | None = None,
+        error: KmsError | None = None,
+    ) -> AuditRecord:
+        """The record of what the service does to `keys` by itself, in CloudTrail's form (AWS KMS developer guide, "RotateKey",
+        "DeleteKey", "DeleteExpiredKeyMaterial"); `userIdentity` has a type beside, as every record here."""
+        account_id = keys[0].account_id
+        is_deleted = name == "DeleteKey" and phase is Phase.OUTCOME and error is None
+        return AuditRecord(
+            time_us=now_us,
+            event_id=self._new_id(),
+            event_name=name,
+            event_type="AwsServiceEvent",
+            identity=UserIdentity("AWSService", account_id=account_id, invoked_by=_AWS_INTERNAL),
+            aws_region=region,
+            source_ip=_AWS_INTERNAL,
+            user_agent=_AWS_INTERNAL,
+            response_elements={"keyId": keys[0].arn} if is_deleted else None,
+            service_event_details=details,
+            error_code=None if error is None else error.code,
+            error_message=None if error is None else error.message,
+            read_only=False,
+            resources=tuple(_resource(key.arn, key.account_id) for key in keys),
+            recipient_account_id=account_id,
+            phase=phase,
+            intent_id=intent_id,
+            backend=self._backend,
+            wire_error=None if error is None else error.code,
+        )
+
+    def own_event(self, name: str, now_us: int, details: Mapping[str, Any]) -> AuditRecord:  # Any: JSON
+        """The record of something about keytrail itself that nobody asked for."""
+        return AuditRecord(
+            time_us=now_us,
+            event_id=self._new_id(),
+            event_name=name,
+            event_source="keytrail",
+            event_type="AwsServiceEvent",
+            identity=UserIdentity("AWSService", principal_id="keytrail"),
+            aws_region=self._home_region,
+            source_ip="keytrail",
+            service_event_details=details,
+            read_only=False,
+            recipient_account_id=self._account_id,
+            backend=self._backend,
+        )
 
     def _record(
         self, exchange: Exchange, phase: Phase, now_us: int, answer: Answer | None, error: KmsError | None

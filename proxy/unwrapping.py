@@ -21,6 +21,7 @@ from proxy import settings
 from proxy.assembly import read_master_key
 from proxy.backends.local.keys import KEY, KeyState, key_of
 from proxy.callers import Callers
+from proxy.clock import clock_of
 from proxy.errors import ProxyError
 from proxy.policy.access import AuthorizationRequest
 from proxy.policy.evaluate import Guardrails, load
@@ -41,7 +42,7 @@ def who_can_unwrap(data: Path, key: str, context: Mapping[str, str]) -> Standing
     except (ProxyError, AuditError, OSError) as error:
         return Standing(key, reason=f"not known: {error}")
     try:
-        found = _standing(store, guardrails, key, context)
+        found = _standing(store, guardrails, key, context, clock_of(chosen.clock)())
         return replace(found, guardrails=None if chosen.policies is None else str(chosen.policies))
     except ProxyError as error:
         return Standing(key, reason=f"not known: {error}")
@@ -49,11 +50,11 @@ def who_can_unwrap(data: Path, key: str, context: Mapping[str, str]) -> Standing
         store.close()
 
 
-def _standing(store: SealedStore, guardrails: Guardrails, key: str, context: Mapping[str, str]) -> Standing:
+def _standing(store: SealedStore, guardrails: Guardrails, key: str, context: Mapping[str, str], now_s: float) -> Standing:
     region, account_id, name = key.split(":", 5)[3:]
     rows = (entry for entry in store.changes_since(0, (KEY,)).entries if not entry.deleted)
     found = next((key_of(entry) for entry in rows if (entry.region, f"key/{entry.id}") == (region, name)), None)
-    if found is None or found.is_gone(time.time()):
+    if found is None or found.is_gone(now_s):
         return Standing(key, reason="nobody: the key is not there, or deleted")
     if found.state is not KeyState.ENABLED:
         return Standing(key, reason=f"nobody: the key is {found.state.value}")

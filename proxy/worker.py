@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 _RECOVERY_INTERVAL_S = 1.0
 _HEALTH_INTERVAL_S = 0.2
 _COUNTS_INTERVAL_S = 1.0
+_MAINTENANCE_INTERVAL_S = 1.0
 _GC_THRESHOLD = 20_000  # a call leaves no cycles behind; the default would look for some every few calls
 
 
@@ -156,6 +158,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     _report(Status(ready=True))
     at_work = Work(settings, assembly, parts, listener, entrances)
     watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
+    maintaining = loop.create_task(at_work.maintain(stop))
     await stop.wait()
 
     loop.remove_reader(0)
@@ -166,6 +169,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     if not await listener.drain(drain_s):
         _log.warning("not all calls finished within %s s", drain_s)
     await closing
+    await maintaining
     await log.close()
     await at_work.close()
     store.close()
@@ -204,6 +208,14 @@ class Work:
             retiring.add_done_callback(self._retiring.discard)
             _log.info("works by the new settings")
 
+    async def maintain(self, stop: asyncio.Event) -> None:
+        """Do what time does to keys, until `stop`; what has begun then is finished."""
+        while not stop.is_set():
+            if self._assembly.maintenance is not None:
+                await self._assembly.maintenance.run()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _MAINTENANCE_INTERVAL_S)
+
     async def close(self) -> None:
         """Close what is behind the pipeline; calls have ended, or are given up."""
         for retiring in self._retiring:
@@ -213,8 +225,8 @@ class Work:
 
 
 async def _retire(old: Assembly) -> None:
-    """Close an assembly when the calls that began in it have ended."""
-    while old.pipeline.under_way:  # noqa: ASYNC110 - an event would be on the way of every call, for this alone
+    """Close an assembly when what began in it has ended."""
+    while old.pipeline.under_way or (old.maintenance is not None and old.maintenance.busy):  # noqa: ASYNC110 - an event would be on the way of every call, for this alone
         await asyncio.sleep(_HEALTH_INTERVAL_S)
     await old.close()
 

@@ -22,7 +22,12 @@ class Happening(Enum):
     DELETION = "DeleteKey"
     EXPIRY = "DeleteExpiredKeyMaterial"
     ROTATION = "RotateKey"
-    ROTATED = "RotateKey: to be told"  # the event of a rotation on demand
+    ROTATED = "RotateKey, on demand"  # which was done by the call; its event is due
+
+    @property
+    def event(self) -> str:
+        """The name that CloudTrail has for it."""
+        return self._value_.partition(",")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,10 @@ class DueKeys:
             self._times[name] = due_s
             heappush(self._heap, (due_s, region, key_id))
 
-    def until(self, now_s: float) -> list[Due]:
+    def until(self, now_s: float, most: int = 100) -> list[Due]:
         """What is due by `now_s`, the first first, one thing of each key; it stays due until its row says otherwise."""
         found: list[Due] = []
-        while self._heap and self._heap[0][0] <= now_s:
+        while len(found) < most and self._heap and self._heap[0][0] <= now_s:
             at_s, region, key_id = heappop(self._heap)
             if self._times.get((region, key_id)) != at_s:
                 continue  # it was moved or cancelled
