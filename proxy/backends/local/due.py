@@ -7,13 +7,17 @@ is done by the call that asks for it, and leaves the event of it to be recorded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
 
 from proxy.backends.local.keys import Key, KeyState
+from proxy.errors import SealBroken
 from proxy.sealed_store import Body
+
+_log = logging.getLogger(__name__)
 
 
 class Happening(Enum):
@@ -99,7 +103,11 @@ class DueKeys:
             if self._times.get((region, key_id)) != at_s:
                 continue  # it was moved or cancelled
             del self._times[(region, key_id)]
-            key = self._find(region, key_id)
+            try:
+                key = self._find(region, key_id)
+            except SealBroken as fault:  # told once: what is due of the others is done all the same
+                _log.error("nothing is done to a key though something is due of it: %s", fault)
+                continue
             due = None if key is None else due_of(key)
             if due is not None and due.at_s <= now_s:
                 found.append(due)

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -315,6 +316,24 @@ def test_a_virtual_clock_is_told_at_first_and_whenever_it_was_moved(world: World
     first, second = worker.lines()
     assert (first["eventName"], first["eventSource"], first["eventType"]) == ("SetVirtualClock", "keytrail", "AwsServiceEvent")
     assert [one["serviceEventDetails"] for one in (first, second)] == [{"offsetSeconds": 100.0}, {"offsetSeconds": 86500.0}]
+
+
+def test_a_row_that_another_hand_changed_does_not_keep_the_others(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    broken, whole = world.new_key(), world.new_key()
+    for key in (broken, whole):
+        world("ScheduleKeyDeletion", KeyId=key)
+    with sqlite3.connect(world.store.path) as other_hand:
+        other_hand.execute("UPDATE entries SET sealed = zeroblob(length(sealed)) WHERE id = ?", (broken,))
+    other_hand.close()
+    again = World(world.store.path, world.clock)
+    world.clock.now_s += 30 * DAY_S
+    worker = Worker(again)
+    with caplog.at_level(logging.ERROR):
+        worker.run()
+        worker.run()
+    again.close()
+    assert [one.resources[0].arn for one in worker.log.records] == [arn_of(whole)] * 2
+    assert len([one for one in caplog.records if "nothing is done" in one.message]) == 1
 
 
 def test_much_that_is_due_is_done_in_parts(world: World) -> None:
