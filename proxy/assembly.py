@@ -91,8 +91,9 @@ class Assembly:
 def assemble(settings: Settings, parts: Parts) -> Assembly:
     """The pipeline that `settings` ask for. Raises SetupError where it cannot be. Called inside a running event loop."""
     clock = clock_of(settings.clock)
+    clock_us = None if settings.clock is None else lambda: int(clock() * 1_000_000)  # by which sessions end
     callers = Callers(parts.store, clock, os.urandom)
-    verifier: Authenticator = Verifier(callers.find)
+    verifier: Authenticator = Verifier(callers.find, clock_us=clock_us)
     sts: StsService | None = None
     proof = IdentityProof.SIGNATURE
     authorise, client_of = _authorise(settings, parts.instance.account_id), _client_of(settings)
@@ -126,7 +127,7 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
     beside = None
     if sts is not None:
         beside = pipeline_of(
-            verifier=Verifier(callers.find, service="sts", must_sign=HOST_SIGNED),
+            verifier=Verifier(callers.find, service="sts", must_sign=HOST_SIGNED, clock_us=clock_us),
             dialect=StsDialect.load(),
             backend=sts,
             recorder=recording(event_source="sts.amazonaws.com", resource_type="AWS::IAM::Role", has_accounts=True),

@@ -135,7 +135,7 @@ class Recorder:
             error_code=None if error is None else error.code,
             error_message=None if error is None else error.message,
             read_only=False,
-            resources=tuple(_resource(key.arn, key.account_id) for key in keys),
+            resources=tuple(_resource(key.arn, key.account_id, self._resource_type) for key in keys),
             recipient_account_id=account_id,
             phase=phase,
             intent_id=intent_id,

@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.creation import EXTERNAL
-from proxy.backends.local.key_policies import check_new_policy, check_size
+from proxy.backends.local.key_policies import check_new_policy, check_size, policy_of
 from proxy.backends.local.keys import Key, KeyState, new_key_body
 from proxy.backends.local.lookup import check_usable, managed_key
 from proxy.backends.local.metadata import describe
@@ -71,7 +71,8 @@ def replicate_key(around: Surroundings, keys: KeysInChange, call: KmsCall) -> An
     check_new_policy(around, keys, there, made)
     metadata = describe(made) | {"KeyState": KeyState.CREATING.value, "Enabled": False}
     listed = [{"TagKey": name, "TagValue": value} for name, value in tags.items()]
-    return Answer({"ReplicaKeyMetadata": metadata, "ReplicaTags": listed}, (key.meant,))
+    members = {"ReplicaKeyMetadata": metadata, "ReplicaPolicy": policy_of(made), "ReplicaTags": listed}
+    return Answer(members, (key.meant,))
 
 
 def update_primary_region(around: Surroundings, keys: KeysInChange, call: KmsCall) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any  # members of answers: JSON values, as in `proxy.domain.Members`
 
 import pytest
@@ -41,6 +42,7 @@ def test_a_replica_shares_id_and_material_and_nothing_that_is_its_own(world: Wor
     made = answer.members["ReplicaKeyMetadata"]
     assert (made["KeyState"], made["Enabled"], made["Arn"]) == ("Creating", False, arn_of(key, EU))
     assert answer.members["ReplicaTags"] == tags and answer.keys[0].arn == arn_of(key)
+    assert json.loads(answer.members["ReplicaPolicy"])["Id"] == "key-default-1"
     replica, primary = described(world, key, EU), described(world, key)
     assert (replica["KeyId"], replica["KeyState"], replica["Description"]) == (key, "Enabled", "replica")
     assert replica["CurrentKeyMaterialId"] == primary["CurrentKeyMaterialId"] == made["CurrentKeyMaterialId"]
