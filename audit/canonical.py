@@ -22,6 +22,7 @@ from audit.record import (
     AuditRecord,
     ClientCertificate,
     DeniedBy,
+    Effect,
     IdentityProof,
     JsonValue,
     Phase,
@@ -175,7 +176,7 @@ def decode(line: bytes) -> AuditRecord:
         peer=extension.get("peer"),
         client_certificate=_decode_part(ClientCertificate, _CERTIFICATE_KEYS, extension.get("clientCertificate")),
         upstream=_decode_part(Upstream, _UPSTREAM_KEYS, extension.get("upstream")),
-        effect_unknown=extension.get("effect") == "unknown",
+        effect=Effect(extension["effect"]) if "effect" in extension else None,
         denied_by=_decode_part(DeniedBy, _DENIED_KEYS, extension.get("deniedBy")),
         allowed_by=tuple(AllowedBy(**one) for one in extension.get("allowedBy", ())),
     )
@@ -268,8 +269,8 @@ def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[
         extension["clientCertificate"] = _encode_certificate(record.client_certificate)
     if record.upstream is not None:
         extension["upstream"] = _encode_part(record.upstream, _UPSTREAM_KEYS)
-    if record.effect_unknown:
-        extension["effect"] = "unknown"
+    if record.effect is not None:
+        extension["effect"] = record.effect._value_
     if record.denied_by is not None:
         extension["deniedBy"] = _encode_part(record.denied_by, _DENIED_KEYS)
     if record.allowed_by:

@@ -4,6 +4,8 @@ Group commit: the event loop's thread numbers and encodes records; at the end of
 one writer thread, which writes them with one call and makes them durable with one fdatasync. There is no batching window: batches
 form by themselves while the disk is busy with the one before. Each waiter is woken alone, so that one that has gone harms nobody.
 
+What a change did is known to who makes changes: `effect_of` tells it of an intent without an outcome, when the log is opened.
+
 When the disk fails, every waiter gets `CommitFailed`, the log is poisoned, and `commit` refuses until `recover` has succeeded.
 """
 
@@ -15,20 +17,21 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
 from audit import canonical
 from audit.errors import AuditError, CommitFailed, LogIncident, LogInUse
 from audit.log import LogWriter, Recovered, open_log
-from audit.record import AuditRecord, JsonValue, Phase, UserIdentity
+from audit.record import AuditRecord, Effect, JsonValue, Phase, Resource, UserIdentity
 from audit.segments import LONGEST_LINE_BYTES, SegmentFolder, segment_name
 
-__all__ = ["AuditLog", "BlockingLog", "LogPlace", "Receipt"]
+__all__ = ["AuditLog", "BlockingLog", "Known", "LogPlace", "Receipt"]
 
 _HISTORY_TAIL_BYTES = 16 << 10
 _NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
@@ -41,6 +44,17 @@ class Receipt(NamedTuple):
 
     log: str
     sequence: int
+
+
+class Known(NamedTuple):
+    """What is known of the effect of a call whose outcome was lost: whether it was made, and of what."""
+
+    effect: Effect
+    resources: tuple[Resource, ...] = ()
+
+
+#: What is known of the effect of an intent; None where nothing is. Nobody makes that change any more when it is asked.
+EffectOf: TypeAlias = Callable[[AuditRecord], Known | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +89,9 @@ class AuditLog:
     Opening recovers: it blocks, and raises `LogIncident`, `LogInUse` or OSError. What recovery found is recorded first.
     """
 
-    def __init__(self, place: LogPlace, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, place: LogPlace, loop: asyncio.AbstractEventLoop, effect_of: EffectOf | None = None) -> None:
         self._place = place
+        self._effect_of = effect_of
         self._loop = loop
         self._waiting: list[_Waiting] = []
         self._next = 0  # the next record's place
@@ -123,7 +138,9 @@ class AuditLog:
         self._disk.release()
 
     def _start(self, at_least: int = 0, *, is_poisoned: bool = False) -> None:
-        self._disk, self._writer = _open(self._place, at_least, new_segment=is_poisoned)
+        # Where this process opens it anew, calls may still be under way: what they have not done yet, they may do yet.
+        effect_of = _made(self._effect_of) if is_poisoned else self._effect_of
+        self._disk, self._writer = _open(self._place, at_least, new_segment=is_poisoned, effect_of=effect_of)
         self._next = self._writer.records
         self._waiting = []
         self._is_writing = False
@@ -182,12 +199,12 @@ class BlockingLog:
     Another command that writes the same log is waited for, up to `patience_s`. Raises what opening an `AuditLog` raises.
     """
 
-    def __init__(self, place: LogPlace, *, patience_s: float = 5.0) -> None:
+    def __init__(self, place: LogPlace, *, patience_s: float = 5.0, effect_of: EffectOf | None = None) -> None:
         self._name = place.name
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                self._disk, self._writer = _open(place)
+                self._disk, self._writer = _open(place, effect_of=effect_of)
                 return
             except LogInUse:
                 if time.monotonic() >= deadline:
@@ -215,7 +232,9 @@ class BlockingLog:
         return receipt
 
 
-def _open(place: LogPlace, at_least: int = 0, *, new_segment: bool = False) -> tuple[SegmentFolder, LogWriter]:
+def _open(
+    place: LogPlace, at_least: int = 0, *, new_segment: bool = False, effect_of: EffectOf | None = None
+) -> tuple[SegmentFolder, LogWriter]:
     """Recover the log at `place`, known to have `at_least` records, and record what recovery found."""
     disk = SegmentFolder(place.folder, syncing=place.syncing)
     try:
@@ -228,7 +247,7 @@ def _open(place: LogPlace, at_least: int = 0, *, new_segment: bool = False) -> t
             max_age_us=place.max_segment_age_s * 1_000_000,
             new_segment=new_segment,
         )
-        report = _recovery_records(place, recovered)
+        report = _recovery_records(place, recovered, effect_of)
         if report:
             lines = [canonical.encode(entry, place.name, recovered.records + offset) for offset, entry in enumerate(report)]
             writer.append(lines, _now_us(), closed=[entry.intent_id for entry in report if entry.intent_id is not None])
@@ -275,9 +294,9 @@ def _signed_size(checkpoints: Path) -> int:
     return int(notes[-1]) if notes else 0
 
 
-def _recovery_records(place: LogPlace, recovered: Recovered) -> list[AuditRecord]:
+def _recovery_records(place: LogPlace, recovered: Recovered, effect_of: EffectOf | None) -> list[AuditRecord]:
     """What recovery has to say: nothing after a clean shutdown."""
-    records = [_unknown_outcome(line) for line in recovered.intents]
+    records = [_unknown_outcome(line, effect_of) for line in recovered.intents]
     if recovered.set_aside or recovered.unconfirmed or records:
         torn: list[JsonValue] = [
             {"segment": segment_name(tail.segment), "offset": tail.offset, "sizeBytes": tail.size, "movedTo": tail.name}
@@ -305,18 +324,33 @@ def _recovery_records(place: LogPlace, recovered: Recovered) -> list[AuditRecord
     return records
 
 
-def _unknown_outcome(intent_line: bytes) -> AuditRecord:
-    """The record that closes an intent whose outcome was lost."""
+def _unknown_outcome(intent_line: bytes, effect_of: EffectOf | None) -> AuditRecord:
+    """The record that closes an intent whose outcome was lost, with what is known of its effect."""
     intent = canonical.decode(intent_line)
+    known = None if effect_of is None else effect_of(intent)
     return replace(
         intent,
         time_us=_now_us(),
         event_id=str(uuid.uuid4()),
         error_code="KMSInternalException",
         error_message="Outcome unknown: keytrail stopped between the intent and the outcome of this call.",
+        resources=intent.resources if known is None else known.resources or intent.resources,
         phase=Phase.UNKNOWN,
         intent_id=intent.event_id,
+        effect=None if known is None else known.effect,
     )
+
+
+def _made(effect_of: EffectOf | None) -> EffectOf | None:
+    """What is known by `effect_of` of changes that were made."""
+    if effect_of is None:
+        return None
+
+    def made(intent: AuditRecord) -> Known | None:
+        known = effect_of(intent)
+        return known if known is not None and known.effect is Effect.MADE else None
+
+    return made
 
 
 def _now_us() -> int:

@@ -124,6 +124,14 @@ class Phase(Enum):
     UNKNOWN = "unknown"  # written by recovery: an intent whose outcome was lost in a crash
 
 
+class Effect(Enum):
+    """What is known of a change where its outcome does not tell."""
+
+    UNKNOWN = "unknown"  # AWS was asked for it, and may or may not have made it
+    MADE = "made"  # the key store has it
+    NONE = "none"  # the key store has it not
+
+
 class IdentityProof(Enum):
     """How the identity in `user_identity` was established."""
 
@@ -276,7 +284,7 @@ class AuditRecord:
     peer: str | None = None  # the other end of the socket, where `source_ip` is what a trusted proxy said
     client_certificate: ClientCertificate | None = None
     upstream: Upstream | None = None
-    effect_unknown: bool = False  # a change that AWS was asked for, and that it may or may not have made
+    effect: Effect | None = None  # where the outcome does not tell whether a change was made
     denied_by: DeniedBy | None = None
     allowed_by: tuple[AllowedBy, ...] = ()
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from audit.sealer import create_key
 from proxy import authority
 from proxy.assembly import log_place, make_ids, read_master_key
 from proxy.authorization import PolicyAuthoriser, operator
+from proxy.backends.local import effects
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
 from proxy.clock import clock_of
@@ -85,8 +87,8 @@ class Host:
     def __init__(self, instance: Instance, settings: Settings) -> None:
         self.instance = instance
         self.settings = settings
-        self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG))
         self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+        self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG), effect_of=partial(effects.known, self._store))
         self._new_id = make_ids(os.urandom)
         self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
         self._operator = operator(instance.account_id, os.getuid(), host_user())
@@ -110,6 +112,7 @@ class Host:
         exchange.allowed_by = call.allowed_by
 
         async def answer() -> Answer:
+            call.intent_id = exchange.intent_id
             backend = LocalBackend(self._store, self._clock, os.urandom, PolicyAuthoriser(self.permissions, self._clock))
             try:
                 return await backend.call(call)

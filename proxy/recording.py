@@ -17,7 +17,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
 
-from audit.record import AuditRecord, IdentityProof, Phase, Resource, UserIdentity
+from audit.record import AuditRecord, Effect, IdentityProof, Phase, Resource, UserIdentity
 from proxy.domain import AllowedBy, Answer, Attested, KeyUse, KmsCall, Members, Operation, Principal, RawRequest
 from proxy.errors import KmsError
 
@@ -209,7 +209,7 @@ class Recorder:
             peer=None if origin.peer == exchange.source_ip else origin.peer,
             client_certificate=origin.client_certificate,
             upstream=upstream,
-            effect_unknown=error is not None and error.effect_unknown,
+            effect=Effect.UNKNOWN if error is not None and error.effect_unknown else None,
             denied_by=None if error is None else error.denied_by,
             allowed_by=tuple(exchange.allowed_by) if phase is Phase.OUTCOME else (),
         )

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 import uvloop
@@ -23,6 +24,7 @@ from audit.commit import AuditLog
 from audit.errors import AuditError, LogIncident
 from audit.instance import Instance
 from proxy.assembly import Assembly, Parts, assemble, log_place, make_ids, read_master_key
+from proxy.backends.local import effects
 from proxy.entrances import Entrances, own_addresses
 from proxy.errors import ProxyError
 from proxy.kms.model import ServiceModel
@@ -125,8 +127,8 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     settings, loop = plan.settings, asyncio.get_running_loop()
     gc.disable()  # until everything is there: what is loaded stays, and looking through it again and again costs seconds
     instance = Instance.load(settings.data)
-    log = AuditLog(log_place(instance, settings, plan.log, syncing=plan.syncing), loop)
     store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+    log = AuditLog(log_place(instance, settings, plan.log, syncing=plan.syncing), loop, partial(effects.known, store))
     store.announce()
     counts = Counts()
     own = own_addresses(settings, plan.ports)
@@ -170,8 +172,8 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
         _log.warning("not all calls finished within %s s", drain_s)
     await closing
     await maintaining
+    await at_work.close()  # before the log: who opens it next may rely on that no change is under way any more
     await log.close()
-    await at_work.close()
     store.close()
 
 

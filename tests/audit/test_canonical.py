@@ -19,6 +19,7 @@ from audit.record import (
     AuditRecord,
     ClientCertificate,
     DeniedBy,
+    Effect,
     IdentityProof,
     Phase,
     Resource,
@@ -103,7 +104,7 @@ def records(draw: st.DrawFn) -> AuditRecord:
         peer=draw(MAYBE_TEXT),
         client_certificate=draw(st.none() | st.builds(ClientCertificate, TEXT, TEXT, TEXT, TEXTS)),
         upstream=draw(st.none() | UPSTREAMS),
-        effect_unknown=draw(st.booleans()),
+        effect=draw(st.none() | st.sampled_from(Effect)),
         denied_by=draw(st.none() | st.builds(DeniedBy, TEXT, TEXT)),
     )
 

@@ -19,10 +19,10 @@ import orjson
 import pytest
 
 from audit import canonical, durable
-from audit.commit import AuditLog, BlockingLog, LogPlace, Receipt
+from audit.commit import AuditLog, BlockingLog, Known, LogPlace, Receipt
 from audit.errors import CommitFailed, LogIncident, LogInUse, RecordRejected
 from audit.log import Mark
-from audit.record import AuditRecord, Phase, UserIdentity
+from audit.record import AuditRecord, Effect, Phase, Resource, UserIdentity
 from audit.segments import create_log, is_being_written, list_segments, read_mark
 
 LIMIT_S = 20.0
@@ -615,3 +615,35 @@ def test_the_lock_is_the_kernels(place: LogPlace) -> None:
         with pytest.raises(LogInUse):
             BlockingLog(place)
     BlockingLog(place).close()
+
+
+KNOWN = {
+    "made": Known(Effect.MADE, (Resource("arn:aws:kms:us-east-1:111122223333:key/k", "111122223333"),)),
+    "not made": Known(Effect.NONE),
+    "not known": None,
+}
+
+
+@pytest.mark.parametrize("what", KNOWN)
+def test_recovery_tells_what_is_known_of_a_lost_outcome(place: LogPlace, what: str) -> None:
+    with BlockingLog(place) as log:
+        log.commit(record("CreateKey", phase=Phase.INTENT, event_id="i"))
+    with BlockingLog(place, effect_of=lambda intent: KNOWN[what] if intent.event_id == "i" else None):
+        pass
+    told, known = lines(place)[-1], KNOWN[what]
+    extension = told["additionalEventData"]["keytrail"]
+    assert (extension["phase"], extension["intent"], told["errorCode"]) == ("unknown", "i", "KMSInternalException")
+    assert extension.get("effect") == (None if known is None else known.effect.value)
+    assert [resource["ARN"] for resource in told["resources"]] == [one.arn for one in (known.resources if known else ())]
+
+
+@pytest.mark.parametrize("what", KNOWN)
+async def test_a_log_that_its_own_process_recovers_does_not_say_that_a_change_was_not_made(place: LogPlace, what: str) -> None:
+    """The call may be under way still, and make it afterwards."""
+    log = AuditLog(place, asyncio.get_running_loop(), lambda intent: KNOWN[what])
+    await log.commit(record("CreateKey", phase=Phase.INTENT, event_id="i"))
+    await log.recover()
+    await log.close()
+    extension = lines(place)[-1]["additionalEventData"]["keytrail"]
+    assert extension["phase"] == "unknown"
+    assert extension.get("effect") == ("made" if what == "made" else None)

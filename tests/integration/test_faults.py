@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import LIMIT_S, Reply, Server, forms, is_running, keytrail, wait_until
+from tests.integration.conftest import LIMIT_S, Reply, Server, forms, is_running, keytrail, keytrail_command, wait_until
 
 CALLERS = 4
 
@@ -118,6 +119,102 @@ def test_when_everything_is_killed_the_next_start_has_it_all(own_server: Server)
     recovered = [record for record in own_server.records()[before:] if record["eventName"] == "RecoverLog"]
     (tail,) = recovered[0]["serviceEventDetails"]["tornTails"]
     assert (own_server.data / "log" / "w0" / tail["movedTo"]).read_bytes() == torn
+
+
+class Changes:
+    """Keys and aliases that are made, moved and deleted, one call after another in a few threads, whatever becomes of them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._change, args=(number,), daemon=True) for number in range(CALLERS)]
+        self.answered = 0
+
+    def _change(self, caller: int) -> None:
+        key_id = self._server.demo_key_id()
+        for number in itertools.count():
+            alias = f"alias/{caller}-{number // 4}"
+            for operation, parameters in (
+                ("CreateKey", {"Description": f"{caller}-{number}"}),
+                ("CreateAlias", {"AliasName": alias, "TargetKeyId": key_id}),
+                ("UpdateAlias", {"AliasName": alias, "TargetKeyId": key_id}),
+                ("DeleteAlias", {"AliasName": f"alias/{caller}-{number // 4 - 1}"}),
+            ):
+                if self._stopping.is_set():
+                    return
+                try:
+                    reply = self._server.post(operation, parameters)
+                except (OSError, http.client.HTTPException):
+                    self._stopping.wait(0.01)  # it is down: no need to hurry
+                    continue
+                if reply.status == 200:
+                    self.answered += 1
+                    if operation == "CreateKey":
+                        key_id = json.loads(reply.body)["KeyMetadata"]["KeyId"]
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more changes are answered with success."""
+        before = self.answered
+        wait_until(lambda: self.answered >= before + more, f"{more} more changes", 3 * LIMIT_S)
+
+    @contextmanager
+    def running(self) -> Iterator[Changes]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping.set()
+            for thread in self._threads:
+                thread.join(LIMIT_S)
+            assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
+
+
+def kill_worker(server: Server) -> None:
+    killed = server.children()["worker"]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: server.children().get("worker", killed) != killed, "a new worker", 3 * LIMIT_S)
+
+
+def require_agreement(server: Server) -> None:
+    """What the store has is on record, and what is on record as done is in the store."""
+    records = [*server.records("admin"), *server.records("w0")]
+    lost = [record for record in records if keytrail(record)["phase"] == "unknown"]
+    assert all(keytrail(record)["effect"] in ("made", "none") for record in lost)
+    done = [
+        record
+        for record in records
+        if record.get("eventSource") == "kms.amazonaws.com"
+        and (keytrail(record).get("effect") == "made" or (keytrail(record)["phase"] == "outcome" and "errorCode" not in record))
+    ]
+
+    def named(*events: str) -> set[str]:
+        return {resource["ARN"] for record in done if record["eventName"] in events for resource in record["resources"]}
+
+    kms = server.client()
+    keys = {key["KeyArn"] for page in kms.get_paginator("list_keys").paginate() for key in page["Keys"]}
+    assert keys == {arn for arn in named("CreateKey") if ":key/" in arn}
+    aliases = {alias["AliasArn"] for page in kms.get_paginator("list_aliases").paginate() for alias in page["Aliases"]}
+    made, deleted = ({arn for arn in named(f"{verb}Alias") if ":alias/" in arn} for verb in ("Create", "Delete"))
+    assert aliases <= made
+    assert made - deleted <= aliases
+
+
+def test_whenever_a_worker_is_killed_the_store_and_the_log_agree(own_server: Server) -> None:
+    own_server.start()
+    moments = random.Random(7)
+    with Changes(own_server).running() as changes:
+        for _ in range(4):  # each one is started anew after twice the pause of the one before
+            changes.wait_for(20)
+            threading.Event().wait(moments.random() / 20)  # at any point of a call
+            kill_worker(own_server)
+    wait_until(own_server.is_ready, "it is ready", 3 * LIMIT_S)
+    require_agreement(own_server)
+    assert own_server.stop() == 0
+    verified = subprocess.run(
+        [keytrail_command(), "verify", "--data", str(own_server.data)], capture_output=True, text=True, check=False
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_sigterm_finishes_what_is_under_way_and_signs_for_it(own_server: Server) -> None:

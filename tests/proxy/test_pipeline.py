@@ -18,7 +18,7 @@ import pytest
 from audit import canonical
 from audit.commit import Receipt
 from audit.errors import CommitFailed
-from audit.record import AuditRecord, IdentityProof, Phase
+from audit.record import AuditRecord, Effect, IdentityProof, Phase
 from proxy.dialect import KmsDialect
 from proxy.domain import (
     Answer,
@@ -462,7 +462,7 @@ async def test_the_clients_answer_is_aws_own_and_the_record_joins_aws_trail() ->
     response = await world.walk(GENERATE)
     assert (response.status, response.body, response.headers) == (200, b'{"as": "it came"}', (("cache-control", "no-store"),))
     assert response.request_id == world.record.request_id == "aws-request-1"
-    assert (world.record.upstream, world.record.effect_unknown) == (BY_AWS, False)
+    assert (world.record.upstream, world.record.effect) == (BY_AWS, None)
     assert world.record.fingerprints_out == (sha256(bytes(3)).hexdigest(),)
 
 
@@ -472,8 +472,8 @@ async def test_a_change_without_an_answer_says_so_in_its_record_and_keeps_our_re
     response = await world.walk(CREATE)
     intent, outcome = world.log.records
     assert response.status == 500
-    assert (outcome.request_id, outcome.upstream, outcome.effect_unknown) == (response.request_id, unanswered, True)
-    assert (intent.upstream, intent.effect_unknown, outcome.intent_id) == (None, False, intent.event_id)
+    assert (outcome.request_id, outcome.upstream, outcome.effect) == (response.request_id, unanswered, Effect.UNKNOWN)
+    assert (intent.upstream, intent.effect, outcome.intent_id) == (None, None, intent.event_id)
 
 
 async def test_a_fault_of_ours_behind_an_answer_of_aws_keeps_what_joins_the_trails() -> None:
@@ -482,7 +482,7 @@ async def test_a_fault_of_ours_behind_an_answer_of_aws_keeps_what_joins_the_trai
     response = await world.walk(request("ScheduleKeyDeletion", {"KeyId": KEY.arn}))
     intent, *_, outcome = world.log.records
     assert (response.status, outcome.error_code) == (500, "KMSInternalException")
-    assert (outcome.intent_id, outcome.effect_unknown) == (intent.event_id, True)
+    assert (outcome.intent_id, outcome.effect) == (intent.event_id, Effect.UNKNOWN)
     assert (outcome.upstream, outcome.request_id, response.request_id) == (BY_AWS, "aws-request-1", "aws-request-1")
     assert [one.arn for one in outcome.resources] == [KEY.arn]
 

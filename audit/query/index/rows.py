@@ -111,7 +111,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "event_source": ("x.eventSource", "kms.amazonaws.com, …"),
     "event_type": ("x.eventType", "AwsApiCall, AwsServiceEvent"),
     "read_only": ("x.readOnly", "whether it changes nothing"),
-    "effect": (f"{_EXTENSION}.effect", "unknown, where a change may or may not have been made"),
+    "effect": (
+        f"{_EXTENSION}.effect",
+        "unknown, where a change may or may not have been made; made or none, where that is known of a lost outcome",
+    ),
     "latency_us": (f"{_EXTENSION}.latencyMicros", "microseconds from arrival to the record"),
     "backend": (f"{_EXTENSION}.backend", "local or aws"),
     "topology": (f"{_EXTENSION}.topology", "endpoint, private-dns, forward-proxy"),

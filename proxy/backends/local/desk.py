@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from proxy.backends.local.changes import KeysInChange
+from proxy.backends.local.effects import note
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
@@ -39,7 +40,13 @@ class Desk:
 
     async def change(self, changing: Changing, call: KmsCall) -> Answer:
         """Run a change. What `changing` learnt before it, from the tables, it has to look up again."""
-        return await self.write(lambda keys: changing(self.around, keys, call))
+        return await self.write(self._changing, changing, call)
+
+    def _changing(self, keys: KeysInChange, changing: Changing, call: KmsCall) -> Answer:
+        answer = changing(self.around, keys, call)
+        if keys.tx.wrote:
+            note(keys.tx, call, answer)
+        return answer
 
     async def write(self, writing: Callable[..., T], *arguments: object) -> T:
         """What `writing(keys, *arguments)` gives, run in one transaction on the keystore's thread; durable when this returns."""
