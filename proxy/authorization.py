@@ -15,7 +15,7 @@ Threads: any number at once. Documents are as they were in the store when a chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from proxy.backends.local import grants
@@ -26,12 +26,13 @@ from proxy.backends.local.lookup import resolve
 from proxy.backends.local.surroundings import foreign
 from proxy.backends.local.tables import Tables, View
 from proxy.domain import AllowedBy, KmsCall, Principal
-from proxy.errors import KmsError
+from proxy.errors import KmsError, SetupError
 from proxy.kms.arn import alias_arn, key_arn
 from proxy.permissions import BUILT_IN, Held, Permissions
-from proxy.policy.access import ACROSS_ACCOUNTS, ALIAS_OPERATIONS, WITHOUT_KEY, Access, AuthorizationRequest, KeyFacts
+from proxy.policy import at_hand
+from proxy.policy.access import ACROSS_ACCOUNTS, ACTIONS, ALIAS_OPERATIONS, WITHOUT_KEY, Access, AuthorizationRequest, KeyFacts
 from proxy.policy.decision import KEY_POLICY, Asked, Case, Refused, Rule, Verdict, case_of, rules_of
-from proxy.policy.document import INVALID_PRINCIPALS, NO_PRINCIPAL, Document, Finding, Form, read
+from proxy.policy.document import INVALID_PRINCIPALS, NO_PRINCIPAL, Document, Finding, Form, Statement, action_glob_matches, read
 from proxy.policy.principals import names_of, owner_of
 
 HOST = "host"
@@ -104,7 +105,7 @@ class PolicyAuthoriser:
         case = self.case(call, action, key)
         if case.settled is not None:
             return Verdict(case.settled)
-        asked = _asked(view, call, action, key, case.resource)
+        asked = asked_of(view, call, action, key, case.resource)
         verdict = case.decide(asked)
         if key is None or verdict.allowed_by is not None or (verdict.refused is not None and verdict.by is not None):
             return verdict
@@ -133,7 +134,7 @@ class PolicyAuthoriser:
                 resource,
                 names_of(principal),
                 identity=identity_rules(cases.held, principal),
-                key_policy=None if key is None else _rules_across(key, principal, action),
+                key_policy=None if key is None else key_rules(key, principal, action),
                 is_foreign=key is not None and key.account_id != principal.account_id,
             )
             if len(cases.by_question) >= _MOST_CASES:
@@ -152,6 +153,11 @@ class PolicyAuthoriser:
             raise KmsError(_MALFORMED, f"The policy is malformed: {'; '.join(map(_told, findings))}")
         if not bypass and self.decide(view, call, "kms:PutKeyPolicy", key).allowed_by is None:
             raise KmsError(_MALFORMED, _LOCKED_OUT)
+
+    @property
+    def held(self) -> Held:
+        """The identity policies of now."""
+        return self._permissions.held()
 
     def _current(self) -> _Cases:
         held = self._permissions.held()
@@ -190,7 +196,7 @@ def _resource(call: KmsCall, action: str) -> str:
     return "*" if action in _WITHOUT_KEY else key_arn(call.region, account_id, "*")
 
 
-def _asked(view: View, call: KmsCall, action: str, key: Key | None, resource: str) -> Asked:
+def asked_of(view: View, call: KmsCall, action: str, key: Key | None, resource: str) -> Asked:
     """The call as conditions look into it."""
     request = AuthorizationRequest.of(call, call.principal.account_id, call.source_ip)
     if key is not None:
@@ -245,7 +251,7 @@ def identity_rules(held: Held, principal: Principal) -> tuple[Rule, ...]:
     return rules_of(_document(name, text, Form.IDENTITY) for name, text in policies)
 
 
-def _rules_across(key: Key, principal: Principal, action: str) -> tuple[Rule, ...]:
+def key_rules(key: Key, principal: Principal, action: str) -> tuple[Rule, ...]:
     """The statements of the key's policy, as far as they can have an effect on a caller of this account."""
     if key.account_id != principal.account_id and action not in ACROSS_ACCOUNTS:
         return ()
@@ -262,3 +268,22 @@ def _document(name: str, text: str, form: Form) -> Document:
             f"The {form.value.partition(' ')[2]} {name} cannot be read: {'; '.join(finding.message for finding in findings)}",
         )
     return document
+
+
+def check_identity_policy(name: str, text: str) -> tuple[str, ...]:
+    """What in the identity policy `text` may not be as its author thinks. Raises SetupError where it cannot be read."""
+    document, findings = read(name, text.encode("utf-8", "surrogatepass"), Form.IDENTITY)
+    if document is None:
+        raise SetupError("; ".join(map(str, findings)))
+    return tuple(
+        f"{name}, statement {statement.label}: {said}" for statement in document.statements for said in _doubtful(statement)
+    )
+
+
+def _doubtful(statement: Statement) -> Iterator[str]:
+    for glob in statement.actions:
+        if not any(action_glob_matches(glob, action) for action in ACTIONS):
+            yield f"{glob!r} is no KMS action that is known"
+    for condition in statement.conditions:
+        if at_hand.find(condition.key) is None:
+            yield f"no call here has the condition key {condition.key}"

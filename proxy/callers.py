@@ -134,9 +134,7 @@ class Callers:
             raise SetupError(f"{arn} is the ARN of an {found}, not of an {type}")
         with self._store.change() as tx:
             others = [_principal(entry) for entry in tx.all(CALLER, NO_REGION)]
-            for other in others:
-                if other.arn == arn:
-                    raise SetupError(f"{arn} has the access key {other.access_key_id} already; rotate or enable that one")
+            _check_new(arn, others)
             principal = Principal(
                 type=found,
                 arn=arn,
@@ -146,6 +144,11 @@ class Callers:
                 user_name=name,
             )
             return self._put_new(tx, principal)
+
+    def require_new(self, arn: str) -> None:
+        """Raises SetupError where `add` would."""
+        _read_arn(arn)
+        _check_new(arn, [one.principal for one in self.list()])
 
     def list(self) -> tuple[ListedCaller, ...]:
         """Every access key, in the order of ARNs, the oldest key of each first."""
@@ -243,6 +246,12 @@ def new_session_token(random: Callable[[int], bytes]) -> str:
 def role_row(account_id: str, name: str) -> str:
     """The id of a role's row: a role's name is unique in its account, whatever its path."""
     return f"{account_id}:{name}"
+
+
+def _check_new(arn: str, others: Sequence[Principal]) -> None:
+    for other in others:
+        if other.arn == arn:
+            raise SetupError(f"{arn} has the access key {other.access_key_id} already; rotate or enable that one")
 
 
 def _read_arn(arn: str) -> tuple[str, str, str | None]:

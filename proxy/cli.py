@@ -25,7 +25,7 @@ import audit.cli
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.sealer import seal_once
-from proxy import doctor, host, settings, simulation, supervisor
+from proxy import doctor, explaining, host, settings, simulation, supervisor
 from proxy.errors import ProxyError, SetupError
 from proxy.unwrapping import who_can_unwrap
 
@@ -42,6 +42,7 @@ app.add_typer(roles, name="role")
 ca = typer.Typer(no_args_is_help=True, help="The CA of the forward proxy, for the names of KMS and for nothing else.")
 app.add_typer(ca, name="ca")
 app.add_typer(simulation.app, name="policy")
+app.command("explain")(explaining.command)
 audit.cli.add_to(app)
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")]
@@ -131,12 +132,17 @@ def diagnose(data: DataOption = None, config: ConfigOption = None) -> None:
 def add_caller(
     arn: Annotated[str, typer.Argument(help="arn:aws:iam::ACCOUNT:user/NAME or arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION")],
     profile: ProfileOption = None,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option("--policy", help="A file with an identity policy, in place of KMSFullAccess; may be repeated."),
+    ] = None,
     data: DataOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Give a principal an access key; its credentials go to a profile of the file `credentials`, never to the terminal."""
     with _host(config, data) as opened:
-        made = opened.add_caller(arn, None, profile or arn.rpartition("/")[2])
+        documents = {path.stem: path.read_text() for path in policy or ()}
+        made = opened.add_caller(arn, None, profile or arn.rpartition("/")[2], documents)
     _tell_saved(made.principal.access_key_id, profile or arn.rpartition("/")[2], config, data)
 
 
@@ -180,6 +186,41 @@ def rotate_caller(
         chosen = profile or host.profile_of(opened.instance.credentials, access_key_id)
         made = opened.rotate_caller(access_key_id, chosen, keep_old=keep_old)
     _tell_saved(made.principal.access_key_id, chosen, config, data)
+
+
+@callers.command("policy")
+def caller_policy(
+    caller: Annotated[str, typer.Argument(help="The ARN of a user, a role or a session, or an access key id.")],
+    put: Annotated[
+        Path | None, typer.Option("--set", help="A file with an identity policy to give it, or to put in place.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="With --set: the policy's name [default: the file's, without .json].")
+    ] = None,
+    remove: Annotated[str | None, typer.Option("--remove", help="The name of a policy to take away.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to the built-in KMSFullAccess, and no other.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show its policies; so does no option at all.")] = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show or change what a user or role may do: its identity policies. Those of a role are those of all its sessions."""
+    if (put is not None) + (remove is not None) + reset + show > 1 or (name is not None and put is None):
+        typer.echo("keytrail: one of --set FILE (with --name), --remove NAME, --reset and --show", err=True)
+        raise typer.Exit(2)
+    with _host(config, data) as opened:
+        owner = opened.owner_of(caller)
+        if put is not None:
+            for warning in opened.put_policy(owner, name or put.stem, put.read_text()):
+                typer.echo(f"keytrail: {warning}", err=True)
+        elif remove is not None:
+            opened.remove_policy(owner, remove)
+        elif reset:
+            opened.reset_policies(owner)
+        held = opened.permissions.held().of(owner)
+    if put is None and remove is None and not reset:
+        for title, document in held.items():
+            typer.echo(f"{title}:\n{document}")
+    typer.echo(f"{owner} has {', '.join(held) or 'no identity policy: only key policies and grants can allow it anything'}.")
 
 
 @roles.command("add")

@@ -27,7 +27,7 @@ from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from audit.sealer import create_key
 from proxy import authority
 from proxy.assembly import log_place, make_ids, read_master_key
-from proxy.authorization import PolicyAuthoriser, operator
+from proxy.authorization import PolicyAuthoriser, check_identity_policy, operator
 from proxy.backends.local import effects
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
@@ -37,6 +37,7 @@ from proxy.errors import KmsError, ProxyError, SetupError
 from proxy.kms.arn import partition_of
 from proxy.kms.operations import OPERATIONS
 from proxy.permissions import Permissions
+from proxy.policy.principals import owner_of
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
@@ -121,9 +122,16 @@ class Host:
 
         return self._recorded(exchange, "kms.amazonaws.com", lambda: asyncio.run(answer()), lambda made: made)
 
-    def add_caller(self, arn: str, type: str | None, profile: str) -> Caller:
-        """A new caller, of any account; its credentials go to `profile` in the data folder's `credentials`."""
+    def add_caller(self, arn: str, type: str | None, profile: str, policies: Mapping[str, str] | None = None) -> Caller:
+        """A new caller, of any account; its credentials go to `profile` in the data folder's `credentials`.
+
+        Its identity policies, if any are given, are there before it is.
+        """
         self._require_partition(arn)
+        if policies:
+            self.callers.require_new(arn)
+            for name, document in policies.items():
+                self.put_policy(owner_of(arn), name, document)
         return self._changed_caller("AddCaller", {"principalArn": arn}, lambda: self._saved(self.callers.add(arn, type), profile))
 
     def rotate_caller(self, access_key_id: str, profile: str, *, keep_old: bool) -> Caller:
@@ -141,6 +149,40 @@ class Host:
     def enable_caller(self, access_key_id: str) -> None:
         """Accept the access key again."""
         self._changed_caller("EnableCaller", {"accessKeyId": access_key_id}, lambda: self.callers.enable(access_key_id))
+
+    def owner_of(self, caller: str) -> str:
+        """The user or role that `caller` (its ARN, a session's, or an access key) means. Raises SetupError."""
+        if caller.startswith("arn:"):
+            return owner_of(caller)
+        for one in self.callers.list():
+            if one.principal.access_key_id == caller:
+                return owner_of(one.principal.arn)
+        raise SetupError(f"there is no caller with the access key {caller}")
+
+    def put_policy(self, owner: str, name: str, document: str) -> tuple[str, ...]:
+        """Give a user or role an identity policy; returns what may not be as its author thinks."""
+        self._require_partition(owner)
+        parameters = {"principalArn": owner, "policyName": name, "policy": document}
+
+        def change() -> tuple[str, ...]:
+            warnings = check_identity_policy(name, document)
+            self.permissions.put(owner, name, document)
+            return warnings
+
+        return self._changed_policies("PutCallerPolicy", parameters, change)
+
+    def remove_policy(self, owner: str, name: str) -> None:
+        """Take an identity policy from a user or role, be it the built-in one."""
+        parameters = {"principalArn": owner, "policyName": name}
+        self._changed_policies("DeleteCallerPolicy", parameters, lambda: self.permissions.remove(owner, name))
+
+    def reset_policies(self, owner: str) -> None:
+        """Give a user or role the built-in identity policy, and no other."""
+        self._changed_policies("ResetCallerPolicies", {"principalArn": owner}, lambda: self.permissions.reset(owner))
+
+    def _changed_policies(self, event: str, parameters: Mapping[str, JsonValue], change: Callable[[], T]) -> T:
+        operation = Operation(event, mutates=True, request=("principalArn", "policyName", "policy"))
+        return self._recorded(self._exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
 
     def add_role(self, arn: str, trust_policy: str, max_session_s: int, *, replace: bool) -> Role:
         """A role that may be assumed, of any account, or with `replace` another trust policy for it."""

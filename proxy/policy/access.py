@@ -52,8 +52,8 @@ class AuthorizationRequest:
     Where the embedded KMS asks, `key` is at hand, and `attested` is what an attestation document says, by condition key.
 
     `parameters` are the API's members (None where they are not known, as in a record that has left them out); `now_us` is
-    microseconds since the epoch; `source_ip` is "" where it is not known; `secure` says whether the call came by TLS. Not frozen,
-    for its price.
+    microseconds since the epoch; `source_ip` is "" where it is not known; `secure` says whether the call came by TLS, None
+    where that is not known. Not frozen, for its price.
     """
 
     operation: str
@@ -62,7 +62,7 @@ class AuthorizationRequest:
     parameters: Members | None = field(repr=False)
     principal: Principal
     source_ip: str
-    secure: bool
+    secure: bool | None
     now_us: int
     user_agent: str | None = None
     key: KeyFacts | None = None
@@ -80,7 +80,7 @@ class AuthorizationRequest:
             call.parameters,
             call.principal,
             source_ip,
-            raw is not None and raw.origin.tls is not None,
+            None if raw is None else raw.origin.tls is not None,
             call.received_us,
             None if agent is None else agent.decode("utf-8", "replace"),
         )

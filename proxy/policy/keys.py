@@ -260,6 +260,10 @@ def _current_time(request: AuthorizationRequest, access: Access, _: str) -> Valu
     return (f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_us // 1_000:03d}Z",)
 
 
+def _secure(request: AuthorizationRequest, access: Access, _: str) -> Values:
+    return None if request.secure is None else ("true" if request.secure else "false",)
+
+
 def _always(value: str, *actions: str) -> Read:
     """The same for each call by the proxy: no AWS service calls through it."""
     return lambda request, access, _: (value,) if not actions or access.action in actions else ()
@@ -329,7 +333,7 @@ _ROWS = (
     ConditionKey("aws:ViaAWSService", Kind.BOOL, _always("false")),
     ConditionKey("aws:CurrentTime", Kind.DATE, _current_time),
     ConditionKey("aws:EpochTime", Kind.EPOCH, lambda request, access, _: (str(request.now_us // 1_000_000),)),
-    ConditionKey("aws:SecureTransport", Kind.BOOL, lambda request, access, _: ("true" if request.secure else "false",)),
+    ConditionKey("aws:SecureTransport", Kind.BOOL, _secure),
     ConditionKey("aws:RequestedRegion", Kind.TEXT, _region),
     ConditionKey("aws:UserAgent", Kind.TEXT, lambda request, access, _: (request.user_agent,) if request.user_agent else ()),
     ConditionKey("aws:TagKeys", Kind.TEXT, _tag_keys, multi=True, actions=_TAGGING | {"kms:UntagResource"}),

@@ -98,6 +98,13 @@ PROMISED = {
         r"AKIA\w{16} is enabled\.",
         r"AKIA\w{16}: its credentials are in .*, profile alice\.",
     ],
+    "What callers may do": [
+        r"user/alice has acme-only\.",
+        r"ALLOWED: .*user/alice may kms:Decrypt on arn:aws:kms:.*, by acme-only, statement 1",
+        r"DENIED: User: .* because no identity-based policy allows the kms:Decrypt action",
+        r"its condition StringEqualsIfExists on kms:EncryptionContext:tenant is not met",
+        r"user/alice has KMSFullAccess\.",
+    ],
     "Roles": [
         r"arn:aws:iam::444455556666:role/claims-writer may be assumed, for 3600 s at a time\.",
         r'"Arn": "arn:aws:sts::444455556666:assumed-role/claims-writer/run-1"',

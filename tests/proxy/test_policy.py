@@ -476,7 +476,7 @@ def test_a_request_is_made_of_a_call() -> None:
     assert (made.operation, made.secure, made.user_agent, made.source_ip) == ("Decrypt", True, "aws-cli/2", "10.1.2.3")
     assert "aaaa" not in repr(made)  # parameters may hold plaintext
     bare = AuthorizationRequest.of(KmsCall(OPERATIONS["ListKeys"], "x", ALICE, {}, 0), "111122223333", "10.1.2.3")
-    assert (bare.secure, bare.user_agent) == (False, None)
+    assert (bare.secure, bare.user_agent) == (None, None)
 
 
 @pytest.mark.parametrize(

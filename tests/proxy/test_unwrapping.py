@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from typer.testing import CliRunner
 
 from audit.query.standing import Standing
 from proxy import settings
+from proxy.backends.local.changes import KeysInChange
+from proxy.backends.local.grants import Grant
 from proxy.cli import app
 from proxy.host import Host, initialise
 from proxy.unwrapping import who_can_unwrap
 from tests.audit.query.builder import LogBuilder
+from tests.proxy.local.policies import document, of_account, statement
 
 CONTEXT = {"tenant": "acme"}
 DEMO, ALICE = "arn:aws:iam::111122223333:user/demo", "arn:aws:iam::111122223333:user/alice"
@@ -78,6 +82,30 @@ def test_what_depends_on_the_clients_address_is_left_open(host: Host, monkeypatc
     guard(monkeypatch, tmp_path / "policies", {"Effect": "Deny", "Action": "kms:*", "Resource": "*", "Condition": condition})
     policies = str(tmp_path / "policies")
     assert standing(host) == Standing(key_of(host), may=(ALICE, DEMO), depends_on=("aws:SourceIp",), guardrails=policies)
+
+
+def test_policies_and_grants_decide_too(host: Host) -> None:
+    key = key_of(host)
+    host.put_policy(ALICE, "own", document(statement(action="kms:Encrypt")))
+    assert standing(host).can == (DEMO,)
+    acme = {"StringEquals": {"kms:EncryptionContext:tenant": "acme"}}
+    host.put_policy(ALICE, "own", document(statement(action="kms:Decrypt", Condition=acme)))
+    assert (standing(host).can, standing(host, {"tenant": "globex"}).can) == ((ALICE, DEMO), (DEMO,))
+    host.call("PutKeyPolicy", {"KeyId": key, "Policy": document(of_account("kms:Put*"))})
+    assert standing(host) == Standing(key, reason="nobody: no caller is enabled and allowed")
+    give_grant(host, key, ALICE)
+    assert standing(host).can == (ALICE,)
+    near = {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
+    allow = statement(action="kms:Decrypt", principal={"AWS": DEMO}, Condition=near)
+    host.call("PutKeyPolicy", {"KeyId": key, "Policy": document(of_account("kms:Put*"), allow)})
+    assert standing(host) == Standing(key, can=(ALICE,), may=(DEMO,), depends_on=("aws:SourceIp",))
+
+
+def give_grant(host: Host, key: str, grantee: str) -> None:
+    region, account_id, name = key.split(":")[3:]
+    grant = Grant("a" * 64, region, name.removeprefix("key/"), account_id, account_id, grantee, ("Decrypt",), 1.0)
+    with host.permissions._store.change() as tx:
+        KeysInChange(tx).put_grant(replace(grant, token_key=bytes(32)))
 
 
 @pytest.mark.parametrize(

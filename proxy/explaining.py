@@ -1,0 +1,273 @@
+"""`keytrail explain`: which statement or grant decides whether a caller may do something, and what else was looked at.
+
+It asks what a call would ask, of the store as it is, and changes nothing in it. What a call would tell and the question does not
+(the client's address, whether it comes by TLS) is not known, and counts against the caller; the answer names it. Guardrails,
+which are asked before the embedded KMS is, are not looked at: `keytrail policy simulate` is for them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from audit.errors import AuditError
+from audit.instance import Instance
+from audit.query.render import clean
+from proxy import settings
+from proxy.assembly import read_master_key
+from proxy.authorization import PolicyAuthoriser, asked_of, identity_rules, key_rules, refusal
+from proxy.backends.local.keys import Key
+from proxy.backends.local.lookup import resolve
+from proxy.backends.local.principals import names_of as grantee_names
+from proxy.backends.local.tables import Tables
+from proxy.callers import ASSUMED_ROLE, IAM_USER, Callers
+from proxy.clock import clock_of
+from proxy.domain import KmsCall, Principal
+from proxy.errors import ProxyError, SetupError
+from proxy.kms.operations import OPERATIONS
+from proxy.permissions import Permissions
+from proxy.policy.access import ACTIONS, actions_of
+from proxy.policy.decision import Asked, Rule, Verdict
+from proxy.policy.patterns import MAYBE, NO, YES
+from proxy.policy.principals import Names, names_of
+from proxy.sealed_store import SealedStore
+
+_CONTEXT_MEMBERS = {"kms:ReEncryptFrom": "SourceEncryptionContext", "kms:ReEncryptTo": "DestinationEncryptionContext"}
+_KEY_MEMBERS = {"kms:ReEncryptFrom": "SourceKeyId", "kms:ReEncryptTo": "DestinationKeyId"}
+
+
+class NotAsked(SetupError):
+    """The question is none: an unknown action, caller or key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May `caller` (an ARN, or an access key id) do `action`, with the key that `key` names in any form, or with none?"""
+
+    caller: str
+    action: str
+    region: str
+    key: str | None = None
+    context: Mapping[str, str] | None = None
+    source_ip: str = ""
+    grant_tokens: tuple[str, ...] = ()
+    parameters: Mapping[str, str] | None = None  # others of the request
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A statement, or a grant, that was looked at: its name, what it would do, and whether it applies, or why not."""
+
+    name: str
+    effect: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer: `verdict`, the refusal's `message` where it is one, and every statement and grant that was looked at."""
+
+    caller: str
+    action: str
+    resource: str
+    verdict: Verdict
+    message: str | None
+    considered: tuple[Considered, ...]
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.verdict.allowed_by is not None
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        by = self.verdict.allowed_by
+        return {
+            "caller": self.caller,
+            "action": self.action,
+            "resource": self.resource,
+            "allowed": self.is_allowed,
+            "allowed_by": None if by is None else {name: value for name, value in asdict(by).items() if value is not None},
+            "message": self.message,
+            "in_doubt": list(self.verdict.in_doubt),
+            "considered": [asdict(one) for one in self.considered],
+        }
+
+
+def explain(
+    store: SealedStore, question: Question, clock: Callable[[], float] = time.time, grant_delay_s: float = 0.0
+) -> Explanation:
+    """Answer `question`. Raises NotAsked where it cannot be: an unknown action, access key or key."""
+    action = next((one for one in ACTIONS if one.lower() == question.action.lower()), None)
+    if action is None:
+        raise NotAsked(f"{question.action!r} is no action of KMS, such as kms:Decrypt")
+    principal = _principal(store, question.caller)
+    tables = Tables(store)
+    call = _call(question, action, principal)
+    key = None if question.key is None else resolve(tables, call, question.key)
+    if question.key is not None and (key is None or key.is_gone(clock())):
+        raise NotAsked(f"there is no key {question.key} in {question.region}, or it is deleted")
+    authoriser = PolicyAuthoriser(Permissions(store), clock, grant_delay_s)
+    verdict = authoriser.decide(tables, call, action, key)
+    message = None if verdict.allowed_by is not None else refusal(call, action, key, verdict).message
+    resource = authoriser.case(call, action, key).resource
+    asked = asked_of(tables, call, action, key, resource)
+    considered = [
+        _looked_at(rule, action, resource, names_of(principal), asked) for rule in identity_rules(authoriser.held, principal)
+    ]
+    if key is not None:
+        considered += [
+            _looked_at(rule, action, resource, names_of(principal), asked) for rule in key_rules(key, principal, action)
+        ]
+        considered += _grants(tables, call, action, key, verdict)
+    return Explanation(principal.arn, action, resource, verdict, message, tuple(considered))
+
+
+def _looked_at(rule: Rule, action: str, resource: str, caller: Names, asked: Asked) -> Considered:
+    statement = rule.statement
+    return Considered(
+        f"{rule.policy}, statement {statement.label}",
+        "Deny" if statement.denies else "Allow",
+        _why(rule, action, resource, caller, asked),
+    )
+
+
+def _why(rule: Rule, action: str, resource: str, caller: Names, asked: Asked) -> str:
+    statement, who = rule.statement, rule.statement.principals
+    if not statement.is_about(action):
+        return "not about this action"
+    if who is not None and not (who.cover(caller) if statement.denies else who.mean(caller) or who.mean_account_of(caller)):
+        return "not about this caller"
+    if not statement.may_be_on(resource):
+        return "not about this resource"
+    for condition in statement.conditions:
+        asked.unknown.clear()
+        found = condition.holds(asked.look_up)
+        if found == NO:
+            return f"its condition {condition.name} on {condition.key} is not met"
+        if found == MAYBE:
+            return f"whether its condition {condition.name} on {condition.key} is met is not known"
+    if statement.applies(resource, asked.look_up) != YES:
+        return "whether it is about this resource is not known"
+    if who is not None and not statement.denies and not who.mean(caller):
+        return "applies: it leaves it to the identity policies of the caller's account"
+    return "applies"
+
+
+def _grants(tables: Tables, call: KmsCall, action: str, key: Key, verdict: Verdict) -> Iterator[Considered]:
+    """The grants of the key to the caller, as far as they are for the action."""
+    decides = None if verdict.allowed_by is None else verdict.allowed_by.grant
+    for name in grantee_names(call.principal.arn):
+        for grant in tables.grants_to(key, name, None):
+            why = "applies" if grant.id == decides else "not about this action"
+            if grant.id != decides and action.removeprefix("kms:") in grant.operations:
+                why = "does not decide: another word does, its constraints are not met, or it is not in effect yet"
+            yield Considered(f"grant {grant.id}", f"Allow {', '.join(grant.operations)}", why)
+
+
+def lines_of(explanation: Explanation) -> Iterator[str]:
+    """The answer for people."""
+    by = explanation.verdict.allowed_by
+    what = f"{explanation.action} on {explanation.resource}"
+    if by is not None:
+        name = f"grant {by.grant}" if by.grant is not None else f"{by.policy}, statement {by.statement}"
+        yield f"ALLOWED: {explanation.caller} may {what}, by {name}"
+    else:
+        yield f"DENIED: {explanation.message}"
+        if statement := explanation.verdict.by:
+            yield f"by {statement.policy}, statement {statement.statement.label}"
+    if explanation.verdict.in_doubt:
+        yield f"not known, and so against the caller: {', '.join(explanation.verdict.in_doubt)}"
+    yield "looked at:"
+    for one in explanation.considered:
+        yield f"  {one.name}: {one.effect}: {one.why}"
+
+
+def _principal(store: SealedStore, caller: str) -> Principal:
+    """The caller with an access key of this store, or by its ARN one that may have none yet."""
+    for one in Callers(store).list():
+        if caller in (one.principal.access_key_id, one.principal.arn):
+            return one.principal
+    parts = caller.split(":", 5)
+    if len(parts) == 6 and parts[:1] == ["arn"]:
+        name = parts[5].rpartition("/")[2]
+        if parts[2] == "iam" and parts[5].startswith("user/"):
+            return Principal(IAM_USER, caller, parts[4], "", "", name)
+        if parts[2] == "sts" and parts[5].startswith("assumed-role/"):
+            return Principal(ASSUMED_ROLE, caller, parts[4], "", "")
+        if parts[2] == "iam" and parts[5] == "root":
+            return Principal("Root", caller, parts[4], "", parts[4])
+    raise NotAsked(f"{caller!r} is no access key of this keytrail, and not the ARN of a user or of a role's session")
+
+
+def _call(question: Question, action: str, principal: Principal) -> KmsCall:
+    operation = next(name for name in OPERATIONS if action in actions_of(name))
+    parameters: dict[str, Any] = dict(question.parameters or {})  # Any: members of a request
+    if question.key is not None:
+        parameters[_KEY_MEMBERS.get(action, "KeyId")] = question.key
+    if question.context:
+        parameters[_CONTEXT_MEMBERS.get(action, "EncryptionContext")] = dict(question.context)
+    if question.grant_tokens:
+        parameters["GrantTokens"] = list(question.grant_tokens)
+    now_us = time.time_ns() // 1_000
+    return KmsCall(OPERATIONS[operation], question.region, principal, parameters, now_us, source_ip=question.source_ip)
+
+
+# --- The command ---------------------------------------------------------------------------------------------------------
+
+
+def command(
+    caller: Annotated[str, typer.Option("--caller", help="The ARN of a user or of a role's session, or an access key id.")],
+    action: Annotated[str, typer.Option("--action", help="kms:Decrypt, kms:CreateKey, …")],
+    key: Annotated[
+        str | None, typer.Option("--key", help="Key id, key ARN, alias name or alias ARN; none for CreateKey and the like.")
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option("--context", help="A pair of the encryption context, name=value; may be repeated.")
+    ] = None,
+    source_ip: Annotated[str, typer.Option("--source-ip", help="The client's address.")] = "",
+    grant_token: Annotated[list[str] | None, typer.Option("--grant-token", help="May be repeated.")] = None,
+    alias: Annotated[str | None, typer.Option("--alias", help="For kms:CreateAlias and its kin: the alias's name.")] = None,
+    region: Annotated[str | None, typer.Option("--region", help="[default: the key's, or the instance's]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    data: Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The settings file [default: config/keytrail.toml].")] = None,
+) -> None:
+    """Tell which statement or grant decides whether a caller may do something, and what else was looked at. Exits 1 for denied.
+
+    A key that is named by an alias is asked about as a call by that alias would ask."""
+    pairs = [pair.partition("=") for pair in context or ()]
+    in_arn = key.split(":")[3] if key is not None and key.count(":") >= 5 else None
+    store: SealedStore | None = None
+    try:
+        if not all(divider for _, divider, _ in pairs):
+            raise NotAsked("--context is name=value")
+        chosen = settings.load(config, os.environ, data=data)
+        instance = Instance.load(chosen.data)
+        question = Question(
+            caller,
+            action,
+            region or in_arn or instance.region,
+            key,
+            {name: value for name, _, value in pairs},
+            source_ip,
+            tuple(grant_token or ()),
+            {} if alias is None else {"AliasName": alias},
+        )
+        store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+        found = explain(store, question, clock_of(chosen.clock))
+    except (ProxyError, AuditError, OSError) as error:
+        typer.echo(f"keytrail: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, NotAsked) else 3) from error
+    finally:
+        if store is not None:
+            store.close()
+    told = [orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2).decode()] if json else map(clean, lines_of(found))
+    for line in told:
+        typer.echo(line)
+    raise typer.Exit(0 if found.is_allowed else 1)

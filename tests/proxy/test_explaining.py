@@ -1,0 +1,268 @@
+"""`keytrail explain` and `keytrail caller policy`: what decides, what else was looked at, and who may be given what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from audit.instance import ADMIN_LOG, Instance
+from proxy import settings
+from proxy.backends.local.changes import KeysInChange
+from proxy.backends.local.grants import Grant
+from proxy.cli import app
+from proxy.host import Host, initialise
+from tests.proxy.local.policies import document, of_account, statement
+
+DEMO, ALICE = "arn:aws:iam::111122223333:user/demo", "arn:aws:iam::111122223333:user/alice"
+ROLE, SESSION = "arn:aws:iam::111122223333:role/reader", "arn:aws:sts::111122223333:assumed-role/reader/s1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new data folder."""
+    for name in ("KEYTRAIL_CONFIG", "KEYTRAIL_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    initialise(settings.Settings(data=tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def host(folder: Path) -> Iterator[Host]:
+    """That folder, open: commands that change something have to wait for it to be closed."""
+    with Host(Instance.load(folder), settings.Settings(data=folder)) as opened:
+        yield opened
+
+
+def run(place: Host | Path, *words: str) -> Result:
+    data = place if isinstance(place, Path) else place.instance.data
+    return CliRunner().invoke(app, [*words, "--data", str(data)])
+
+
+def held(folder: Path, owner: str) -> Mapping[str, str]:
+    with Host(Instance.load(folder), settings.Settings(data=folder)) as opened:
+        return opened.permissions.held().of(owner)
+
+
+def demos_access_key(folder: Path) -> str:
+    with Host(Instance.load(folder), settings.Settings(data=folder)) as opened:
+        return next(one.principal.access_key_id for one in opened.callers.list())
+
+
+def explained(host: Host, exit_code: int, *words: str) -> dict[str, Any]:
+    result = run(host, "explain", *words, "--json")
+    assert result.exit_code == exit_code, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["allowed"] is (exit_code == 0)
+    return found
+
+
+def key_of(host: Host) -> str:
+    found: str = host.call("DescribeKey", {"KeyId": "alias/demo"}).members["KeyMetadata"]["Arn"]
+    return found
+
+
+def policy_file(folder: Path, name: str, *statements: dict[str, Any]) -> str:
+    path = folder / f"{name}.json"
+    path.write_text(document(*statements))
+    return str(path)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    logs = Instance.load(folder).log_folder(ADMIN_LOG)
+    lines = [line for path in sorted(logs.glob("*.jsonl")) for line in path.read_bytes().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+# --- explain ------------------------------------------------------------------------------------------------------------
+
+
+def test_it_names_the_statement_that_allows(host: Host) -> None:
+    key = key_of(host)
+    found = explained(host, 0, "--caller", DEMO, "--action", "kms:decrypt", "--key", "alias/demo")
+    assert (found["action"], found["resource"]) == ("kms:Decrypt", key)
+    assert found["allowed_by"] == {"policy": "KMSFullAccess", "statement": "KMSFullAccess"}
+    assert found["considered"] == [
+        {"name": "KMSFullAccess, statement KMSFullAccess", "effect": "Allow", "why": "applies"},
+        {
+            "name": "key policy, statement Enable IAM User Permissions",
+            "effect": "Allow",
+            "why": "applies: it leaves it to the identity policies of the caller's account",
+        },
+    ]
+    told = run(host, "explain", "--caller", DEMO, "--action", "kms:Decrypt", "--key", key)
+    assert told.stdout.startswith(
+        f"ALLOWED: {DEMO} may kms:Decrypt on {key}, by KMSFullAccess, statement KMSFullAccess\nlooked at:\n"
+    )
+
+
+def test_it_names_the_statement_that_denies_and_the_condition_that_is_not_met(host: Host) -> None:
+    key = key_of(host)
+    condition = {"StringEquals": {"kms:EncryptionContext:tenant": "acme"}}
+    own = statement(action="kms:Decrypt", Sid="Acme", Condition=condition)
+    host.put_policy(DEMO, "own", document(own, statement("Deny", "kms:Encrypt", Sid="No"), statement(action="kms:CreateKey")))
+    ask = ("--caller", DEMO, "--key", key, "--action")
+    assert explained(host, 0, *ask, "kms:Decrypt", "--context", "tenant=acme")["allowed_by"]["statement"] == "Acme"
+    found = explained(host, 1, *ask, "kms:Decrypt", "--context", "tenant=other")
+    assert found["message"].endswith("because no identity-based policy allows the kms:Decrypt action")
+    assert [one["why"] for one in found["considered"][:3]] == [
+        "its condition StringEquals on kms:EncryptionContext:tenant is not met",
+        "not about this action",
+        "not about this action",
+    ]
+    told = run(host, "explain", *ask, "kms:Encrypt")
+    assert told.exit_code == 1
+    assert "with an explicit deny in an identity-based policy\nby own, statement No\n" in told.stdout
+    assert explained(host, 0, "--caller", DEMO, "--action", "kms:CreateKey")["resource"] == "*"
+
+
+def test_what_is_not_known_is_named(host: Host) -> None:
+    deny = statement("Deny", "kms:Decrypt", Condition={"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}})
+    host.put_policy(DEMO, "own", document(statement(), deny))
+    ask = ("--caller", DEMO, "--action", "kms:Decrypt", "--key", "alias/demo")
+    assert explained(host, 1, *ask)["in_doubt"] == ["aws:SourceIp"]
+    assert explained(host, 0, *ask, "--source-ip", "10.1.2.3")["in_doubt"] == []
+    assert explained(host, 1, *ask, "--source-ip", "192.0.2.1")["in_doubt"] == []
+
+
+def test_it_names_the_grant_that_allows(host: Host) -> None:
+    key = key_of(host)
+    host.put_policy(DEMO, "own", document(statement(action="sqs:*")))
+    region, account_id, name = key.split(":")[3:]
+    key_id, grant = name.removeprefix("key/"), "a" * 64
+    with host.permissions._store.change() as tx:
+        KeysInChange(tx).put_grant(
+            Grant(grant, region, key_id, account_id, account_id, DEMO, ("Decrypt",), 1.0, token_key=bytes(32))
+        )
+    found = explained(host, 0, "--caller", DEMO, "--action", "kms:Decrypt", "--key", key)
+    assert found["allowed_by"] == {"grant": grant}
+    assert found["considered"][-1] == {"name": f"grant {grant}", "effect": "Allow Decrypt", "why": "applies"}
+    assert explained(host, 1, "--caller", DEMO, "--action", "kms:Encrypt", "--key", key)
+
+
+def test_callers_are_asked_about_by_access_key_or_before_they_have_one(host: Host) -> None:
+    [demo] = host.callers.list()
+    assert explained(host, 0, "--caller", demo.principal.access_key_id, "--action", "kms:ListKeys")["caller"] == DEMO
+    host.put_policy(ROLE, "own", document(statement(action="kms:ListKeys")))
+    assert explained(host, 0, "--caller", SESSION, "--action", "kms:ListKeys")
+    assert explained(host, 1, "--caller", SESSION, "--action", "kms:GenerateRandom")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--caller", DEMO, "--action", "kms:Frob"),
+        ("--caller", "AKIANOBODY", "--action", "kms:ListKeys"),
+        ("--caller", ROLE, "--action", "kms:ListKeys"),
+        ("--caller", DEMO, "--action", "kms:Decrypt", "--key", "alias/none"),
+        ("--caller", DEMO, "--action", "kms:Decrypt", "--key", "alias/demo", "--context", "tenant"),
+        ("--caller", DEMO),
+    ],
+)
+def test_what_cannot_be_asked_is_a_matter_of_usage(host: Host, words: tuple[str, ...]) -> None:
+    assert run(host, "explain", *words).exit_code == 2
+
+
+def test_it_changes_nothing(host: Host) -> None:
+    before = {path: path.read_bytes() for path in host.instance.data.rglob("*") if path.is_file() and ".db" not in path.name}
+    generation = host.callers._store.changes_since(0, ("key",)).generation
+    explained(host, 0, "--caller", DEMO, "--action", "kms:Decrypt", "--key", "alias/demo")
+    assert before == {path: path.read_bytes() for path in host.instance.data.rglob("*") if path in before}
+    assert host.callers._store.changes_since(0, ("key",)).generation == generation
+
+
+# --- caller policy ------------------------------------------------------------------------------------------------------
+
+
+def test_policies_are_set_shown_and_taken_away_by_command(folder: Path, tmp_path: Path) -> None:
+    path = policy_file(tmp_path, "read-only", statement(action="kms:Describe*"))
+    assert run(folder, "caller", "policy", DEMO).stdout.endswith(f"{DEMO} has KMSFullAccess.\n")
+    assert run(folder, "caller", "policy", DEMO, "--set", path).stdout == f"{DEMO} has read-only.\n"
+    assert run(folder, "caller", "policy", DEMO, "--set", path, "--name", "more").stdout == f"{DEMO} has more, read-only.\n"
+    shown = run(folder, "caller", "policy", DEMO, "--show").stdout
+    assert shown.startswith(f"more:\n{Path(path).read_text()}\nread-only:\n")
+    run(folder, "caller", "policy", demos_access_key(folder), "--remove", "more")
+    assert held(folder, DEMO).keys() == {"read-only"}
+    told = run(folder, "caller", "policy", DEMO, "--remove", "read-only")
+    assert told.stdout == f"{DEMO} has no identity policy: only key policies and grants can allow it anything.\n"
+    assert run(folder, "caller", "policy", DEMO, "--reset").stdout == f"{DEMO} has KMSFullAccess.\n"
+
+
+def test_a_roles_policies_are_named_by_role_or_session(folder: Path, tmp_path: Path) -> None:
+    path = policy_file(tmp_path, "own", statement())
+    for arn in (SESSION, ROLE, ROLE.replace("role/", "role/teams/a/")):
+        assert run(folder, "caller", "policy", arn, "--set", path).stdout == f"{ROLE} has own.\n"
+
+
+def test_each_change_is_on_record_with_its_policy_and_each_refusal(folder: Path, tmp_path: Path) -> None:
+    path = policy_file(tmp_path, "own", statement(action="kms:Encrypt"))
+    before = len(events(folder))
+    run(folder, "caller", "policy", DEMO, "--set", path)
+    run(folder, "caller", "policy", DEMO, "--remove", "own")
+    run(folder, "caller", "policy", DEMO, "--reset")
+    assert run(folder, "caller", "policy", DEMO, "--remove", "own").exit_code == 3
+    found = events(folder)[before:]
+    assert [(one["eventName"], one["additionalEventData"]["keytrail"]["phase"], one.get("errorCode")) for one in found] == [
+        (name, phase, code if phase == "outcome" else None)
+        for name, code in (
+            ("PutCallerPolicy", None),
+            ("DeleteCallerPolicy", None),
+            ("ResetCallerPolicies", None),
+            ("DeleteCallerPolicy", "InvalidRequest"),
+        )
+        for phase in ("intent", "outcome")
+    ]
+    assert found[1]["requestParameters"] == {"principalArn": DEMO, "policyName": "own", "policy": Path(path).read_text()}
+    assert found[1]["additionalEventData"]["keytrail"]["identityProof"] == "host-operator"
+
+
+def test_a_caller_can_have_its_policies_before_it_has_an_access_key(folder: Path, tmp_path: Path) -> None:
+    path = policy_file(tmp_path, "own", statement(action="kms:Encrypt"))
+    assert run(folder, "caller", "add", ALICE, "--policy", path).exit_code == 0
+    assert held(folder, ALICE).keys() == {"own"}
+    other = policy_file(tmp_path, "other", statement())
+    assert run(folder, "caller", "add", ALICE, "--policy", other).exit_code == 3  # it has an access key
+    assert held(folder, ALICE).keys() == {"own"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "not JSON"),
+        (document(of_account()), "Principal has no place in an identity policy"),
+        (document(statement(action="Decrypt")), "'Decrypt' is no action"),
+    ],
+)
+def test_what_is_no_identity_policy_is_refused(folder: Path, tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(text)
+    result = run(folder, "caller", "policy", DEMO, "--set", str(path))
+    assert result.exit_code == 3 and told in result.stderr
+    assert held(folder, DEMO).keys() == {"KMSFullAccess"}
+
+
+def test_what_may_not_be_meant_is_told(folder: Path, tmp_path: Path) -> None:
+    condition = {"StringEquals": {"aws:PrincipalOrgID": "o-1"}}
+    path = policy_file(tmp_path, "own", statement(action=["kms:Frob", "kms:Encrypt"], Condition=condition))
+    result = run(folder, "caller", "policy", DEMO, "--set", path)
+    assert result.exit_code == 0
+    assert "own, statement 1: 'kms:Frob' is no KMS action that is known" in result.stderr
+    assert "own, statement 1: no call here has the condition key aws:PrincipalOrgID" in result.stderr
+
+
+def test_one_thing_at_a_time(folder: Path) -> None:
+    for words in (("--reset", "--show"), ("--remove", "x", "--reset"), ("--name", "x")):
+        assert run(folder, "caller", "policy", DEMO, *words).exit_code == 2
+    assert run(folder, "caller", "policy", "AKIANOBODY").exit_code == 3
+
+
+def test_the_hosts_own_calls_are_allowed_by_the_host(folder: Path) -> None:
+    allowed = [
+        one["additionalEventData"]["keytrail"].get("allowedBy") for one in events(folder) if one["eventName"] == "CreateAlias"
+    ]
+    assert allowed == [None, [{"policy": "host"}, {"policy": "host"}]]  # intent, outcome: alias and key
