@@ -101,7 +101,7 @@ def open_token(token_key: bytes, arn: str, token: bytes) -> WrappingKey | None:
 
 def unwrap(wrapping: WrappingKey, wrapped: bytes) -> bytes | None:
     """What was wrapped, or None where it was not, by this algorithm under this key. Takes some milliseconds."""
-    private = load_der_private_key(wrapping.private, None)
+    private = load_der_private_key(wrapping.private, None, unsafe_skip_rsa_key_validation=True)  # it was made here: see `loaded`
     if not isinstance(private, rsa.RSAPrivateKey):
         raise TypeError("a wrapping key that is not of RSA")
     algorithm, size = ALGORITHMS[wrapping.algorithm], private.key_size // 8

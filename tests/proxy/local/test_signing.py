@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 from typing import Any  # members of requests: JSON values, as in `proxy.domain.Members`
 
 import pytest
@@ -17,7 +19,7 @@ from proxy.backends.local.loaded import LoadedPairs
 from proxy.backends.local.specs import SIGN_VERIFY, SPECS
 from proxy.domain import KeyUse
 from tests.proxy.local.given import given_key, made
-from tests.proxy.local.world import ACCOUNT, REGION, World, arn_of
+from tests.proxy.local.world import ACCOUNT, REGION, World, arn_of, call
 
 MESSAGE = b"what is to be signed"
 SIGNERS = [(spec.name, algorithm) for spec in SPECS.values() for algorithm in spec.algorithms.get(SIGN_VERIFY, ())]
@@ -249,6 +251,24 @@ def test_what_takes_milliseconds_is_signed_on_a_thread(world: World, monkeypatch
         "ML_DSA_SHAKE_256": True,
         "ED25519_PH_SHA_512": True,
     }
+
+
+def test_a_signature_does_not_wait_behind_the_making_of_keys(world: World) -> None:
+    held, key = threading.Event(), signer(world, "RSA_4096")
+    sent = call("Sign", KeyId=key, SigningAlgorithm="RSASSA_PSS_SHA_256", Message=MESSAGE)
+
+    async def main() -> None:
+        making = [asyncio.create_task(world.backend._desk.aside(held.wait)) for _ in range(8)]
+        await asyncio.sleep(0)  # they have begun
+        answer = await asyncio.wait_for(world.backend.call(sent), timeout=30)
+        assert len(answer.members["Signature"]) == 512
+        held.set()
+        await asyncio.gather(*making)
+
+    try:
+        asyncio.run(main())
+    finally:
+        held.set()
 
 
 def test_a_pair_is_loaded_once_and_never_outlives_its_row(world: World) -> None:
