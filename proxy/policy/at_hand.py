@@ -1,4 +1,4 @@
-"""Condition keys that need the key itself, or an enclave's attestation: at hand in the embedded KMS, not to a guardrail. Pure.
+"""Condition keys of the key itself, of an attestation, of a session: the embedded KMS has them, a guardrail has not. Pure.
 
 Source: as `proxy.policy.keys`.
 """
@@ -24,6 +24,16 @@ def _resource_tag(key: KeyFacts, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for tag, value in key.tags.items() if tag.lower() == name.lower()))
 
 
+def _principal_tag(request: AuthorizationRequest, access: Access, name: str) -> Values:
+    """A tag of the caller's session; users and roles have none of their own here."""
+    return tuple(value for tag, value in request.principal.tags if tag.lower() == name.lower())
+
+
+def _source_identity(request: AuthorizationRequest, access: Access, _: str) -> Values:
+    session = request.principal.session
+    return () if session is None or session.source_identity is None else (session.source_identity,)
+
+
 def _attested(request: AuthorizationRequest, access: Access, name: str) -> Values:
     """The measurement `name` (ImageSha384, PCR3) of who the answer is for."""
     wanted = f"{_ATTESTATION}{name}".lower()
@@ -31,6 +41,7 @@ def _attested(request: AuthorizationRequest, access: Access, name: str) -> Value
 
 
 _WITH_KEY = {
+    "aws:sourceidentity": ConditionKey("aws:SourceIdentity", Kind.TEXT, _source_identity),
     "kms:resourcealiases": ConditionKey(
         "kms:ResourceAliases", Kind.TEXT, _of_key(lambda key, _: key.aliases()), multi=True, actions=KEY_ACTIONS
     ),
@@ -45,6 +56,7 @@ _WITH_KEY = {
     ),
 }
 _WITH_KEY_BY_PREFIX = {
+    "aws:principaltag/": ConditionKey("aws:PrincipalTag/", Kind.TEXT, _principal_tag),
     "aws:resourcetag/": ConditionKey("aws:ResourceTag/", Kind.TEXT, _of_key(_resource_tag), actions=KEY_ACTIONS),
     _ATTESTATION.lower(): ConditionKey(_ATTESTATION, Kind.TEXT, _attested, actions=CRYPTOGRAPHIC | {"kms:GenerateRandom"}),
 }

@@ -144,7 +144,12 @@ EXPECTED: Mapping[str, Expected] = {
         )
     ),
     "Who used a key through a grant?": Expected(
-        (says(0, r"2025-10-20 10:01:00,.*exporter/nightly,Decrypt,.*token-1", absent=("reader", "deploy")),)
+        (
+            says(0, r"2025-10-20 10:01:00,.*exporter/nightly,Decrypt,.*token-1", absent=("reader", "deploy", "10:05")),
+            says(
+                1, r'exporter/nightly.*2025-10-20T10:05:00.*"allowedBy":\[\{"grant":"grant-1"', absent=("10:01:00", "CreateGrant")
+            ),
+        )
     ),
     "Who created that grant?": Expected(
         (says(0, r"exporter/nightly,Decrypt,grant-1,.*user/admin,2025-10-20 10:00", absent=("grant-[23]", "intern", "deputy")),)

@@ -85,6 +85,7 @@ class Plan:
         made: Iterable[str] = (),
         material: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        allowed_by: Mapping[str, str] | None = None,
         **changes: Any,
     ) -> None:
         """A call at `at` (UTC) with the ciphertexts `blobs`, which returns `made`. `changes` are as of the builder's `record`."""
@@ -98,6 +99,8 @@ class Plan:
                 extension[name] = [fingerprint(blob) for blob in prints]
         if "principalId" in who:
             extension |= {"identityProof": "host-operator", "topology": "host"}
+        if allowed_by is not None:
+            extension["allowedBy"] = [allowed_by]
         if material is not None:
             content["additionalEventData"]["keyMaterialId"] = material
         content["requestParameters"] = {**(content["requestParameters"] or {}), **(parameters or {})}
@@ -177,7 +180,12 @@ def _principals(plan: Plan) -> None:
         plan.add("2025-10-20 10:00", _user(maker), "CreateGrant", key, parameters=parameters, responseElements=response)
     nightly = _session("exporter", "nightly")
     token = {"grantTokens": ["token-1"]}
-    plan.add("2025-10-20 10:01", nightly, blobs=["daily"], context=_context(12), material="M1", parameters=token)
+    by_policy = {"policy": "key policy", "statement": "grant"}
+    plan.add(
+        "2025-10-20 10:01", nightly, blobs=["daily"], context=_context(12), material="M1", parameters=token, allowed_by=by_policy
+    )
+    by_grant = {"grant": "grant-1"}
+    plan.add("2025-10-20 10:05", nightly, blobs=["daily"], context=_context(12), material="M1", allowed_by=by_grant)
 
 
 def _keys(plan: Plan) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from proxy.authorization import PolicyAuthoriser, operator
-from proxy.domain import AllowedBy, Principal
+from proxy.backends.local.changes import KeysInChange
+from proxy.backends.local.grants import Grant
+from proxy.domain import AllowedBy, Principal, SessionContext
+from proxy.errors import KmsError
 from tests.proxy.local.policies import (
     BOBS_ROOT,
     CAROL,
@@ -279,6 +285,149 @@ def test_conditions_are_asked_of_the_call_and_of_the_key(
         world("CreateAlias", AliasName="alias/x", TargetKeyId=key)
     found = allowed_by(world, ALICE, "kms:Encrypt", key, EncryptionContext={"tenant": "acme"})
     assert found == (AllowedBy(policy="key policy", statement="1") if holds else "no resource-based policy allows")
+
+
+def test_a_sessions_tags_and_source_identity_can_be_asked_for(world: World) -> None:
+    condition = {"StringEquals": {"aws:PrincipalTag/Team": "${aws:ResourceTag/team}", "aws:SourceIdentity": "alice"}}
+    key = key_with(world, statement(principal={"AWS": ROLE}, Condition=condition))
+    with as_caller(world, operator(ACCOUNT, 0, "root")):
+        world("TagResource", KeyId=key, Tags=[{"TagKey": "team", "TagValue": "blue"}])
+    by = AllowedBy(policy="key policy", statement="1")
+    for tags, identity, found in (
+        ((("team", "blue"),), "alice", by),
+        ((("team", "red"),), "alice", None),
+        ((), "alice", None),
+        ((("team", "blue"),), "bob", None),
+        ((("team", "blue"),), None, None),
+    ):
+        session = replace(SESSION, session=SessionContext(0, source_identity=identity), tags=tags)
+        assert allowed_by(world, session, "kms:Encrypt", key) == (found or "no resource-based policy allows")
+
+
+# --- Grants -------------------------------------------------------------------------------------------------------------
+
+
+def grant(world: World, key: str, grantee: str, *operations: str) -> AllowedBy:
+    """A grant of the key, put into the store; as what it allows will be told."""
+    number = str(len(world.store.changes_since(0, ("grant",)).entries)) * 64
+    found = Grant(number, REGION, key, ACCOUNT, ACCOUNT, grantee, operations, 1.0, token_key=bytes(32))
+    with world.store.change() as tx:
+        KeysInChange(tx).put_grant(found)
+    return AllowedBy(grant=found.id)
+
+
+def test_a_grant_allows_what_no_policy_does(world: World) -> None:
+    key = key_with(world, statement(principal={"AWS": CAROL.arn}))
+    assert allowed_by(world, ALICE, "kms:Encrypt", key) == "no resource-based policy allows"
+    by = grant(world, key, ALICE.arn, "Encrypt")
+    assert allowed_by(world, ALICE, "kms:Encrypt", key) == by
+    assert allowed_by(world, ALICE, "kms:Decrypt", key) == "no resource-based policy allows"
+    assert allowed_by(world, CAROL, "kms:Encrypt", key) == AllowedBy(policy="key policy", statement="1")
+    give_nothing(world, ALICE)
+    assert world("Encrypt", KeyId=key, Plaintext=b"x")
+
+
+def test_a_denial_wins_over_a_grant(world: World) -> None:
+    key = key_with(world, of_account(), statement("Deny", "kms:Encrypt", {"AWS": ALICE.arn}))
+    grant(world, key, ALICE.arn, "Encrypt", "Decrypt")
+    assert allowed_by(world, ALICE, "kms:Encrypt", key) == "explicit deny in a resource-based policy"
+    give(world, ALICE, statement("Deny", "kms:Decrypt"))
+    assert allowed_by(world, ALICE, "kms:Decrypt", key) == "explicit deny in an identity-based policy"
+
+
+def test_a_grant_reaches_into_another_account_by_itself(world: World) -> None:
+    key = world.new_key()
+    by = grant(world, key, BOB.arn, "Encrypt", "DescribeKey")
+    give_nothing(world, BOB)
+    assert allowed_by(world, BOB, "kms:Encrypt", key) == by
+    world.caller = BOB
+    assert world("DescribeKey", KeyId=arn_of(key)) and world("Encrypt", KeyId=arn_of(key), Plaintext=b"x")
+
+
+def test_a_grant_to_an_account_leaves_it_to_its_policies(world: World) -> None:
+    key = world.new_key()
+    by = grant(world, key, BOBS_ROOT, "Encrypt")
+    assert allowed_by(world, BOB, "kms:Encrypt", key) == by
+    give(world, BOB, statement(action="kms:Decrypt"))
+    assert allowed_by(world, BOB, "kms:Encrypt", key) == "no resource-based policy allows"
+
+
+# --- Certainty ----------------------------------------------------------------------------------------------------------
+
+ACTIONS = ("kms:Encrypt", "kms:Decrypt")
+CONDITIONS: list[dict[str, Any]] = [
+    {},
+    {"StringEquals": {"kms:EncryptionContext:tenant": "acme"}},
+    {"StringNotEquals": {"aws:username": "alice"}},
+]
+KEY_STATEMENTS = st.lists(
+    st.builds(
+        lambda effect, action, principal, condition: statement(effect, action, principal, Condition=condition),
+        st.sampled_from(["Allow", "Allow", "Deny"]),
+        st.sampled_from(["kms:*", *ACTIONS]),
+        st.sampled_from(["*", {"AWS": ROOT}, {"AWS": ALICE.arn}, {"AWS": ROLE}, {"AWS": BOBS_ROOT}]),
+        st.sampled_from(CONDITIONS),
+    ),
+    min_size=1,
+    max_size=4,
+)
+OWN_STATEMENTS = st.lists(
+    st.builds(
+        lambda effect, action, condition: statement(effect, action, Condition=condition),
+        st.sampled_from(["Allow", "Allow", "Deny"]),
+        st.sampled_from(["kms:*", *ACTIONS]),
+        st.sampled_from(CONDITIONS),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def by_the_book(caller: Principal, tenant: str, key: list[dict[str, Any]], own: list[dict[str, Any]]) -> bool:
+    """Whether `caller` may Encrypt: the rules as IAM's guide has them, without a thought of cost."""
+
+    def applies(one: dict[str, Any]) -> bool:
+        is_about = one["Action"] in ("kms:*", "kms:Encrypt")
+        is_met = {
+            0: True,
+            1: tenant == "acme",
+            2: caller.user_name != "alice",
+        }[CONDITIONS.index(one["Condition"])]
+        return is_about and is_met
+
+    names = {caller.arn, ROLE} if caller is SESSION else {caller.arn}
+    account = {ROOT, BOBS_ROOT} & {f"arn:aws:iam::{caller.account_id}:root"}
+    found = [(one["Effect"], one["Principal"]) for one in key if applies(one)]
+    direct = {effect for effect, who in found if who == "*" or who["AWS"] in names}
+    through = {effect for effect, who in found if who != "*" and who["AWS"] in account}
+    mine = {one["Effect"] for one in own if applies(one)}
+    if "Deny" in direct | through | mine:
+        return False
+    if caller.account_id != ACCOUNT:
+        return "Allow" in direct | through and "Allow" in mine
+    return "Allow" in direct or ("Allow" in through and "Allow" in mine)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(KEY_STATEMENTS, OWN_STATEMENTS, st.sampled_from([ALICE, SESSION, BOB]), st.sampled_from(["acme", "other"]))
+def test_decisions_are_those_of_the_book(
+    world: World, key: list[dict[str, Any]], own: list[dict[str, Any]], caller: Principal, tenant: str
+) -> None:
+    tables = world.backend._tables
+    made = next(iter(tables.of(ACCOUNT, REGION).keys), None) or world.new_key()  # one for all examples
+    found = tables.find_key(ACCOUNT, REGION, made)
+    assert found is not None
+    found = replace(found, policy=document(*key))
+    give(world, caller, *own)
+    asked = call("Encrypt", REGION, caller, KeyId=made, EncryptionContext={"tenant": tenant})
+    authoriser, expected = authoriser_of(world), by_the_book(caller, tenant, key, own)
+    assert (authoriser.decide(tables, asked, "kms:Encrypt", found).allowed_by is not None) is expected
+    for _ in range(2):  # the second finds the first one's work
+        try:
+            authoriser.check(tables, asked, "kms:Encrypt", found)
+            assert expected
+        except KmsError as refusal:
+            assert refusal.code == "AccessDeniedException" and not expected
 
 
 def test_what_is_not_known_counts_against_the_caller(world: World) -> None:
