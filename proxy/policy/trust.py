@@ -18,24 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.domain import Principal
 from proxy.policy import keys
 from proxy.policy.access import Access, AuthorizationRequest
 from proxy.policy.document import VERSIONS, action_glob_matches
 from proxy.policy.operators import Condition, read_condition
 from proxy.policy.patterns import NO, YES, PatternError
+from proxy.policy.principals import EVERYBODY, KINDS, Principals, joined, names_of, read_principal
 
 MAX_CHARACTERS = 4_096  # IAM's largest quota for a role's trust policy is 4,096, white space apart
 _WITH_VARIABLES = "2012-10-17"
 _STATEMENT_ELEMENTS = ("Sid", "Effect", "Principal", "Action", "Condition")
 _ACTION = re.compile(r"\*|sts:[A-Za-z*?]+", re.IGNORECASE)
-_PRINCIPAL = re.compile(
-    r"\*|[0-9]{12}"
-    r"|arn:aws[a-z-]*:iam::[0-9]{12}:(?:root|(?:user|role)/(?:[!-.0-~]+/)*[\w+=,.@-]{1,64})"
-    r"|arn:aws[a-z-]*:sts::[0-9]{12}:assumed-role/[\w+=,.@-]{1,64}/[\w+=,.@-]{2,64}",
-    re.ASCII,
-)
-_OTHER_KINDS = ("Service", "Federated", "CanonicalUser")
 _SESSION_TAG = "aws:requesttag/"
 _PRINCIPAL_TAG = "aws:principaltag/"
 
@@ -56,7 +49,7 @@ class Assuming:
 @dataclass(frozen=True, slots=True)
 class _Statement:
     denies: bool
-    principals: tuple[str, ...]
+    principals: Principals
     actions: tuple[str, ...]
     conditions: tuple[Condition, ...]
 
@@ -69,34 +62,17 @@ class TrustPolicy:
 
     def allows(self, action: str, assuming: Assuming) -> bool:
         """Whether `action` (sts:AssumeRole) is allowed: by one statement, and denied by none."""
-        allowed = False
+        allowed, caller = False, names_of(assuming.request.principal)
         for statement in self.statements:
             if not any(action_glob_matches(glob, action) for glob in statement.actions):
                 continue
-            if not any(is_meant(one, assuming.request.principal) for one in statement.principals):
+            if not (statement.principals.mean(caller) or statement.principals.mean_account_of(caller)):
                 continue
             result = min((condition.holds(_Told(action, assuming)) for condition in statement.conditions), default=YES)
             if statement.denies and result != NO:
                 return False
             allowed = allowed or (not statement.denies and result == YES)
         return allowed
-
-
-def is_meant(named: str, principal: Principal) -> bool:
-    """Whether `principal` is whom a policy's Principal `named` names: itself, its role, its account, or everybody."""
-    if named in ("*", principal.arn):
-        return True
-    if named == principal.account_id or named.endswith(f":iam::{principal.account_id}:root"):
-        return True
-    return principal.type == "AssumedRole" and named == role_arn_of(principal)
-
-
-def role_arn_of(principal: Principal) -> str:
-    """The ARN of a session's role; without the role's path where nothing but the session's ARN is known."""
-    if principal.session is not None and principal.session.issuer is not None:
-        return principal.session.issuer.arn
-    head, _, names = principal.arn.partition(":assumed-role/")
-    return f"{head.replace(':sts:', ':iam:', 1)}:role/{names.partition('/')[0]}"
 
 
 class _Told:
@@ -197,19 +173,20 @@ def _statement(found: Any, variables: bool) -> _Statement:  # Any: JSON
     )
 
 
-def _principals(found: Any) -> tuple[str, ...]:  # Any: JSON
-    if found == "*":
-        return ("*",)
+def _principals(found: Any) -> Principals:  # Any: JSON
+    if found == EVERYBODY:
+        found = {"AWS": EVERYBODY}
     if not isinstance(found, dict) or not found:
         raise PatternError('Principal must be "*" or a JSON object: {"AWS": "arn:aws:iam::111122223333:user/alice"}')
-    _check_names(found, ("AWS", *_OTHER_KINDS))
+    _check_names(found, KINDS)
+    read_ones = []
     for kind, value in found.items():
-        _texts(f"Principal, {kind}", value)
-    named = _texts("Principal, AWS", found["AWS"]) if "AWS" in found else ()
-    for one in named:
-        if not _PRINCIPAL.fullmatch(one):
-            raise PatternError(f"{one!r} is no principal: an account, or the ARN of a user, a role, or a session of a role")
-    return named
+        for name in _texts(f"Principal, {kind}", value):
+            one = read_principal(kind, name)
+            if one is None:
+                raise PatternError(f"{name!r} is no principal: an account, or the ARN of a user, a role, or a session of a role")
+            read_ones.append(one)
+    return joined(read_ones, negated=False)
 
 
 def _condition(operator: str, key: str, value: Any, variables: bool) -> Condition:  # Any: JSON

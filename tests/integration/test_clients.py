@@ -5,6 +5,7 @@ Whatever they do, `trace` tells the story of the blob that they got, and `query`
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiobotocore.session
 import aws_encryption_sdk
 import boto3
 import pytest
 
+from tests.integration.components.node_client import NodeEncryptionSdk
 from tests.integration.conftest import REGION, Server, keytrail_command
 
 DEMO = "arn:aws:iam::111122223333:user/demo"
@@ -262,6 +265,59 @@ def test_the_aws_encryption_sdk(shell: Shell) -> None:
         ("unwrapped", DEMO, "sdk"),
     ]
     assert [record["eventName"] for record in shell.query("--context", "tenant=sdk")] == ["GenerateDataKey", "Decrypt"]
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_the_aws_encryption_sdk_for_javascript_and_python_read_each_other(shell: Shell) -> None:
+    key = shell.aws("describe-key", "--key-id", "alias/demo")["KeyMetadata"]["Arn"]
+    javascript = NodeEncryptionSdk(key, shell.environment)
+    python = aws_encryption_sdk.EncryptionSDKClient()
+    provider = aws_encryption_sdk.StrictAwsKmsMasterKeyProvider(key_ids=[key])
+    message = javascript.encrypt(b"in confidence", {"tenant": "node"})
+    assert javascript.decrypt(message, {"tenant": "node"}) == b"in confidence"
+    opened, header = python.decrypt(source=message, key_provider=provider)
+    assert (opened, header.encryption_context["tenant"]) == (b"in confidence", "node")
+    message, _ = python.encrypt(source=b"in confidence", key_provider=provider, encryption_context={"tenant": "node"})
+    assert javascript.decrypt(message, {"tenant": "node"}) == b"in confidence"
+    (data_key,) = header.encrypted_data_keys
+    steps = shell.trace(base64.b64encode(data_key.encrypted_data_key).decode())
+    assert [(step, caller, context["tenant"]) for step, _, caller, context, _ in steps] == [
+        ("made", DEMO, "node"),
+        ("unwrapped", DEMO, "node"),
+        ("unwrapped", DEMO, "node"),
+    ]
+    agents = {record["userAgent"].partition("/")[0] for record in shell.query("--context", "tenant=node")}
+    assert {"aws-sdk-js", "Boto3"} <= agents
+
+
+@pytest.mark.usefixtures("evaluated")
+async def test_aiobotocore_makes_calls_at_once(shell: Shell) -> None:
+    session = aiobotocore.session.get_session()
+    async with session.create_client("kms") as kms:
+        made = await asyncio.gather(
+            *(
+                kms.generate_data_key(KeyId="alias/demo", KeySpec="AES_256", EncryptionContext={"tenant": "aio", "n": str(n)})
+                for n in range(10)
+            )
+        )
+        opened = await asyncio.gather(
+            *(
+                kms.decrypt(CiphertextBlob=one["CiphertextBlob"], EncryptionContext={"tenant": "aio", "n": str(n)})
+                for n, one in enumerate(made)
+            )
+        )
+        with pytest.raises(kms.exceptions.InvalidCiphertextException):
+            await kms.decrypt(CiphertextBlob=made[0]["CiphertextBlob"], EncryptionContext={"tenant": "aio", "n": "1"})
+    assert [one["Plaintext"] for one in opened] == [one["Plaintext"] for one in made]
+    async with session.create_client("sts") as sts:
+        assert (await sts.get_caller_identity())["Arn"] == DEMO
+    found = shell.query("--context", "tenant=aio")
+    told = [(record["eventName"], record.get("errorCode")) for record in found]
+    assert sorted(told, key=str) == [
+        ("Decrypt", "InvalidCiphertextException"),
+        *[("Decrypt", None)] * 10,
+        *[("GenerateDataKey", None)] * 10,
+    ]
 
 
 def test_query_finds_every_call_of_a_tenant(shell: Shell) -> None:

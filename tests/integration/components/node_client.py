@@ -1,4 +1,4 @@
-"""Node's ``@aws-sdk/client-kms``, as a user of `node/` has it."""
+"""Node's ``@aws-sdk/client-kms`` and ``@aws-crypto/client-node``, as a user of `node/` has them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,45 @@ _NODE = FOLDER / "node"
 _LIMIT_S = 60
 
 
+def _require_package(name: str) -> str:
+    """The path of Node, where the package is installed."""
+    program = require_program("node")
+    if not (_NODE / "node_modules" / name).is_dir():
+        missing(f"Node's {name}")
+    return program
+
+
+class NodeEncryptionSdk:
+    """Runs ``encryption_sdk.mjs`` with the key `key_arn`. Skips the test where Node or the package is not installed.
+
+    `environment` is what points the SDK at a KMS, with credentials.
+    """
+
+    def __init__(self, key_arn: str, environment: Mapping[str, str]) -> None:
+        self._program = _require_package("@aws-crypto/client-node")
+        self._environment = {**environment, "KMS_KEY_ID": key_arn}
+
+    def encrypt(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+        """A message of the AWS Encryption SDK."""
+        return self._run("encrypt", plaintext, context)
+
+    def decrypt(self, message: bytes, context: Mapping[str, str]) -> bytes:
+        """The plaintext of a message, which must have at least this context."""
+        return self._run("decrypt", message, context)
+
+    def _run(self, verb: str, given: bytes, context: Mapping[str, str]) -> bytes:
+        environment = {**self._environment, "CONTEXT": json.dumps(context)}
+        argv = [self._program, "encryption_sdk.mjs", verb]
+        done = subprocess.run(argv, cwd=_NODE, env=environment, input=given, capture_output=True, timeout=_LIMIT_S)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+
 class NodeClient:
     """Runs ``roundtrip.mjs``. Skips the test where Node or its SDK is not installed."""
 
     def __init__(self) -> None:
-        self._program = require_program("node")
-        if not (_NODE / "node_modules" / "@aws-sdk" / "client-kms").is_dir():
-            missing("Node's @aws-sdk/client-kms")
+        self._program = _require_package("@aws-sdk/client-kms")
 
     def round_trip(
         self,

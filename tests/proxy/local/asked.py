@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from audit.commit import AuditLog, LogPlace, Receipt
 from audit.record import AuditRecord, Phase
 from audit.segments import create_log
+from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.backend import CHANGES, WORKS, LocalBackend
 from proxy.dialect import KmsDialect
 from proxy.domain import RawResponse
 from proxy.kms.model import ServiceModel
+from proxy.permissions import Permissions
 from proxy.pipeline import Pipeline
 from proxy.recording import Recorder
 from proxy.sealed_store import SealedStore
@@ -143,7 +145,8 @@ class Worker:
         self._runner = asyncio.Runner()
         loop = self._runner.get_loop()
         self._store = SealedStore(path, MASTER_KEY)
-        self._backend = LocalBackend(self._store, Clock(), os.urandom)
+        clock = Clock()
+        self._backend = LocalBackend(self._store, clock, os.urandom, PolicyAuthoriser(Permissions(self._store), clock))
         create_log(folder / "w0")
         (folder / "checkpoints").mkdir()
         self._log = AuditLog(LogPlace(folder / "w0", folder / "checkpoints", REGION, ACCOUNT), loop)
@@ -236,11 +239,7 @@ def valid(stock: Stock, operation: str, member: str, name: str) -> st.SearchStra
     match shape["type"]:
         case "structure":
             required = set(shape.get("required", ()))
-            members = {
-                one: valid(stock, operation, one, ref["shape"])
-                for one, ref in shape["members"].items()
-                if not (one == "DryRun" and operation == "DescribeKey")
-            }
+            members = {one: valid(stock, operation, one, ref["shape"]) for one, ref in shape["members"].items()}
             return st.fixed_dictionaries(
                 {one: members[one] for one in members if one in required},
                 optional={one: members[one] for one in members if one not in required},
@@ -281,21 +280,26 @@ def _off(name: str) -> Sequence[Json]:
     return wrong
 
 
-@st.composite
-def requests(draw: st.DrawFn, stock: Stock, operation: str) -> bytes:
-    """The body of a request, valid in half of the cases."""
+def requests(stock: Stock, operation: str) -> st.SearchStrategy[bytes]:
+    """Bodies of requests, half of them valid."""
     row = MODEL["operations"][operation]
-    if "input" not in row:
-        return b"{}"
-    name = row["input"]["shape"]
-    members: dict[str, Json] = draw(valid(stock, operation, "", name))
-    if draw(st.booleans()) and SHAPES[name]["members"]:
-        one = draw(st.sampled_from(sorted(SHAPES[name]["members"])))
-        if one in members and draw(st.booleans()):
-            del members[one]
-        else:
-            members[one] = draw(st.sampled_from(_off(SHAPES[name]["members"][one]["shape"])))
-    return json.dumps(members).encode()
+    name = row["input"]["shape"] if "input" in row else ""
+    if not name or not SHAPES[name]["members"]:
+        return st.just(b"{}")
+    base, shapes = valid(stock, operation, "", name), {one: ref["shape"] for one, ref in SHAPES[name]["members"].items()}
+
+    @st.composite
+    def made(draw: st.DrawFn) -> bytes:
+        members: dict[str, Json] = draw(base)
+        if draw(st.booleans()):
+            one = draw(st.sampled_from(sorted(shapes)))
+            if one in members and draw(st.booleans()):
+                del members[one]
+            else:
+                members[one] = draw(st.sampled_from(_off(shapes[one])))
+        return json.dumps(members).encode()
+
+    return made()
 
 
 # --- what an answer may be
