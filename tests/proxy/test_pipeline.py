@@ -147,6 +147,7 @@ def request(
     at_us: int = NOW_US,
     fault: HttpFault | None = None,
     content_type: bytes = b"application/x-amz-json-1.1",
+    region: str = REGION,
 ) -> RawRequest:
     body = parameters if isinstance(parameters, bytes) else json.dumps(parameters).encode()
     headers: list[tuple[bytes, bytes]] = [
@@ -155,7 +156,7 @@ def request(
         (b"x-amz-target", b"TrentService." + operation.encode()),
         (b"x-amz-date", datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y%m%dT%H%M%SZ").encode()),
     ]
-    authorization = sign(b"POST", b"/", headers, body, access_key_id=access_key_id, secret_access_key=secret, region=REGION)
+    authorization = sign(b"POST", b"/", headers, body, access_key_id=access_key_id, secret_access_key=secret, region=region)
     headers += [(b"authorization", authorization), (b"user-agent", b"tests/1")]
     return RawRequest(b"POST", b"/", tuple(headers), body, Origin("192.0.2.7"), NOW_US, fault)
 

@@ -93,7 +93,8 @@ def delete_imported_key_material(around: Surroundings, keys: KeysInChange, call:
         _check_symmetric(key, "KeyMaterialId")
         version = versions.find(material_id)
         if version is None:
-            raise _incorrect(key, f"The key material {material_id} is not associated with {key.arn}.")
+            message = f"The key material {material_id} is not associated with {key.arn}."
+            raise KmsError("NotFoundException", message, keys=(key.meant,))  # of the model's errors the one that fits
     elif not versions.all:
         return Answer({"KeyId": key.arn}, (key.meant,))
     else:

@@ -25,6 +25,14 @@ ONCE = settings(
 )
 
 
+#: Of these a valid request is mostly answered: none answered would mean that what was asked about was not there.
+OFTEN_ANSWERED = (
+    *("CreateKey", "DescribeKey", "DisableKey", "EnableKey", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext"),
+    *("GenerateRandom", "GetKeyPolicy", "GetKeyRotationStatus", "GetPublicKey", "ListAliases", "ListKeys", "ListResourceTags"),
+    *("Sign", "TagResource", "UntagResource", "UpdateKeyDescription"),
+)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stock]:
     path = tmp_path_factory.mktemp("prepared") / "keystore.db"
@@ -43,17 +51,19 @@ def worker(prepared: tuple[Path, Stock], tmp_path: Path) -> Iterator[Worker]:
 def test_every_request_is_answered_by_the_model_and_recorded(
     worker: Worker, prepared: tuple[Path, Stock], operation: str
 ) -> None:
-    known = errors_of(operation)
+    known, answered = errors_of(operation), 0
 
     @ONCE
     @given(requests(prepared[1], operation))
     def ask(body: bytes) -> None:
+        nonlocal answered
         response, records = worker.post(operation, body)
         told = json.loads(response.body) if response.body else {}
         code = told.get("__type") if response.status != 200 else None
         where = f"{operation} {body!r} → {response.status} {told}"
         assert response.status in (200, 400), where
         if code is None:
+            answered += 1
             shape = MODEL["operations"][operation].get("output", {}).get("shape")
             assert (faults_of_answer(shape, told) if shape else told) in ([], {}), where
         else:
@@ -65,3 +75,4 @@ def test_every_request_is_answered_by_the_model_and_recorded(
         assert OPERATIONS[operation].mutates or not intents, where
 
     ask()
+    assert answered or operation not in OFTEN_ANSWERED

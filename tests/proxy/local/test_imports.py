@@ -313,7 +313,7 @@ def test_members_that_only_symmetric_keys_know(world: World, member: dict[str, s
 def test_deleting_what_is_not_there(world: World) -> None:
     key = new_external_key(world)
     assert world("DeleteImportedKeyMaterial", KeyId=key) == {"KeyId": arn_of(key)}
-    assert world.refused("DeleteImportedKeyMaterial", KeyId=key, KeyMaterialId="0" * 64).code == "IncorrectKeyMaterialException"
+    assert world.refused("DeleteImportedKeyMaterial", KeyId=key, KeyMaterialId="0" * 64).code == "NotFoundException"
     assert state(world, key) == "PendingImport"
 
 
