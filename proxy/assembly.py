@@ -37,6 +37,7 @@ from proxy.backends.aws.transport import Endpoint, Transport
 from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
 from proxy.backends.local.xks.client import XksClient
+from proxy.backends.local.xks.elsewhere import Elsewhere
 from proxy.callers import Callers
 from proxy.claims import ClaimReader, read_access_keys
 from proxy.clock import Clock, clock_of
@@ -210,7 +211,7 @@ def _attestation_roots(settings: Settings) -> tuple[Certificate, ...]:
 def _xks_transport(settings: Settings, parts: Parts) -> Callable[[], Transport]:
     """How the way to external key store proxies is made, once one is asked. Raises SetupError at once."""
     tls = _client_tls("xks_ca_bundle", settings.xks_ca_bundle)
-    resolver: Resolver = SystemResolver()
+    resolver: Resolver = Elsewhere(SystemResolver())
     if settings.xks_hosts:
         resolver = StaticResolver(dict(entry.partition("=")[::2] for entry in settings.xks_hosts), resolver)
     return lambda: Pool(

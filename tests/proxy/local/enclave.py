@@ -87,13 +87,16 @@ def leaf(**wish: Any) -> Wish:
 
 
 class Nitro:
-    """A root, an intermediate of a region and one of an instance, and the certificate that signs documents."""
+    """A root, an intermediate of a region and one of an instance, and the certificate that signs documents; at the time `now`."""
 
-    def __init__(self, root: Wish | None = None, middle: Wish | None = None, last: Wish | None = None) -> None:
-        self.root = Holder(root or Wish("aws.nitro-enclaves", end=NOW + timedelta(days=365)))
-        self.region = Holder(middle or Wish("region"), self.root)
-        self.instance = Holder(Wish("instance", path_length=0), self.region)
-        self.signer = Holder(last or leaf(), self.instance)
+    def __init__(
+        self, root: Wish | None = None, middle: Wish | None = None, last: Wish | None = None, now: datetime = NOW
+    ) -> None:
+        valid: dict[str, Any] = {"start": now - timedelta(hours=1), "end": now + timedelta(hours=3)}
+        self.root = Holder(root or Wish("aws.nitro-enclaves", start=valid["start"], end=now + timedelta(days=365)))
+        self.region = Holder(middle or Wish("region", **valid), self.root)
+        self.instance = Holder(Wish("instance", path_length=0, **valid), self.region)
+        self.signer = Holder(last or leaf(**valid), self.instance)
 
     @property
     def cabundle(self) -> list[bytes]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any  # members of requests: JSON values, as in `proxy.domain.Members`
 
@@ -10,7 +12,10 @@ import orjson
 import pytest
 from botocore.session import get_session
 
-from proxy.backends.local.stores import CUSTOM_STORE, store_of
+from proxy.backends.aws.resolver import Address
+from proxy.backends.aws.transport import NotSent
+from proxy.backends.local.stores import CUSTOM_STORE, CustomStore, store_body, store_of
+from proxy.backends.local.xks.elsewhere import Elsewhere
 from proxy.backends.local.xks.faults import ERROR_NAMES, Fault
 from tests.proxy.aws.upstream import Step, answers, hangs, resets, sends
 from tests.proxy.local.world import ALICE, BOB, REGION, START_S, World
@@ -189,6 +194,37 @@ def test_a_proxy_whose_certificate_is_not_its_own(xks: XksWorld, fault: str) -> 
     assert xks.proxy.received == []
 
 
+@pytest.mark.parametrize(
+    ("addresses", "left"),
+    [
+        (["127.0.0.1", "::1", "169.254.169.254", "fe80::1%eth0", "0.0.0.0", "::ffff:127.0.0.1", "224.0.0.1"], []),  # noqa: S104
+        (["127.0.0.1", "192.0.2.7"], ["192.0.2.7"]),
+        (["10.1.2.3", "2001:db8::1"], ["10.1.2.3", "2001:db8::1"]),
+    ],
+)
+async def test_a_name_of_a_callers_does_not_lead_to_this_machine(addresses: list[str], left: list[str]) -> None:
+    resolver = Elsewhere(_Found(addresses))
+    if not left:
+        with pytest.raises(NotSent, match="xks_hosts"):
+            await resolver.resolve("xks.test")
+    else:
+        assert [address.host for address in await resolver.resolve("xks.test")] == left
+    await resolver.close()
+
+
+class _Found:
+    """A resolver that finds these."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self._addresses = [Address(address) for address in addresses]
+
+    async def resolve(self, host: str) -> list[Address]:
+        return self._addresses
+
+    async def close(self) -> None:
+        pass
+
+
 def test_a_wrong_credential_is_told(xks: XksWorld) -> None:
     members = store_members() | {"XksProxyAuthenticationCredential": OTHER_CREDENTIAL}
     assert xks.refused("CreateCustomKeyStore", **members).code == "XksProxyIncorrectAuthenticationCredentialException"
@@ -352,3 +388,84 @@ def test_an_external_store_gives_no_random_bytes(xks: XksWorld) -> None:
     store_id = xks.new_store()
     assert xks.refused("GenerateRandom", NumberOfBytes=8, CustomKeyStoreId=store_id).code == "UnsupportedOperationException"
     assert xks.refused("GenerateRandom", NumberOfBytes=8, CustomKeyStoreId="cks-1").code == "CustomKeyStoreNotFoundException"
+
+
+# --- what changes while a proxy is asked
+
+
+def _meanwhile(xks: XksWorld, change: Callable[[], object]) -> None:
+    """`change` happens in another worker, before the next answer of the proxy."""
+    wrapped = xks.proxy.spoil
+
+    def once(answer: dict[str, Any]) -> None:
+        xks.proxy.spoil = wrapped
+        change()
+
+    xks.proxy.spoil = once
+
+
+def _altered_elsewhere(xks: XksWorld, store_id: str, **members: Any) -> None:
+    with xks.store.change() as tx:
+        row = tx.get(CUSTOM_STORE, REGION, store_id)
+        assert row is not None
+        body, secret = store_body(replace(store_of(row), **members))
+        tx.put(CUSTOM_STORE, REGION, store_id, body, secret)
+
+
+def test_of_two_that_make_one_store_the_second_is_refused(xks: XksWorld) -> None:
+    other = replace(_store(xks, xks.new_store(connected=False)), id="cks-other", name="ours", path="/other/kms/xks/v1")
+    xks("DeleteCustomKeyStore", CustomKeyStoreId=_only(xks))
+
+    def make() -> None:
+        body, secret = store_body(other)
+        with xks.store.change() as tx:
+            tx.put(CUSTOM_STORE, REGION, other.id, body, secret)
+
+    _meanwhile(xks, make)
+    assert xks.refused("CreateCustomKeyStore", **store_members()).code == "CustomKeyStoreNameInUseException"
+    assert _only(xks) == "cks-other"
+
+
+@pytest.mark.parametrize(
+    ("operation", "members"),
+    [("ConnectCustomKeyStore", {}), ("UpdateCustomKeyStore", {"XksProxyUriPath": PATH})],
+)
+def test_a_store_that_was_altered_meanwhile_is_left_as_it_is(xks: XksWorld, operation: str, members: dict[str, Any]) -> None:
+    store_id = xks.new_store(connected=False)
+    if operation == "UpdateCustomKeyStore":
+        _altered_elsewhere(xks, store_id, path="/wrong/kms/xks/v1")
+    _meanwhile(xks, lambda: _altered_elsewhere(xks, store_id, secret_access_key="b" * 43))
+    refusal = xks.refused(operation, CustomKeyStoreId=store_id, **members)
+    assert refusal.code == "CustomKeyStoreInvalidStateException" and "same time" in (refusal.message or "")
+    assert _store(xks, store_id).state == "DISCONNECTED" and _store(xks, store_id).secret_access_key == "b" * 43
+
+
+def test_no_key_is_made_in_a_store_that_was_disconnected_meanwhile(xks: XksWorld) -> None:
+    store_id = xks.new_store()
+    _meanwhile(xks, lambda: _altered_elsewhere(xks, store_id, state="DISCONNECTED"))
+    asked = {"Origin": "EXTERNAL_KEY_STORE", "CustomKeyStoreId": store_id, "XksKeyId": "first"}
+    assert xks.refused("CreateKey", **asked).code == "CustomKeyStoreInvalidStateException"
+    assert xks("ListKeys")["Keys"] == []
+
+
+def test_every_worker_knows_a_store_at_once(xks: XksWorld) -> None:
+    other = World(xks.store.path, xks.clock, xks=xks.client)
+    other("ListKeys")
+    key = xks.external_key(xks.new_store())
+    assert other("DescribeCustomKeyStores")["CustomKeyStores"] == xks("DescribeCustomKeyStores")["CustomKeyStores"]
+    xks("DisconnectCustomKeyStore", CustomKeyStoreId=_only(xks))
+    assert other.refused("Encrypt", KeyId=key, Plaintext=b"x").code == "KMSInvalidStateException"
+    other.close()
+
+
+def _store(xks: XksWorld, store_id: str) -> CustomStore:
+    with xks.store.change() as tx:
+        row = tx.get(CUSTOM_STORE, REGION, store_id)
+    assert row is not None
+    return store_of(row)
+
+
+def _only(xks: XksWorld) -> str:
+    [store] = xks("DescribeCustomKeyStores")["CustomKeyStores"]
+    store_id: str = store["CustomKeyStoreId"]
+    return store_id

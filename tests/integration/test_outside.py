@@ -1,0 +1,114 @@
+"""A running keytrail and what is outside of it: an enclave that answers are for, a key manager that holds half of a key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.integration.conftest import Server
+from tests.proxy.local.enclave import MODULE_ID, PCRS, Enclave, Nitro
+from tests.proxy.local.xks_proxy import ACCESS_KEY_ID, AUTHORITY, NAME, SECRET, XksProxy, store_members
+
+#: Time that a proxy on this machine always has; the tests that are about time are elsewhere.
+PATIENCE_S = "20"
+
+
+@pytest.fixture
+def key_manager() -> Iterator[XksProxy]:
+    """An external key store proxy, on a loop and a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    proxy = XksProxy()
+    asyncio.run_coroutine_threadsafe(proxy.__aenter__(), loop).result(20)
+    yield proxy
+    asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(20)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(20)
+    loop.close()
+
+
+def _started(server: Server, **settings: str) -> Server:
+    server.settings |= settings
+    return server.start()
+
+
+def _outcomes(server: Server, operation: str) -> list[dict[str, Any]]:
+    records = [record for record in server.records() if record["eventName"] == operation]
+    return [record for record in records if record["additionalEventData"]["keytrail"]["phase"] == "outcome"]
+
+
+def test_an_answer_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
+    nitro = Nitro(now=datetime.now(UTC))
+    enclave, root = Enclave(nitro), tmp_path / "root.pem"
+    root.write_bytes(nitro.root.certificate.public_bytes(Encoding.PEM))
+    server = _started(own_server, KEYTRAIL_ATTESTATION_ROOT=str(root))
+    kms = server.client()
+    good: Any = enclave.recipient()
+    answer = kms.generate_data_key(KeyId="alias/demo", KeySpec="AES_256", Recipient=good)
+    assert not answer.get("Plaintext")
+    (tmp_path / "message").write_bytes(answer["CiphertextForRecipient"])
+    (tmp_path / "key").write_bytes(enclave.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    opens = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", "message", "-inkey", "key"]
+    opened = subprocess.run(opens, check=True, capture_output=True, cwd=tmp_path).stdout
+    assert kms.decrypt(CiphertextBlob=answer["CiphertextBlob"])["Plaintext"] == opened
+
+    bad: Any = enclave.recipient(module_id="")
+    with pytest.raises(ClientError) as refused:
+        kms.decrypt(CiphertextBlob=answer["CiphertextBlob"], Recipient=bad)
+    assert refused.value.response["Error"]["Code"] == "ValidationException"
+
+    [made], [plain, denied] = _outcomes(server, "GenerateDataKey"), _outcomes(server, "Decrypt")[-2:]
+    recipient = made["additionalEventData"]["recipient"]
+    assert recipient["attestationDocumentModuleId"] == MODULE_ID
+    assert recipient["attestationDocumentEnclaveImageDigest"] == PCRS[0].hex()
+    assert "recipient" not in plain["additionalEventData"] and "recipient" not in denied["additionalEventData"]
+    assert denied["errorCode"] == "ValidationException"
+    log = json.dumps(server.records())
+    assert opened.hex() not in log and "ublicKey" not in log
+
+
+def test_a_key_whose_other_half_is_outside(own_server: Server, key_manager: XksProxy, tmp_path: Path) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.write_text(AUTHORITY.pem)
+    server = _started(
+        own_server,
+        KEYTRAIL_XKS_HOSTS=f"{NAME}=127.0.0.1:{key_manager.port}",
+        KEYTRAIL_XKS_CA_BUNDLE=str(authority),
+        KEYTRAIL_XKS_TIMEOUT_S=PATIENCE_S,
+    )
+    kms = server.client()
+    store_id = kms.create_custom_key_store(**store_members())["CustomKeyStoreId"]
+    kms.connect_custom_key_store(CustomKeyStoreId=store_id)
+    asked: Any = {"Origin": "EXTERNAL_KEY_STORE", "CustomKeyStoreId": store_id, "XksKeyId": "first"}
+    key_id = kms.create_key(**asked)["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"secret", EncryptionContext={"a": "b"})["CiphertextBlob"]
+    server.stop()
+    server.start()
+    kms = server.client()
+    assert kms.decrypt(CiphertextBlob=blob, EncryptionContext={"a": "b"})["Plaintext"] == b"secret"
+    key_manager.disabled.add("first")
+    with pytest.raises(ClientError) as refused:
+        kms.decrypt(CiphertextBlob=blob, EncryptionContext={"a": "b"})
+    assert refused.value.response["Error"]["Code"] == "KMSInvalidStateException"
+    kms.disconnect_custom_key_store(CustomKeyStoreId=store_id)
+    assert kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"] == "Unavailable"
+
+    opened, _ = _outcomes(server, "Decrypt")
+    told = [body["requestMetadata"]["kmsRequestId"] for place, body in key_manager.received if place.endswith("/decrypt")]
+    assert opened["requestID"] == told[0]  # the key manager's log and this one have it in common
+    [created] = _outcomes(server, "CreateCustomKeyStore")
+    assert created["requestParameters"]["xksProxyUriEndpoint"] == f"https://{NAME}"
+    written = b"".join(file.read_bytes() for file in server.data.rglob("*") if file.is_file())
+    assert store_id.encode() in written
+    assert SECRET.encode() not in written and ACCESS_KEY_ID.encode() not in written
