@@ -16,6 +16,7 @@ from proxy.backends.aws.transport import UpstreamResponse
 from proxy.backends.local.crypto import encode_context, parse
 from proxy.backends.local.xks import messages
 from proxy.backends.local.xks.blob import ExternalCiphertext, Outer, associated_data, join, parse_external
+from proxy.backends.local.xks.faults import XksFailed
 from proxy.domain import KeyUse
 from tests.proxy.aws.upstream import Step, answers, hangs, resets
 from tests.proxy.local.world import ACCOUNT, ALICE, BOB, arn_of
@@ -405,6 +406,13 @@ def test_the_specifications_own_example_of_an_answer() -> None:
     )
     outer = messages.encrypted(UpstreamResponse(200, (), body), 12, b"project=nile,department=marketing")
     assert outer.metadata == b"key_version=1" and outer.iv.hex() == "1ccae5470f39700254779031"
+
+
+def test_a_plaintext_of_another_length_than_its_ciphertext_is_none() -> None:
+    outer = Outer(bytes(12), b"", bytes(16), b"ab")
+    with pytest.raises(XksFailed):
+        messages.decrypted(UpstreamResponse(200, (), b'{"plaintext": "YQ=="}'), outer)
+    assert messages.decrypted(UpstreamResponse(200, (), b'{"plaintext": "YWI="}'), outer) == b"ab"
 
 
 OUTERS = st.builds(
