@@ -21,7 +21,7 @@ from functools import lru_cache
 from proxy.domain import Principal
 
 EVERYBODY = "*"
-_ACCOUNT = re.compile(r"(?:arn:aws[a-z-]*:iam::)?([0-9]{12})(?::root)?", re.ASCII)
+_ACCOUNT = re.compile(r"([0-9]{12})|arn:aws[a-z-]*:iam::([0-9]{12}):root", re.ASCII)
 _NAME = r"[\w+=,.@-]{1,64}"
 _PATH = r"(?:[!-.0-~]+/)*"
 _USER = re.compile(rf"arn:aws[a-z-]*:iam::[0-9]{{12}}:user/{_PATH}{_NAME}", re.ASCII)
@@ -81,8 +81,7 @@ def read_principal(kind: str, name: str) -> Principals | None:
     if name == EVERYBODY:
         return Principals(frozenset(), frozenset(), everybody=True)
     if account := _ACCOUNT.fullmatch(name):
-        is_whole = name.isdecimal() or name.endswith(":root")
-        return Principals(frozenset({account[1]}), frozenset()) if is_whole else None
+        return Principals(frozenset({account[1] or account[2]}), frozenset())
     if role := _ROLE.fullmatch(name):
         return Principals(frozenset(), frozenset({role[1] + role[2]}))
     if _USER.fullmatch(name) or _SESSION.fullmatch(name):

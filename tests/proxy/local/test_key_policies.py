@@ -76,6 +76,8 @@ STRANGE = "arn:aws:iam::111122223333:group/admins"
         (document(statement(principal={"AWS": "arn:aws:iam::111122223333:user/*"})), INVALID),
         (document(statement(principal={"AWS": "1234"})), INVALID),
         (document(statement(principal={"AWS": "arn:aws:iam::1234:root"})), INVALID),
+        (document(statement(principal={"AWS": "111122223333:root"})), INVALID),
+        (document(statement(principal={"AWS": "arn:aws:iam::111122223333"})), INVALID),
         (document(statement(principal={"AWS": "AIDAEXAMPLE"})), INVALID),
         (
             document(statement(principal={"AWS": ["", ROOT]})),
