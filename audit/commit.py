@@ -17,7 +17,8 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -29,9 +30,9 @@ from audit import canonical
 from audit.errors import AuditError, CommitFailed, LogIncident, LogInUse
 from audit.log import LogWriter, Recovered, open_log
 from audit.record import AuditRecord, Effect, JsonValue, Phase, Resource, UserIdentity
-from audit.segments import LONGEST_LINE_BYTES, SegmentFolder, segment_name
+from audit.segments import LONGEST_LINE_BYTES, SegmentFolder, list_segments, segment_name
 
-__all__ = ["AuditLog", "BlockingLog", "Known", "LogPlace", "Receipt"]
+__all__ = ["AuditLog", "BlockingLog", "Known", "LogPlace", "Receipt", "records_from"]
 
 _HISTORY_TAIL_BYTES = 16 << 10
 _NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
@@ -118,6 +119,11 @@ class AuditLog:
         self._waiting.append(_Waiting(line, sequence, future, intent, record.intent_id))
         return future
 
+    @property
+    def records(self) -> int:
+        """How many records it has, with those that are on their way."""
+        return self._next
+
     async def recover(self) -> None:
         """Open a poisoned log anew, with a new segment. Raises what opening raises; the log stays poisoned then."""
         await self.close()
@@ -191,6 +197,21 @@ class AuditLog:
                 entry.future.set_result(Receipt(self.name, entry.sequence))
             else:
                 entry.future.set_exception(CommitFailed(self.name, failure))
+
+
+def records_from(folder: Path, first: int) -> Iterator[AuditRecord]:
+    """The records of the log in `folder` from number `first` on, those that are whole lines now and can be read; for any thread.
+
+    It verifies nothing. Raises OSError.
+    """
+    segments = list_segments(folder)
+    later = [segment for segment in segments if segment.first_index > first]
+    for segment in segments[max(0, len(segments) - len(later) - 1) :]:
+        with segment.path.open("rb") as file:
+            for number, line in enumerate(file, segment.first_index):
+                if number >= first and line.endswith(b"\n"):
+                    with suppress(KeyError, TypeError, ValueError):
+                        yield canonical.decode(line)
 
 
 class BlockingLog:

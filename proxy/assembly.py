@@ -36,6 +36,7 @@ from proxy.backends.aws.resolver import NameserverResolver, Resolver, StaticReso
 from proxy.backends.aws.transport import Endpoint, Transport
 from proxy.backends.base import Backend
 from proxy.backends.local.backend import LocalBackend
+from proxy.backends.local.last_uses import LastUses
 from proxy.backends.local.xks.client import XksClient
 from proxy.backends.local.xks.elsewhere import Elsewhere
 from proxy.callers import Callers
@@ -77,6 +78,7 @@ class Parts:
     counts: Counts
     new_id: Callable[[], str]
     own_addresses: frozenset[tuple[str, int]]  # where this instance listens: never an upstream
+    uses: LastUses = field(default_factory=LastUses)
     learnt: OrderedDict[str, Principal] = field(default_factory=OrderedDict)  # whose an access key is, by what AWS said
 
 
@@ -141,6 +143,7 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
         backend=backend,
         recorder=recorder,
         authorise=authorise,
+        note=parts.uses.note if settings.backend == "local" else None,
         beside=beside,
         is_for_beside=is_for_sts,
     )
@@ -189,7 +192,7 @@ def _local(settings: Settings, parts: Parts, clock: Clock, sts: StsService) -> t
     authoriser = PolicyAuthoriser(Permissions(parts.store), clock)
     # What is signed for a proxy outside is signed at the real time.
     xks = XksClient(_xks_transport(settings, parts), time.time, settings.xks_timeout_s)
-    local = LocalBackend(parts.store, clock, os.urandom, authoriser, attestation_roots=roots, xks=xks)
+    local = LocalBackend(parts.store, clock, os.urandom, authoriser, attestation_roots=roots, xks=xks, uses=parts.uses)
 
     async def close() -> None:
         local.close()

@@ -1,9 +1,10 @@
 """Does what time does to keys: deletes those whose waiting period is over, erases what has expired, rotates what is to rotate.
 
 Intent before effect, as for a call: the intent of each thing is committed before it is done, and then its outcome, as events of
-the service (`AwsServiceEvent`). A crash between the two leaves an intent that the next start closes as unknown; what was not
-done then is still due, and is done under an intent of its own. What several workers see is done once: one of them has the turn,
-by a lock on a file, and the transaction looks again whether the thing is due.
+the service (`AwsServiceEvent`). A crash between the two leaves an intent that the next start closes, and tells by the row that
+the effect left whether it was done (`effects`); what was not done is still due, and is done under an intent of its own. What
+several workers see is done once: one of them has the turn, by a lock on a file, and the transaction looks again whether the
+thing is due.
 
 With a virtual clock, the log says so: at the first pass and whenever the clock was moved.
 """
@@ -24,7 +25,7 @@ from audit.commit import Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord, Phase
 from proxy.backends.local.due import Due
-from proxy.backends.local.maintenance import Done
+from proxy.backends.local.maintenance import Done, Intent
 from proxy.clock import Clock, VirtualClock
 from proxy.domain import KeyUse
 from proxy.errors import KmsError, ProxyError
@@ -42,7 +43,7 @@ class Keys(Protocol):
 
     def due(self) -> Sequence[Due]: ...
 
-    async def carry_out(self, due: Due) -> Done | None: ...
+    async def carry_out(self, due: Due, intent: Intent) -> Done | None: ...
 
 
 class Commits(Protocol):
@@ -103,7 +104,7 @@ class Maintenance:
         intent = event(self._now_us(), told, meant, phase=Phase.INTENT)
         await self._log.commit(intent)
         try:
-            done = await self._keys.carry_out(due)
+            done = await self._keys.carry_out(due, Intent(intent.event_id, intent.time_us))
         except Exception as fault:  # also one of ours: the intent is to have its outcome, and other keys theirs
             _log.error(
                 "%s of %s failed: %s", due.happening.event, meant[0].arn, fault, exc_info=not isinstance(fault, ProxyError)

@@ -51,6 +51,8 @@ Authorise: TypeAlias = Callable[[KmsCall, str], None]
 ClientOf: TypeAlias = Callable[[RawRequest], str | None]
 #: Told of each call that ended: its operation, error code ("" for none), and how long it took in microseconds.
 Observe: TypeAlias = Callable[[str, str, int], None]
+#: Told of each record that is durable, and where it is.
+Note: TypeAlias = Callable[[AuditRecord, Receipt], None]
 
 
 class Pipeline:
@@ -75,6 +77,7 @@ class Pipeline:
         authorise: Authorise | None = None,
         client_of: ClientOf | None = None,
         observe: Observe | None = None,
+        note: Note | None = None,
         calls_at_once: int = 1 << 30,
         beside: Pipeline | None = None,
         is_for_beside: Callable[[Mapping[bytes, bytes]], bool] = lambda headers: False,
@@ -85,6 +88,7 @@ class Pipeline:
         self._authorise = authorise
         self._client_of = client_of
         self._observe = observe
+        self._note = note
         self._calls_at_once = calls_at_once
         self._under_way = 0
         self._dialect = dialect
@@ -128,8 +132,10 @@ class Pipeline:
             await _turn()
             record = self._recorder.outcome(exchange, outcome, self._now_us())
             await _turn()
-            await self._log.commit(record)
+            receipt = await self._log.commit(record)
             self._count(record)
+            if self._note is not None:
+                self._note(record, receipt)
             return response
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)

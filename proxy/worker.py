@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from functools import partial
 import orjson
 import uvloop
 
-from audit.commit import AuditLog
+from audit.commit import AuditLog, records_from
 from audit.errors import AuditError, LogIncident
 from audit.instance import Instance
 from proxy.assembly import Assembly, Parts, assemble, log_place, make_ids, read_master_key
@@ -32,6 +33,7 @@ from proxy.listeners.reverse import Limits, Listener
 from proxy.metrics import Counts
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
+from proxy.uses import UseKeeper
 
 _log = logging.getLogger(__name__)
 _RECOVERY_INTERVAL_S = 1.0
@@ -160,7 +162,10 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     _report(Status(ready=True))
     at_work = Work(settings, assembly, parts, listener, entrances)
     watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
-    maintaining = loop.create_task(at_work.maintain(stop))
+    keeper = UseKeeper(parts.uses, store, plan.log, log.records, partial(records_from, instance.log_folder(plan.log)))
+    beside = [loop.create_task(at_work.maintain(stop))]
+    if settings.backend == "local":
+        beside.append(loop.create_task(keeper.keep(stop, time.time())))
     await stop.wait()
 
     loop.remove_reader(0)
@@ -171,7 +176,9 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     if not await listener.drain(drain_s):
         _log.warning("not all calls finished within %s s", drain_s)
     await closing
-    await maintaining
+    await asyncio.gather(*beside)
+    if settings.backend == "local":
+        await keeper.finish()
     await at_work.close()  # before the log: who opens it next may rely on that no change is under way any more
     await log.close()
     store.close()

@@ -74,6 +74,8 @@ def test_after_a_kill_in_the_midst_of_it_everything_is_done_once_and_told(own_se
     keys = {new_key(own_server) for _ in range(10)}
     for key in keys:
         call(own_server, "EnableKeyRotation", KeyId=key, RotationPeriodInDays=90)
+    used = min(keys)
+    call(own_server, "Encrypt", KeyId=used, Plaintext="eA==")
     clock.write_text(str(91 * DAY_S))
     wait_until(lambda: bool(events(own_server, "RotateKey", "intent")), "maintenance has begun")
     own_server.kill_all()
@@ -82,6 +84,16 @@ def test_after_a_kill_in_the_midst_of_it_everything_is_done_once_and_told(own_se
     for key in keys:
         [rotation] = call(own_server, "ListKeyRotations", KeyId=key)["Rotations"]
         assert rotation["RotationType"] == "AUTOMATIC"
+
+    def last_use() -> dict[str, Any]:
+        found: dict[str, Any] = call(own_server, "GetKeyLastUsage", KeyId=used)["KeyLastUsage"]
+        return found
+
+    wait_until(lambda: bool(last_use()), "the use is told from the log")
+    [encrypted] = events(own_server, "Encrypt")
+    told = last_use()
+    assert (told["Operation"], told["CloudTrailEventId"]) == ("Encrypt", encrypted["eventID"])
+    assert told["KmsRequestId"] == encrypted["requestID"]
     assert own_server.stop() == 0
     ends = events(own_server, "RotateKey") + events(own_server, "RotateKey", "unknown")
     assert {one["serviceEventDetails"]["keyId"] for one in ends} == keys

@@ -625,6 +625,18 @@ async def test_what_was_counted() -> None:
     assert seen == [("GenerateDataKey", "", 1_500), ("CreateAlias", "DisabledException", 1_500)]
 
 
+async def test_only_what_is_durable_is_noted() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def note(record: AuditRecord, receipt: Receipt) -> None:
+        seen.append((record.event_name, receipt.sequence))
+
+    world = World(note=note, failing=(1,))
+    await world.walk(GENERATE)
+    await world.walk(GENERATE)
+    assert seen == [("GenerateDataKey", 0)]
+
+
 async def test_the_connection_is_on_record() -> None:
     world = World()
     tls = TlsDetails("TLSv1.3", "TLS_AES_128_GCM_SHA256", "kms.eu-west-1.amazonaws.com")

@@ -25,6 +25,7 @@ from proxy.backends.local import (
     encapsulation,
     imports,
     key_policies,
+    last_usage,
     life,
     macs,
     metadata,
@@ -39,7 +40,8 @@ from proxy.backends.local.attested import answer_attested
 from proxy.backends.local.desk import Changing, Desk
 from proxy.backends.local.due import Due
 from proxy.backends.local.external_keys import EXTERNAL, names_external_key
-from proxy.backends.local.maintenance import Done, carry_out
+from proxy.backends.local.last_uses import LastUses
+from proxy.backends.local.maintenance import Done, Intent, carry_out
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, Surroundings
 from proxy.backends.local.tables import Tables
@@ -72,6 +74,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     rotation,
     imports,
     replicas,
+    last_usage,
 )
 
 
@@ -108,9 +111,10 @@ class LocalBackend:
         authoriser: Authoriser,
         attestation_roots: tuple[Certificate, ...] = (),
         xks: XksClient | None = None,
+        uses: LastUses | None = None,
     ) -> None:
         migrate(store)
-        self._around = Surroundings(clock, random, authoriser, attestation_roots, xks)
+        self._around = Surroundings(clock, random, authoriser, attestation_roots, xks, uses or LastUses())
         self._tables = Tables(store)
         self._desk = Desk(self._around, self._tables, store)
 
@@ -141,9 +145,9 @@ class LocalBackend:
         """What is due of the keys by now. Raises SealBroken."""
         return self._desk.tables.all_keys.due.until(self._around.clock())
 
-    async def carry_out(self, due: Due) -> Done | None:
+    async def carry_out(self, due: Due, intent: Intent) -> Done | None:
         """Do what is due, or nothing where it is not due any more; durable when this returns. Raises StoreFailed, SealBroken."""
-        return await self._desk.write(carry_out, self._around, due)
+        return await self._desk.write(carry_out, self._around, due, intent)
 
     def close(self) -> None:
         """Wait for what is under way. The store is its maker's to close."""

@@ -7,10 +7,11 @@ there is none, it was not. Rows are kept for the last `KEPT` changes; what is ol
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from audit.commit import Known
 from audit.record import AuditRecord, Effect, Resource
-from proxy.domain import Answer, KmsCall
+from proxy.domain import Answer, KeyUse, KmsCall
 from proxy.errors import SealBroken
 from proxy.sealed_store import SealedStore, StoreFailed, Transaction
 
@@ -26,13 +27,17 @@ _SINCE = "since"
 
 def note(tx: Transaction, call: KmsCall, answer: Answer) -> None:
     """Keep that the change of `call`, which `tx` is about to commit, was made."""
-    if call.intent_id is None:
-        return
-    keys = [[key.arn, key.account_id, "AWS::KMS::Key"] for key in answer.keys]
-    aliases = [[arn, arn.split(":")[4], "AWS::KMS::Alias"] for arn in answer.aliases]
+    if call.intent_id is not None:
+        keep(tx, call.intent_id, call.received_us, answer.keys, answer.aliases)
+
+
+def keep(tx: Transaction, intent_id: str, at_us: int, keys: Sequence[KeyUse], aliases: Sequence[str] = ()) -> None:
+    """Keep that what was intended at `at_us` was done to `keys` and aliases (ARNs), in the transaction that does it."""
+    resources = [[key.arn, key.account_id, "AWS::KMS::Key"] for key in keys]
+    resources += [[arn, arn.split(":")[4], "AWS::KMS::Alias"] for arn in aliases]
     if tx.get(EFFECT, _NO_REGION, _SINCE) is None:
-        start_anew(tx, call.received_us)
-    tx.put(EFFECT, _NO_REGION, call.intent_id, {"at_us": call.received_us, "resources": keys + aliases})
+        start_anew(tx, at_us)
+    tx.put(EFFECT, _NO_REGION, intent_id, {"at_us": at_us, "resources": resources})
     if tx.generation % _PRUNED_EVERY == 0:
         _prune(tx, tx.generation - KEPT)
 

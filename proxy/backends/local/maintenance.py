@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from proxy.backends.local import effects
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.due import Due, Happening, due_of
 from proxy.backends.local.imports import erase
 from proxy.backends.local.keys import ALIAS, Key, KeyState, alias_of
+from proxy.backends.local.last_uses import LAST_USE
 from proxy.backends.local.life import DEFAULT_WINDOW_DAYS, schedule
 from proxy.backends.local.related import related
 from proxy.backends.local.replicas import set_replicas
@@ -28,13 +30,23 @@ class Done:
     details: tuple[Mapping[str, str], ...]
 
 
-def carry_out(keys: KeysInChange, around: Surroundings, due: Due) -> Done | None:
-    """Do what is due. None where it is not, or not any more."""
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The intent that was committed: the id of its event, and its time, microseconds since the epoch."""
+
+    id: str
+    at_us: int
+
+
+def carry_out(keys: KeysInChange, around: Surroundings, due: Due, intent: Intent) -> Done | None:
+    """Do what is due, and keep that it was done. None where it is not due, or not any more."""
     key = keys.find_key(due.account_id, due.region, due.key_id)
     still = None if key is None else due_of(key)
     if key is None or still is None or still.happening is not due.happening or still.at_s > around.clock():
         return None
-    return _DOING[due.happening](around, keys, key, still)
+    done = _DOING[due.happening](around, keys, key, still)
+    effects.keep(keys.tx, intent.id, intent.at_us, done.keys)
+    return done
 
 
 def _delete(around: Surroundings, keys: KeysInChange, key: Key, _: Due) -> Done:
@@ -42,6 +54,7 @@ def _delete(around: Surroundings, keys: KeysInChange, key: Key, _: Due) -> Done:
     for entry in keys.tx.children(ALIAS, key.region, key.id):
         keys.delete_alias(alias_of(entry))
     keys.delete_grants_of(key)
+    keys.tx.delete(LAST_USE, key.region, key.id)
     others = related(keys, key)
     keys.delete_key(key)
     if others:

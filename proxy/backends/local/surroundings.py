@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptography.x509 import Certificate
 
 from proxy.backends.local.keys import Key
+from proxy.backends.local.last_uses import LastUses
 from proxy.backends.local.tables import View
 from proxy.backends.local.xks.client import XksClient
 from proxy.domain import KmsCall
@@ -41,6 +42,7 @@ class Surroundings:
     authoriser: Authoriser
     attestation_roots: tuple[Certificate, ...] = ()  # whose attestation documents are believed
     xks: XksClient | None = None  # the way to external key stores
+    uses: LastUses = field(default_factory=LastUses)
 
 
 def foreign(call: KmsCall, action: str) -> KmsError:

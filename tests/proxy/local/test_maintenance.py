@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ import orjson
 import pytest
 
 from audit import canonical
-from audit.commit import Receipt
+from audit.commit import Known, Receipt
 from audit.errors import CommitFailed
-from audit.record import AuditRecord, Phase
+from audit.record import AuditRecord, Effect, Phase, Resource
+from proxy.backends.local import effects
 from proxy.backends.local.due import Due
 from proxy.backends.local.keys import ALIAS, KEY
-from proxy.backends.local.maintenance import Done
+from proxy.backends.local.maintenance import Done, Intent
 from proxy.clock import Clock, VirtualClock
 from proxy.maintenance import Maintenance
 from proxy.recording import Recorder
@@ -175,6 +176,8 @@ def test_without_an_intent_nothing_is_done(world: World, caplog: pytest.LogCaptu
 
 
 def test_after_a_crash_between_intent_and_effect_it_is_done_once(world: World) -> None:
+    world("RotateKeyOnDemand", KeyId=world.new_key())
+    Worker(world).run()  # since then it is known what was done
     key = world.new_key()
     world("EnableKeyRotation", KeyId=key)
     world.clock.now_s += 365 * DAY_S
@@ -186,14 +189,16 @@ def test_after_a_crash_between_intent_and_effect_it_is_done_once(world: World) -
         def due(self) -> Sequence[Due]:
             return world.due()
 
-        async def carry_out(self, due: Due) -> Done | None:
+        async def carry_out(self, due: Due, intent: Intent) -> Done | None:
             raise Crash
 
     worker = Worker(world)
     worker.maintenance._keys = Crashing()
     with pytest.raises(Crash):
         worker.run()
-    assert worker.log.told == [("RotateKey", INTENT, None)]  # recovery closes it: tests/audit/test_commit.py
+    assert worker.log.told == [("RotateKey", INTENT, None)]
+    lost = replace(worker.log.records[0], event_id="an id of its own")
+    assert effects.known(world.store, lost) == Known(Effect.NONE)  # recovery says so
     after = Worker(world)
     after.run()
     after.run()
@@ -205,7 +210,10 @@ def test_after_a_crash_between_effect_and_outcome_it_is_not_done_again(world: Wo
     key = world.new_key()
     world("EnableKeyRotation", KeyId=key)
     world.clock.now_s += 365 * DAY_S
-    Worker(world, Log(full_after=1)).run()
+    before = Worker(world, Log(full_after=1))
+    before.run()
+    [intent] = before.log.records
+    assert effects.known(world.store, intent) == Known(Effect.MADE, (Resource(arn_of(key), ACCOUNT),))  # recovery says so
     after = Worker(world)
     after.run()
     assert after.log.records == []
@@ -255,10 +263,10 @@ def test_what_fails_is_recorded_and_tried_again_after_a_minute(
     world.clock.now_s += 30 * DAY_S
     carry_out = world.backend.carry_out
 
-    async def failing(due: Due) -> Done | None:
+    async def failing(due: Due, intent: Intent) -> Done | None:
         if due.key_id == broken:
             raise fault
-        return await carry_out(due)
+        return await carry_out(due, intent)
 
     worker = Worker(world)
     with monkeypatch.context() as patched:

@@ -11,7 +11,7 @@ from typing import Any
 from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.backend import LocalBackend
 from proxy.backends.local.due import Due
-from proxy.backends.local.maintenance import Done
+from proxy.backends.local.maintenance import Done, Intent
 from proxy.backends.local.surroundings import Authoriser
 from proxy.domain import Answer, KmsCall, Principal
 from proxy.errors import KmsError
@@ -71,7 +71,7 @@ class World:
         return self.backend.due()
 
     def carry_out(self, due: Due) -> Done | None:
-        return asyncio.run(self.backend.carry_out(due))
+        return asyncio.run(self.backend.carry_out(due, Intent(f"of {due}", 0)))
 
     def refused(self, operation: str, region: str = REGION, **parameters: object) -> KmsError:
         """The refusal; fails when the call is answered."""
