@@ -29,7 +29,6 @@ from rich.table import Table
 
 from audit.instance import Instance
 from bench import servers
-from proxy.assembly import read_master_key
 from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.backend import LocalBackend
 from proxy.backends.local.changes import KeysInChange
@@ -37,8 +36,10 @@ from proxy.backends.local.grants import Grant
 from proxy.backends.local.keys import ALIAS, KEY, alias_row, new_key_body
 from proxy.domain import KmsCall, Principal
 from proxy.kms.operations import OPERATIONS
+from proxy.opening import open_store
 from proxy.permissions import Permissions
 from proxy.sealed_store import SealedStore, Secret
+from proxy.settings import Settings
 
 MOST_START_S, MOST_MIB = 5.0, 700.0
 _FEW = 10
@@ -118,7 +119,7 @@ def _grant(chance: random.Random, key_id: str) -> Grant:
 def ask(data: Path) -> None:
     """In a process of its own: times look-ups; prints medians in microseconds and the memory of having used every key."""
     instance = Instance.load(data)
-    store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+    store = open_store(instance, Settings(data=data))
     gc.disable()
     backend = LocalBackend(store, time.time, os.urandom, PolicyAuthoriser(Permissions(store), time.time))
     gc.freeze()
@@ -148,7 +149,7 @@ def measure(folder: Path, keys: int, grants: int) -> Figures:
         pass  # makes the data folder
     data = folder / f"data-{_PORT}"
     instance = Instance.load(data)
-    store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+    store = open_store(instance, Settings(data=data))
     fill(store, keys, grants)
     store.close()
     served = _served(data, folder)

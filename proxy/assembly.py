@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import os
 import ssl
@@ -57,7 +55,7 @@ from proxy.policy.access import AuthorizationRequest
 from proxy.policy.evaluate import load, refusal
 from proxy.policy.folder import read_folder
 from proxy.recording import Recorder
-from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
+from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
 from proxy.sigv4 import HOST_SIGNED, Verifier
 from proxy.sts.dialect import StsDialect, is_for_sts
@@ -321,17 +319,6 @@ def _endpoints(settings: Settings) -> Callable[[str], Endpoint]:
         return Endpoint(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
     return endpoint_of
-
-
-def read_master_key(instance: Instance) -> bytes:
-    """The master key of `instance`, which opens its key store. Raises `SetupError`; nothing of the key is in the message."""
-    try:
-        key = base64.b64decode(instance.master_key.read_bytes(), validate=False)
-    except (OSError, binascii.Error) as error:
-        raise SetupError(f"the master key cannot be read from {instance.master_key}; nothing was changed") from error
-    if len(key) != MASTER_KEY_BYTES:
-        raise SetupError(f"{instance.master_key} does not hold {MASTER_KEY_BYTES} bytes in base64; nothing was changed")
-    return key
 
 
 def log_place(instance: Instance, settings: Settings, log: str, *, syncing: bool = True) -> LogPlace:

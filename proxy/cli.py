@@ -22,11 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 import audit.cli
-from audit.errors import AuditError
 from audit.instance import Instance
 from audit.sealer import seal_once
-from proxy import doctor, explaining, host, settings, simulation, supervisor
-from proxy.errors import ProxyError, SetupError
+from proxy import doctor, explaining, host, keystore_commands, settings, simulation, supervisor
+from proxy.command_line import ConfigOption, DataOption, chosen_settings, errors, opened_instance
+from proxy.errors import SetupError
 from proxy.unwrapping import who_can_unwrap
 
 app = typer.Typer(
@@ -43,10 +43,10 @@ ca = typer.Typer(no_args_is_help=True, help="The CA of the forward proxy, for th
 app.add_typer(ca, name="ca")
 app.add_typer(simulation.app, name="policy")
 app.command("explain")(explaining.command)
+app.add_typer(keystore_commands.app, name="keystore")
+app.command()(keystore_commands.seed)
 audit.cli.add_to(app)
 
-DataOption = Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="The settings file [default: config/keytrail.toml].")]
 ProfileOption = Annotated[str | None, typer.Option(help="The profile in the file `credentials` [default: the name in the ARN].")]
 AccessKey = Annotated[str, typer.Argument(help="The access key id.")]
 
@@ -65,8 +65,8 @@ def main() -> None:
 @app.command()
 def init(data: DataOption = None, config: ConfigOption = None) -> None:
     """Make the data folder: keys, callers, an empty log; with a first key, alias/demo, and a first caller."""
-    with _errors():
-        chosen = _settings(config, data)
+    with errors():
+        chosen = chosen_settings(config, data)
         instance = host.initialise(chosen)
         seal_once(instance)
     typer.echo(f"Made {chosen.data} for account {instance.account_id}, region {instance.region}.")
@@ -81,14 +81,14 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if without_syncing:
         logging.warning("WITHOUT SYNCING: records are not safe on disk. This is for the benchmark only.")
-    with _errors():
-        chosen = _settings(config, data)
+    with errors():
+        chosen = chosen_settings(config, data)
 
         async def run() -> None:
             await supervisor.Supervisor(
                 chosen,
                 lambda urls: _announce(urls, chosen),
-                reread=lambda: _settings(config, data),
+                reread=lambda: chosen_settings(config, data),
                 syncing=not without_syncing,
             ).run()
 
@@ -98,8 +98,8 @@ def serve(
 @app.command()
 def env(data: DataOption = None, config: ConfigOption = None) -> None:
     """Print what a shell needs so that aws, boto3 and other SDKs call this keytrail: eval "$(keytrail env)"."""
-    with _errors():
-        chosen = _settings(config, data)
+    with errors():
+        chosen = chosen_settings(config, data)
         instance = Instance.load(chosen.data)
     variables = {
         "AWS_ENDPOINT_URL_KMS": f"http://{chosen.listen}",
@@ -118,8 +118,8 @@ def env(data: DataOption = None, config: ConfigOption = None) -> None:
 @app.command("doctor")
 def diagnose(data: DataOption = None, config: ConfigOption = None) -> None:
     """Look for what stands in the way of calls: names, certificates, clock, proxies, rights, disk. Exits 1 where it found any."""
-    with _errors():
-        checks = doctor.run(_settings(config, data), os.environ)
+    with errors():
+        checks = doctor.run(chosen_settings(config, data), os.environ)
     styles = {doctor.Verdict.OK: "green", doctor.Verdict.WARNING: "yellow", doctor.Verdict.FAILED: "red"}
     console = Console(width=None if sys.stdout.isatty() else 160)
     for number, check in enumerate(checks, 1):
@@ -287,8 +287,8 @@ def export_ca(
     config: ConfigOption = None,
 ) -> None:
     """Write the bundle that clients are to trust, and print what a shell needs to go by way of keytrail: eval "$(…)"."""
-    with _errors():
-        chosen = _settings(config, data)
+    with errors():
+        chosen = chosen_settings(config, data)
         if not chosen.forward_listen:
             raise SetupError("there is no forward proxy: set forward_listen")
         path = (bundle or chosen.data / "ca" / "bundle.pem").absolute()
@@ -324,32 +324,14 @@ def _announce(urls: Mapping[str, str], chosen: settings.Settings) -> None:
 
 
 def _tell_saved(access_key_id: str, profile: str, config: Path | None, data: Path | None) -> None:
-    path = Instance.load(_settings(config, data).data).credentials
+    path = Instance.load(chosen_settings(config, data).data).credentials
     typer.echo(f"{access_key_id}: its credentials are in {path}, profile {profile}.")
-
-
-def _settings(config: Path | None, data: Path | None) -> settings.Settings:
-    return settings.load(config, os.environ, data=data)
 
 
 @contextmanager
 def _host(config: Path | None, data: Path | None) -> Iterator[host.Host]:
-    with _errors():
-        chosen = _settings(config, data)
-        instance = Instance.load(chosen.data)
-        instance.require_logs()
-        with host.Host(instance, chosen) as opened:
-            yield opened
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn what the libraries raise into one line and an exit code."""
-    try:
-        yield
-    except (ProxyError, AuditError, OSError) as error:
-        typer.echo(f"keytrail: {error}", err=True)
-        raise typer.Exit(3) from error
+    with opened_instance(config, data) as (instance, chosen), host.Host(instance, chosen) as opened:
+        yield opened
 
 
 if __name__ == "__main__":

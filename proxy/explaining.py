@@ -21,7 +21,6 @@ from audit.errors import AuditError
 from audit.instance import Instance
 from audit.query.render import clean
 from proxy import settings
-from proxy.assembly import read_master_key
 from proxy.authorization import PolicyAuthoriser, asked_of, identity_rules, key_rules, refusal
 from proxy.backends.local.keys import Key
 from proxy.backends.local.lookup import resolve
@@ -32,6 +31,7 @@ from proxy.clock import clock_of
 from proxy.domain import KmsCall, Principal
 from proxy.errors import ProxyError, SetupError
 from proxy.kms.operations import OPERATIONS
+from proxy.opening import open_store
 from proxy.permissions import Permissions
 from proxy.policy.access import ACTIONS, actions_of
 from proxy.policy.decision import Asked, Rule, Verdict
@@ -259,7 +259,7 @@ def command(
             tuple(grant_token or ()),
             {} if alias is None else {"AliasName": alias},
         )
-        store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+        store = open_store(instance, chosen)
         found = explain(store, question, clock_of(chosen.clock))
     except (ProxyError, AuditError, OSError) as error:
         typer.echo(f"keytrail: {error}", err=True)

@@ -12,34 +12,31 @@ import configparser
 import io
 import os
 import secrets
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from audit import durable
-from audit.commit import BlockingLog
-from audit.instance import ADMIN_LOG, Instance, host_user
-from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
+from audit.instance import Instance
+from audit.record import JsonValue
 from audit.sealer import create_key
 from proxy import authority
-from proxy.assembly import log_place, make_ids, read_master_key
-from proxy.authorization import PolicyAuthoriser, check_identity_policy, operator
+from proxy.authorization import PolicyAuthoriser, check_identity_policy
 from proxy.backends.local import effects
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
 from proxy.clock import clock_of
-from proxy.domain import Answer, KmsCall, Operation, Origin, RawRequest
-from proxy.errors import KmsError, ProxyError, SetupError
+from proxy.domain import Answer, KmsCall, Operation
+from proxy.errors import SetupError
+from proxy.host_log import HostLog
 from proxy.kms.arn import partition_of
 from proxy.kms.operations import OPERATIONS
+from proxy.opening import open_store, read_master_key
 from proxy.permissions import Permissions
 from proxy.policy.principals import owner_of
-from proxy.recording import Exchange, Recorder
-from proxy.sealed_store import SealedStore
+from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
 from proxy.settings import Settings
 from proxy.sts.roles import Role, Roles
 
@@ -54,6 +51,7 @@ def initialise(settings: Settings) -> Instance:
     Raises `SetupError` where the folder is there and not empty; nothing in it is touched then.
     """
     data = settings.data
+    key = secrets.token_bytes(MASTER_KEY_BYTES) if settings.master_key is None else read_master_key(settings.master_key)
     try:
         data.mkdir(0o700, parents=True)
     except FileExistsError as error:
@@ -64,9 +62,10 @@ def initialise(settings: Settings) -> Instance:
         data.chmod(0o700)
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     instance = Instance.create(data, settings.account_id, settings.region, created)
-    durable.create(instance.master_key, base64.b64encode(secrets.token_bytes(32)) + b"\n")
+    if settings.master_key is None:
+        durable.create(instance.master_key, base64.b64encode(key) + b"\n")
     create_key(instance)
-    SealedStore.create(instance.keystore, read_master_key(instance), instance.id).close()
+    SealedStore.create(instance.keystore, key, instance.id).close()
     with Host(instance, settings) as host:
         key_id = host.call("CreateKey", {"Description": "Made by keytrail init, for trying things out"}).members["KeyMetadata"][
             "KeyId"
@@ -88,11 +87,8 @@ class Host:
     def __init__(self, instance: Instance, settings: Settings) -> None:
         self.instance = instance
         self.settings = settings
-        self._store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
-        self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG), effect_of=partial(effects.known, self._store))
-        self._new_id = make_ids(os.urandom)
-        self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
-        self._operator = operator(instance.account_id, os.getuid(), host_user())
+        self._store = open_store(instance, settings)
+        self._log = HostLog(instance, settings, partial(effects.known, self._store))
         self._clock = clock_of(settings.clock)
         self.callers = Callers(self._store, self._clock, os.urandom)
         self.roles = Roles(self._store, self._clock, os.urandom)
@@ -108,8 +104,8 @@ class Host:
     def call(self, operation: str, parameters: Mapping[str, JsonValue]) -> Answer:
         """Make a KMS call on the embedded backend, in the instance's region."""
         row = OPERATIONS[operation]
-        exchange = self._exchange(row, parameters)
-        call = KmsCall(row, self.instance.region, self._operator, parameters, exchange.raw.received_us)
+        exchange = self._log.exchange(row, parameters)
+        call = KmsCall(row, self.instance.region, self._log.operator, parameters, exchange.raw.received_us)
         exchange.allowed_by = call.allowed_by
 
         async def answer() -> Answer:
@@ -120,7 +116,7 @@ class Host:
             finally:
                 backend.close()
 
-        return self._recorded(exchange, "kms.amazonaws.com", lambda: asyncio.run(answer()), lambda made: made)
+        return self._log.recorded(exchange, "kms.amazonaws.com", lambda: asyncio.run(answer()), lambda made: made)
 
     def add_caller(self, arn: str, type: str | None, profile: str, policies: Mapping[str, str] | None = None) -> Caller:
         """A new caller, of any account; its credentials go to `profile` in the data folder's `credentials`.
@@ -182,7 +178,7 @@ class Host:
 
     def _changed_policies(self, event: str, parameters: Mapping[str, JsonValue], change: Callable[[], T]) -> T:
         operation = Operation(event, mutates=True, request=("principalArn", "policyName", "policy"))
-        return self._recorded(self._exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
+        return self._log.recorded(self._log.exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
 
     def add_role(self, arn: str, trust_policy: str, max_session_s: int, *, replace: bool) -> Role:
         """A role that may be assumed, of any account, or with `replace` another trust policy for it."""
@@ -199,7 +195,7 @@ class Host:
 
     def _changed_role(self, event: str, parameters: Mapping[str, JsonValue], change: Callable[[], Role]) -> Role:
         operation = Operation(event, mutates=True, request=("roleArn", "policy", "maxSessionDuration"))
-        return self._recorded(self._exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
+        return self._log.recorded(self._log.exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
 
     def _require_partition(self, arn: str) -> None:
         """Raises SetupError for an ARN of another partition than that of the instance's region; accounts are not shared."""
@@ -210,7 +206,9 @@ class Host:
     def make_ca(self, certificate: Path, key: Path) -> None:
         """A CA for the forward proxy, as new files; durable when this returns."""
         operation = Operation("CreateCertificateAuthority", mutates=True)
-        self._recorded(self._exchange(operation, {}), "keytrail", lambda: write_ca(certificate, key), lambda _: Answer({}))
+        self._log.recorded(
+            self._log.exchange(operation, {}), "keytrail", lambda: write_ca(certificate, key), lambda _: Answer({})
+        )
 
     def _changed_caller(self, event: str, parameters: Mapping[str, str], change: Callable[[], T]) -> T:
         operation = Operation(event, mutates=True, request=("principalArn", "accessKeyId"), response=("accessKeyId",))
@@ -218,34 +216,11 @@ class Host:
         def answer(made: T) -> Answer:
             return Answer({"accessKeyId": made.principal.access_key_id} if isinstance(made, Caller) else {})
 
-        return self._recorded(self._exchange(operation, parameters), "keytrail", change, answer)
+        return self._log.recorded(self._log.exchange(operation, parameters), "keytrail", change, answer)
 
     def _saved(self, caller: Caller, profile: str) -> Caller:
         write_credentials(self.instance.credentials, profile, caller)
         return caller
-
-    def _exchange(self, operation: Operation, parameters: Mapping[str, JsonValue]) -> Exchange:
-        raw = RawRequest(b"", b"", ((b"user-agent", b"keytrail"),), b"", Origin("localhost"), _now_us())
-        return Exchange(raw, self._new_id(), operation, parameters, self._operator, region=self.instance.region)
-
-    def _recorded(self, exchange: Exchange, source: str, effect: Callable[[], T], answer: Callable[[T], Answer]) -> T:
-        """Intent, effect, outcome."""
-
-        def by_operator(record: AuditRecord) -> AuditRecord:
-            identity = UserIdentity("Unknown", self._operator.principal_id, user_name=self._operator.user_name)
-            return replace(record, identity=identity, identity_proof=IdentityProof.HOST, event_source=source, topology="host")
-
-        intent = by_operator(self._recorder.intent(exchange))
-        self._log.commit(intent)
-        exchange.intent_id = intent.event_id
-        try:
-            made = effect()
-        except ProxyError as error:
-            refusal = error if isinstance(error, KmsError) else KmsError("InvalidRequest", str(error))
-            self._log.commit(by_operator(self._recorder.outcome(exchange, refusal, _now_us())))
-            raise
-        self._log.commit(by_operator(self._recorder.outcome(exchange, answer(made), _now_us())))
-        return made
 
 
 def write_ca(certificate: Path, key: Path, **options: Any) -> None:  # Any: of `authority.make`
@@ -295,7 +270,3 @@ def profile_of(path: Path, access_key_id: str) -> str:
         if file.get(profile, "aws_access_key_id", fallback=None) == access_key_id:
             return profile
     return "default"
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

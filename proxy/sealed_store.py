@@ -74,7 +74,10 @@ class SealedStore:
 
     def __init__(self, path: Path, master_key: bytes, instance: str | None = None) -> None:
         if not path.is_file():
-            raise SetupError(f"there is no key store at {path}; `keytrail init` makes one")
+            raise SetupError(
+                f"there is no key store at {path}: `keytrail init` makes a data folder with one, and"
+                " `keytrail keystore restore` puts a copy of one there"
+            )
         self.path = path
         self.master_key_id = MasterKey(master_key).id
         self._read_lock = threading.Lock()
@@ -141,6 +144,11 @@ class SealedStore:
         with self._read_lock, translated():
             row = self._reader.execute(_ONE, (kind, region, name)).fetchone()
         return None if row is None else self._entry(row)
+
+    def count_rows(self) -> dict[str, int]:
+        """How many rows there are of each kind. Raises StoreFailed."""
+        with self._read_lock, translated():
+            return dict(self._reader.execute("SELECT kind, count(*) FROM entries WHERE deleted = 0 GROUP BY kind ORDER BY kind"))
 
     def damage(self) -> Iterator[str]:
         """What does not open, or is not whole, in words: every row is looked into, as they are at one moment."""

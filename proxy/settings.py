@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     aws_read_timeout_s: Seconds = 10.0
     aws_call_timeout_s: Seconds = 20.0
     access_keys: MaybePath = None
+    master_key: MaybePath = None
     tls_listen: MaybeAddress = ""
     tls_certificate: MaybePath = None
     tls_key: MaybePath = None

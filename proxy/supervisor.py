@@ -46,6 +46,7 @@ _FIXED = frozenset(
         "region",
         "account_id",
         "backend",
+        "master_key",
         "segment_max_bytes",
         "segment_max_age_s",
         "index",

@@ -18,7 +18,6 @@ from audit.errors import AuditError
 from audit.instance import Instance
 from audit.query.standing import Standing
 from proxy import settings
-from proxy.assembly import read_master_key
 from proxy.authorization import PolicyAuthoriser
 from proxy.backends.local.keys import KeyState
 from proxy.backends.local.tables import Tables
@@ -27,6 +26,7 @@ from proxy.clock import clock_of
 from proxy.domain import KmsCall
 from proxy.errors import ProxyError
 from proxy.kms.operations import OPERATIONS
+from proxy.opening import open_store
 from proxy.permissions import Permissions
 from proxy.policy.access import AuthorizationRequest
 from proxy.policy.evaluate import Guardrails, load
@@ -43,7 +43,7 @@ def who_can_unwrap(data: Path, key: str, context: Mapping[str, str]) -> Standing
         if not instance.is_served or chosen.backend != "local":
             return None
         guardrails = load(read_folder(chosen.policies)) if chosen.policies is not None else Guardrails(())
-        store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+        store = open_store(instance, chosen)
     except (ProxyError, AuditError, OSError) as error:
         return Standing(key, reason=f"not known: {error}")
     try:

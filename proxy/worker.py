@@ -24,14 +24,14 @@ import uvloop
 from audit.commit import AuditLog, records_from
 from audit.errors import AuditError, LogIncident
 from audit.instance import Instance
-from proxy.assembly import Assembly, Parts, assemble, log_place, make_ids, read_master_key
+from proxy.assembly import Assembly, Parts, assemble, log_place, make_ids
 from proxy.backends.local import effects
 from proxy.entrances import Entrances, own_addresses
 from proxy.errors import ProxyError
 from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
 from proxy.metrics import Counts
-from proxy.sealed_store import SealedStore
+from proxy.opening import open_store
 from proxy.settings import Settings
 from proxy.uses import UseKeeper
 
@@ -129,7 +129,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     settings, loop = plan.settings, asyncio.get_running_loop()
     gc.disable()  # until everything is there: what is loaded stays, and looking through it again and again costs seconds
     instance = Instance.load(settings.data)
-    store = SealedStore(instance.keystore, read_master_key(instance), instance.id)
+    store = open_store(instance, settings)
     log = AuditLog(log_place(instance, settings, plan.log, syncing=plan.syncing), loop, partial(effects.known, store))
     store.announce()
     counts = Counts()
