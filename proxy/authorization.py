@@ -16,7 +16,7 @@ Threads: any number at once. Documents are as they were in the store when a chec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from proxy.backends.local import grants
 from proxy.backends.local.crypto import parse
@@ -200,7 +200,7 @@ def asked_of(view: View, call: KmsCall, action: str, key: Key | None, resource: 
     """The call as conditions look into it."""
     request = AuthorizationRequest.of(call, call.principal.account_id, call.source_ip)
     if key is not None:
-        request.key = facts_of(view, call, action, key)
+        request.key = partial(facts_of, view, call, action, key)
     if call.attested is not None:
         request.attested = call.attested.conditions
     return Asked(request, Access(action, resource, call.region, _MEMBERS.get(action, "KeyId")))

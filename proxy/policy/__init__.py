@@ -10,8 +10,13 @@
 - A condition key that no request has, or an operator that cannot compare it, is an error too: a guardrail that does
   nothing is worse than none.
 
+The same documents, with the principals of key policies, decide in the embedded KMS (`proxy.authorization`). There the key is at
+hand and the caller verified, so that next to nothing is in doubt, and a condition key that no request has is absent, as in IAM.
+
 patterns: texts with wildcards and variables · operators · keys: where each condition key is found · access: the actions and
-resources of a call · document: JSON to statements · lint: what is wrong with a document · evaluate: the decision.
+resources of a call · document: JSON to statements · lint: what is wrong with a guardrail · evaluate: a guardrail's decision ·
+principals: whom a key policy is about · trust: who may assume a role · at_hand: condition keys of a key that is at hand ·
+decision: what key policy and identity policies say together.
 
 Source: IAM user guide, "IAM JSON policy elements" and "Policy evaluation logic"; AWS KMS developer guide, "Condition keys".
 """

@@ -49,7 +49,8 @@ class KeyFacts:
 class AuthorizationRequest:
     """What guardrails are told of a call. `account_id` is whose keys are meant where the request names no account.
 
-    Where the embedded KMS asks, `key` is at hand, and `attested` is what an attestation document says, by condition key.
+    Where the embedded KMS asks, `key` tells of the key that is at hand, and `attested` is what an attestation document says,
+    by condition key.
 
     `parameters` are the API's members (None where they are not known, as in a record that has left them out); `now_us` is
     microseconds since the epoch; `source_ip` is "" where it is not known; `secure` says whether the call came by TLS, None
@@ -65,7 +66,7 @@ class AuthorizationRequest:
     secure: bool | None
     now_us: int
     user_agent: str | None = None
-    key: KeyFacts | None = None
+    key: Callable[[], KeyFacts] | None = None
     attested: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -17,7 +17,7 @@ _ATTESTATION = "kms:RecipientAttestation:"
 
 
 def _of_key(find: Callable[[KeyFacts, str], tuple[str, ...]]) -> Read:
-    return lambda request, access, suffix: () if request.key is None else find(request.key, suffix)
+    return lambda request, access, suffix: () if request.key is None else find(request.key(), suffix)
 
 
 def _resource_tag(key: KeyFacts, name: str) -> tuple[str, ...]:

@@ -46,10 +46,12 @@ class Refused(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A statement, and the name of its policy. `is_certain`: no request has to be looked at."""
+    """A statement, and the name of its policy. `is_on_fixed`: no request is needed to say whether it is on a resource;
+    `is_certain`: nor for anything else."""
 
     policy: str
     statement: Statement
+    is_on_fixed: bool
     is_certain: bool
     allowed_by: AllowedBy
 
@@ -93,11 +95,13 @@ class Asked:
 
 def rules_of(documents: Iterable[Document]) -> tuple[Rule, ...]:
     """The statements of all `documents`, in order."""
-    return tuple(
-        Rule(document.name, statement, statement.is_certain(), AllowedBy(policy=document.name, statement=statement.label))
-        for document in documents
-        for statement in document.statements
-    )
+    return tuple(_rule(document.name, statement) for document in documents for statement in document.statements)
+
+
+def _rule(policy: str, statement: Statement) -> Rule:
+    is_on_fixed = all(text.fixed is not None for text in statement.resources)
+    by = AllowedBy(policy=policy, statement=statement.label)
+    return Rule(policy, statement, is_on_fixed, is_on_fixed and not statement.conditions, by)
 
 
 @dataclass(slots=True)
@@ -176,6 +180,8 @@ class Case:
         if rule.is_certain:
             return YES
         asked.unknown.clear()
+        if rule.is_on_fixed:
+            return rule.statement.conditions_hold(asked.look_up)
         return rule.statement.applies(self.resource, asked.look_up)
 
 

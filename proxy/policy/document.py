@@ -82,10 +82,6 @@ class Statement:
         """Whether it is about `action` (kms:Decrypt). Names of actions are not case-sensitive."""
         return any(action_glob_matches(glob, action) for glob in self.actions) is not self.not_action
 
-    def is_certain(self) -> bool:
-        """Whether `applies` needs nothing but the resource."""
-        return not self.conditions and all(text.fixed is not None for text in self.resources)
-
     def may_be_on(self, resource: str) -> bool:
         """Whether it can be about `resource`, by what is certain: a policy variable may stand for anything."""
         if any(text.fixed is None for text in self.resources):
@@ -94,7 +90,10 @@ class Statement:
 
     def applies(self, resource: str, look_up: LookUp) -> int:
         """Whether resource and conditions fit an action that it is about: NO, MAYBE or YES."""
-        result = self._fits(resource, look_up)
+        return self.conditions_hold(look_up, self._fits(resource, look_up))
+
+    def conditions_hold(self, look_up: LookUp, result: int = YES) -> int:
+        """Whether all conditions are met, as far as `result`, which is known before: NO, MAYBE or YES."""
         for condition in self.conditions:
             if result == NO:
                 return NO

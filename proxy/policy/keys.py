@@ -87,7 +87,7 @@ def _property(name: str, kind: Kind, of_key: Callable[[KeyFacts], str], default:
 
     def read(request: AuthorizationRequest, access: Access, suffix: str) -> Values:
         if request.key is not None:
-            return (of_key(request.key),)
+            return (of_key(request.key()),)
         if access.action in KEY_ACTIONS or request.operation == "ReplicateKey":
             return None
         return in_create_key(request, access, suffix)
@@ -200,7 +200,7 @@ def _on_same_key(request: AuthorizationRequest, access: Access, _: str) -> Value
     if request.operation != "ReEncrypt":
         return ()
     if request.key is not None:
-        is_one = request.key.is_source_and_destination()
+        is_one = request.key().is_source_and_destination()
         return None if is_one is None else ("true" if is_one else "false",)
     source, destination = key_resource(request, "SourceKeyId"), key_resource(request, "DestinationKeyId")
     if UNKNOWN_PART in source or UNKNOWN_PART in destination:
