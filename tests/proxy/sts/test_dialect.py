@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.callers import Caller
 from proxy.domain import Answer, Origin, RawRequest, RawResponse
 from proxy.errors import KmsError
 from proxy.recording import Exchange
@@ -153,9 +154,10 @@ def test_the_service_that_was_signed_for_decides(headers: dict[bytes, bytes], ex
     assert is_for_sts(headers) is expected
 
 
-def post(world: World, body: bytes, service: str = "sts", secret: str | None = None, signed: bytes | None = None) -> RawResponse:
-    """A request by hand, signed by Alice; `signed` is the body that was signed, where it is another."""
-    alice = world.callers.add(ALICE)
+def signed_form(
+    caller: Caller, body: bytes, service: str = "sts", secret: str | None = None, signed: bytes | None = None
+) -> RawRequest:
+    """A request by hand; `signed` is the body that was signed, where it is another."""
     headers = [
         (b"host", b"sts.amazonaws.com"),
         (b"content-type", FORM),
@@ -166,13 +168,18 @@ def post(world: World, body: bytes, service: str = "sts", secret: str | None = N
         b"/",
         headers,
         body if signed is None else signed,
-        access_key_id=alice.principal.access_key_id,
-        secret_access_key=secret or alice.secret_access_key,
+        access_key_id=caller.principal.access_key_id,
+        secret_access_key=secret or caller.secret_access_key,
         region=REGION,
         service=service,
     )
     headers.append((b"authorization", authorization))
-    return world.send(RawRequest(b"POST", b"/", tuple(headers), body, Origin("192.0.2.7"), time.time_ns() // 1_000))
+    return RawRequest(b"POST", b"/", tuple(headers), body, Origin("192.0.2.7"), time.time_ns() // 1_000)
+
+
+def post(world: World, body: bytes, **how: Json) -> RawResponse:
+    """What Alice is answered; `how` is for `signed_form`."""
+    return world.send(signed_form(world.callers.add(ALICE), body, **how))
 
 
 WHO = b"Action=GetCallerIdentity&Version=" + VERSION.encode()
