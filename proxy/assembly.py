@@ -187,7 +187,7 @@ def _client_of(settings: Settings) -> ClientOf | None:
 
 def _local(settings: Settings, parts: Parts, clock: Clock, sts: StsService) -> tuple[Backend, Close]:
     roots = _attestation_roots(settings)
-    authoriser = PolicyAuthoriser(Permissions(parts.store), clock)
+    authoriser = PolicyAuthoriser(Permissions(parts.store), clock, settings.grant_delay_s)
     # What is signed for a proxy outside is signed at the real time.
     xks = XksClient(_xks_transport(settings, parts), time.time, settings.xks_timeout_s)
     local = LocalBackend(parts.store, clock, os.urandom, authoriser, attestation_roots=roots, xks=xks, uses=parts.uses)

@@ -108,6 +108,7 @@ class Operation:
     ciphertexts_out: tuple[str, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()  # recorded also when not sent
     key_members: tuple[str, ...] = ("KeyId",)  # members that name a key, in the order of `resources`
+    also_recorded: tuple[str, ...] = ()  # members of `Answer.recorded` that may stand in responseElements
     logs_key_arn: bool = False  # responseElements.keyId holds the key ARN, though the API returns none
     told_as_read: bool = False  # CloudTrail calls it read-only, though it leaves something behind
 
@@ -182,3 +183,4 @@ class Answer:
     aliases: tuple[str, ...] = ()  # alias ARNs that the call made, moved or deleted
     upstream: Upstream | None = None
     forwarded: Forwarded | None = None
+    recorded: Members | None = field(default=None, repr=False)  # for the record alone: what the API does not return

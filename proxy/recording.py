@@ -315,6 +315,9 @@ def _response_elements(operation: Operation, answer: Answer) -> dict[str, Any] |
         members = answer.members.get(holder, {}) if holder else answer.members
         if name in members:
             elements[_lower_camel(name)] = _recordable(name, members[name])
+    if answer.recorded is not None:
+        told = answer.recorded
+        elements |= {_lower_camel(name): _recordable(name, told[name]) for name in operation.also_recorded if name in told}
     if operation.logs_key_arn and answer.keys:
         elements["keyId"] = answer.keys[0].arn
     return elements or None

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     segment_max_age_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
     index: bool = True
     grant_tokens: Literal["clear", "sha256"] = "clear"
+    grant_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     clock: MaybePath = None
     calls_at_once: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     calls_per_caller_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0

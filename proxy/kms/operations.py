@@ -16,8 +16,10 @@ def _reads(name: str, *request: str, key_members: tuple[str, ...] = ("KeyId",), 
     return Operation(name, request=request, key_members=key_members, ciphertexts_out=out)
 
 
-def _changes(name: str, *request: str, response: tuple[str, ...] = (), logs_key_arn: bool = True) -> Operation:
-    return Operation(name, mutates=True, request=request, response=response, logs_key_arn=logs_key_arn)
+def _changes(
+    name: str, *request: str, response: tuple[str, ...] = (), also: tuple[str, ...] = (), logs_key_arn: bool = True
+) -> Operation:
+    return Operation(name, mutates=True, request=request, response=response, also_recorded=also, logs_key_arn=logs_key_arn)
 
 
 _BLOB = ("CiphertextBlob",)
@@ -156,7 +158,8 @@ _ROWS = (
         "DryRun",
         response=("GrantId",),
     ),
-    _changes("RetireGrant", "KeyId", "GrantId", "DryRun"),  # CloudTrail tells the grant elsewhere; an intent must name it
+    # CloudTrail tells the grant elsewhere; an intent must name it. Of a grant that was named by its token, the outcome tells it.
+    _changes("RetireGrant", "KeyId", "GrantId", "DryRun", also=("GrantId",)),
     _changes("RevokeGrant", "KeyId", "GrantId", "DryRun"),
     _changes(
         "ImportKeyMaterial",

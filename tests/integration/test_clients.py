@@ -123,24 +123,19 @@ def test_env_says_where_and_who_and_takes_away_what_would_contradict(shell: Shel
     assert "AWS_ACCESS_KEY_ID" not in shell.environment
 
 
-GENERATED: list[tuple[str, list[str], int, dict[str, str], list[str]]] = [
-    ("context in shorthand", [*AES_256, "--encryption-context", "tenant=acme,object=1"], 32, CONTEXT, []),
-    ("context in JSON", [*AES_256, "--encryption-context", json.dumps(CONTEXT)], 32, CONTEXT, []),
-    ("no context", AES_256, 32, {}, []),
+GENERATED: list[tuple[str, list[str], int, dict[str, str]]] = [
+    ("context in shorthand", [*AES_256, "--encryption-context", "tenant=acme,object=1"], 32, CONTEXT),
+    ("context in JSON", [*AES_256, "--encryption-context", json.dumps(CONTEXT)], 32, CONTEXT),
+    ("no context", AES_256, 32, {}),
     ("64 bytes", ["--key-id", "alias/demo", "--number-of-bytes", "64", "--encryption-context", "tenant=acme"], 64,
-     {"tenant": "acme"}, []),
-    ("grant tokens", [*AES_256, "--grant-tokens", "token-1", "token-2"], 32, {}, ["token-1", "token-2"]),
+     {"tenant": "acme"}),
     ("JSON", ["--cli-input-json", json.dumps({"KeyId": "alias/demo", "KeySpec": "AES_128", "EncryptionContext": CONTEXT})], 16,
-     CONTEXT, []),
+     CONTEXT),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("options", "size", "context", "tokens"), [row[1:] for row in GENERATED], ids=[row[0] for row in GENERATED]
-)
-def test_the_aws_cli_generates_and_decrypts(
-    shell: Shell, options: Sequence[str], size: int, context: dict[str, str], tokens: list[str]
-) -> None:
+@pytest.mark.parametrize(("options", "size", "context"), [row[1:] for row in GENERATED], ids=[row[0] for row in GENERATED])
+def test_the_aws_cli_generates_and_decrypts(shell: Shell, options: Sequence[str], size: int, context: dict[str, str]) -> None:
     made = shell.aws("generate-data-key", *options)
     assert len(base64.b64decode(made["Plaintext"])) == size
     blob = made["CiphertextBlob"]
@@ -151,7 +146,6 @@ def test_the_aws_cli_generates_and_decrypts(
         ("unwrapped", "Decrypt", DEMO, context, None),
     ]
     (record,) = shell.query("--event", "GenerateDataKey", "--fingerprint", fingerprint(blob))
-    assert record["requestParameters"].get("grantTokens", []) == tokens
     assert record["requestParameters"].get("encryptionContext", {}) == context
     assert record["sourceIPAddress"] == "127.0.0.1"
     assert record["userAgent"].startswith("aws-cli/")
@@ -208,7 +202,25 @@ def test_the_aws_cli_does_the_rest(shell: Shell) -> None:
         shell.aws("schedule-key-deletion", "--key-id", key_id, "--pending-window-in-days", "7")["KeyState"] == "PendingDeletion"
     )
     assert "(KMSInvalidStateException)" in shell.aws_error("generate-data-key", "--key-id", "alias/two", "--key-spec", "AES_256")
-    assert "(UnsupportedOperationException)" in shell.aws_error("list-grants", "--key-id", "alias/demo")
+    assert "(InvalidArnException)" in shell.aws_error("list-grants", "--key-id", "alias/demo")
+
+
+def test_the_aws_cli_makes_uses_and_ends_grants(shell: Shell) -> None:
+    key = shell.aws("describe-key", "--key-id", "alias/demo")["KeyMetadata"]["Arn"]
+    grantee, operations = f"arn:aws:iam::{key.split(':')[4]}:role/app", ["Decrypt", "GenerateDataKey"]
+    made = shell.aws("create-grant", "--key-id", key, "--grantee-principal", grantee, "--operations", *operations)
+    [listed] = shell.aws("list-grants", "--key-id", key, "--grant-id", made["GrantId"])["Grants"]
+    assert (listed["GranteePrincipal"], listed["Operations"]) == (grantee, operations)
+    blob = shell.aws("generate-data-key", *AES_256, "--grant-tokens", made["GrantToken"])["CiphertextBlob"]
+    assert "(InvalidGrantTokenException)" in shell.aws_error("generate-data-key", *AES_256, "--grant-tokens", "token-1")
+    assert shell.run(shell.tool("aws"), "kms", "retire-grant", "--grant-token", made["GrantToken"]).returncode == 0
+    assert shell.aws("list-grants", "--key-id", key, "--grant-id", made["GrantId"])["Grants"] == []
+    (used,) = shell.query("--event", "GenerateDataKey", "--fingerprint", fingerprint(blob))
+    assert used["requestParameters"]["grantTokens"] == [made["GrantToken"]]
+    [created] = [record for record in shell.query("--event", "CreateGrant") if record.get("responseElements")]
+    assert created["responseElements"] == {"grantId": made["GrantId"], "keyId": key}
+    [retired] = [record for record in shell.query("--event", "RetireGrant") if record.get("responseElements")]
+    assert retired["responseElements"] == {"grantId": made["GrantId"], "keyId": key}
 
 
 @pytest.mark.usefixtures("evaluated")

@@ -328,3 +328,10 @@ def test_who_was_attested_is_recorded_as_cloudtrail_does(
     line = canonical.encode(record, "w0", 0)
     assert json.loads(line)["additionalEventData"].get("recipient") == recipient
     assert canonical.decode(line) == record
+
+
+def test_what_the_api_does_not_return_is_recorded_where_its_row_says_so() -> None:
+    answer = Answer({}, recorded={"GrantId": "g", "Name": "n"})
+    record = recorder().outcome(exchange("RetireGrant", {"GrantToken": "t"}), answer, 0)
+    assert (record.request_parameters, record.response_elements) == (None, {"grantId": "g"})
+    assert recorder().outcome(exchange("RevokeGrant", {}), answer, 0).response_elements is None

@@ -305,6 +305,28 @@ def test_a_change_that_fails_or_writes_nothing_leaves_no_trace(store: SealedStor
     assert store.published == before[0] + 1
 
 
+def test_rows_are_found_by_what_their_parents_begin_with(store: SealedStore) -> None:
+    with store.change() as tx:
+        for name, parent in (
+            ("1", "a x 1"),
+            ("2", "a x 2"),
+            ("3", "a y \U0010ffff"),
+            ("4", "ab x 1"),
+            ("5", "a"),
+            ("6", ""),
+            ("7", "b"),
+        ):
+            tx.put("kind", "r", name, {}, None, parent)
+            tx.put("kind", "other region", name, {}, None, parent)
+        tx.put("other kind", "r", "8", {}, None, "a x 1")
+        tx.put("kind", "r", "9", {}, None, "a x 9")
+        tx.delete("kind", "r", "9")
+        for prefix, names in (("a ", "123"), ("a x ", "12"), ("a x 1", "1"), ("a", "12345"), ("c", ""), ("a z", "")):
+            found = tx.children_below("kind", "r", prefix)
+            assert "".join(entry.id for entry in found) == names
+            assert tx.count_children_below("kind", "r", prefix) == len(names)
+
+
 def test_every_handle_sees_the_generation_published(store: SealedStore, path: Path) -> None:
     other = SealedStore(path, KEY)
     seen = other.published

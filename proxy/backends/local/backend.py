@@ -23,6 +23,8 @@ from proxy.backends.local import (
     cryptographic,
     custom_stores,
     encapsulation,
+    grant_lists,
+    granting,
     imports,
     key_policies,
     last_usage,
@@ -41,6 +43,7 @@ from proxy.backends.local.desk import Changing, Desk
 from proxy.backends.local.due import Due
 from proxy.backends.local.external_keys import EXTERNAL, names_external_key
 from proxy.backends.local.last_uses import LastUses
+from proxy.backends.local.lookup import check_grant_tokens
 from proxy.backends.local.maintenance import Done, Intent, carry_out
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, Surroundings
@@ -75,6 +78,8 @@ FAMILIES: tuple[ModuleType, ...] = (
     imports,
     replicas,
     last_usage,
+    granting,
+    grant_lists,
 )
 
 
@@ -131,6 +136,8 @@ class LocalBackend:
     async def _answer(self, call: KmsCall) -> Answer:
         name = call.operation.name
         self._tables.refresh()
+        if "GrantTokens" in call.parameters or "GrantToken" in call.parameters:
+            check_grant_tokens(self._tables, call)
         if self._tables.all_stores.is_used and name in EXTERNAL and names_external_key(self._around, self._tables, call):
             return await EXTERNAL[name](self._desk, call)
         if (reading := READINGS.get(name)) is not None:

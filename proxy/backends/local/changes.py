@@ -86,6 +86,5 @@ class KeysInChange:
         self.tx.delete(GRANT, grant.region, grant.id)
 
     def delete_grants_of(self, key: Key) -> None:
-        """Delete every grant of the key: they go with it."""
         for grant in self.grants_of(key):
             self.delete_grant(grant)

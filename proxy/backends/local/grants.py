@@ -144,7 +144,7 @@ def _first(
 ) -> Grant | None:
     operation = action.removeprefix("kms:")
     if operation == RETIRE_GRANT:
-        grant = retired_by(view, call, key)
+        grant = meant_grant(view, call, key)
         may = grant is not None and _may_retire(grant, names) and _is_in_effect(grant, call, now_s, delay_s)
         return grant if may else None
     member = CONTEXT_MEMBERS.get(operation)
@@ -160,14 +160,21 @@ def _first(
     return None
 
 
-def retired_by(view: View, call: KmsCall, key: Key) -> Grant | None:
+def meant_grant(view: View, call: KmsCall, key: Key) -> Grant | None:
     """The grant of `key` that a RetireGrant or RevokeGrant is about, by its token or its id."""
-    token = call.parameters.get("GrantToken")
-    grant_id = call.parameters.get("GrantId") if token is None else read_grant_id(token)
-    grant = None if grant_id is None else view.find_grant(key.region, grant_id)
-    if grant is None or grant.key_id != key.id or grant.account_id != key.account_id:
-        return None
-    return grant if token is None or is_token_of(token, grant.id, grant.token_key) else None
+    if (token := call.parameters.get("GrantToken")) is not None:
+        grant = grant_by_token(view, key.region, token)
+    else:
+        grant = view.find_grant(key.region, call.parameters.get("GrantId") or "")
+    is_its = grant is not None and (grant.key_id, grant.account_id) == (key.id, key.account_id)
+    return grant if is_its else None
+
+
+def grant_by_token(view: View, region: str, token: str) -> Grant | None:
+    """The grant that a genuine token is of."""
+    grant_id = read_grant_id(token)
+    grant = None if grant_id is None else view.find_grant(region, grant_id)
+    return grant if grant is not None and is_token_of(token, grant.id, grant.token_key) else None
 
 
 def _may_retire(grant: Grant, names: tuple[str, ...]) -> bool:
@@ -190,6 +197,7 @@ def _is_in_effect(grant: Grant, call: KmsCall, now_s: float, delay_s: float) -> 
 
 
 def sent_tokens(call: KmsCall) -> Iterator[str]:
+    """The grant tokens of a call's request, be they genuine or not."""
     yield from call.parameters.get("GrantTokens") or ()
     if (token := call.parameters.get("GrantToken")) is not None:
         yield token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.backends.local.grants import grant_by_token, sent_tokens
 from proxy.backends.local.keys import Key, KeyState
 from proxy.backends.local.surroundings import Surroundings, foreign
 from proxy.backends.local.tables import View
@@ -113,6 +114,13 @@ def check_state(key: Key, *forbidden: KeyState, keys: tuple[KeyUse, ...] | None 
     raise KmsError("KMSInvalidStateException", f"{key.arn} {_STATES[key.state]}", keys=keys or (key.meant,))
 
 
+def check_grant_tokens(view: View, call: KmsCall) -> None:
+    """Raises KmsError where the call sends a grant token that is none of a grant in its region, whether or not it is needed."""
+    for token in sent_tokens(call):
+        if grant_by_token(view, call.region, token) is None:
+            raise invalid_token()
+
+
 def stop_dry_run(call: KmsCall, *keys: KeyUse) -> None:
     """The last check of all, before any effect: everything else would have let the call through."""
     if call.parameters.get("DryRun"):
@@ -124,6 +132,10 @@ def wrong_origin(key: Key) -> KmsError:
     """The refusal of what keys of that origin do not have."""
     message = f"{key.arn} origin is {key.origin} which is not valid for this operation."
     return KmsError("UnsupportedOperationException", message, keys=(key.meant,))
+
+
+def invalid_token() -> KmsError:
+    return KmsError("InvalidGrantTokenException", "The grant token is not valid.")
 
 
 def alias_not_found(arn: str) -> KmsError:

@@ -71,7 +71,7 @@ def test_ciphertexts_are_blobs(row: Operation) -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_recorded_is_on_the_records_own_list(row: Operation) -> None:
-    recorded = {name[0].lower() + name[1:] for name in (*row.request, *row.response)}
+    recorded = {name[0].lower() + name[1:] for name in (*row.request, *row.response, *row.also_recorded)}
     assert recorded <= PARAMETER_NAMES
 
 

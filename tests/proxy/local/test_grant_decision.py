@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.grant_tokens import make_token
-from proxy.backends.local.grants import Constraints, Grant, allowing, context_of, delegating, limits_of
+from proxy.backends.local.grants import CONTEXT_MEMBERS, Constraints, Grant, allowing, context_of, delegating, limits_of
 from proxy.backends.local.keys import Key
 from proxy.backends.local.tables import Tables, View
 from proxy.domain import KmsCall, Principal
@@ -324,6 +324,27 @@ def test_what_a_stricter_constraint_lets_through_the_wider_one_does(
         assert not strict.are_met_by(context_of(context)) or wide.are_met_by(context_of(context))
         assert wide.source_arn in (None, strict.source_arn)
     assert strict.are_as_strict_as(strict) and strict.are_as_strict_as(Constraints())
+
+
+_operation_lists = st.lists(st.sampled_from(["Decrypt", "ReEncryptTo", "DescribeKey", "CreateGrant"]), unique=True)
+
+
+@given(_operation_lists, _constraints, _operation_lists, _constraints, _contexts)
+def test_a_child_is_never_wider_than_its_parent(
+    parent_operations: list[str],
+    parent: Mapping[str, Any],
+    child_operations: list[str],
+    child: Mapping[str, Any],
+    context: Mapping[str, str],
+) -> None:
+    def made(operations: list[str], constraints: Mapping[str, Any]) -> Grant:
+        return Grant("", REGION, "", ACCOUNT, ACCOUNT, "", tuple(operations), 0, limits=limits_of(constraints))
+
+    wide, narrow = made(parent_operations, parent), made(child_operations, child)
+    if wide.covers(narrow.operations, narrow.limits):
+        for operation in ("Decrypt", "ReEncryptTo", "DescribeKey", "CreateGrant"):
+            sent = context_of(context) if operation in CONTEXT_MEMBERS else None
+            assert not narrow.allows(operation, sent) or wide.allows(operation, sent)
 
 
 def test_a_look_up_costs_the_same_among_many_grants(world: World) -> None:
