@@ -113,6 +113,12 @@ PROMISED = {
     ],
     "Guardrails": [r"user/demo", r"GenerateDataKey"],
     "Operate": [r'"status": ?"live"', r'"status": ?"ready"', r'keytrail_calls_total\{error="",operation="Decrypt"\}'],
+    "The key store": [
+        r"the master key [0-9a-f]{16} opens it\.",
+        r"Only the master key [0-9a-f]{16} opens it",
+        r"opens the key store, and no other does",
+        r"2 of 2 keys were made",
+    ],
 }
 
 
