@@ -144,13 +144,9 @@ class PolicyAuthoriser:
 
     def check_policy(self, view: View, call: KmsCall, key: Key, *, bypass: bool) -> None:
         """See `Authoriser.check_policy`."""
-        document, findings = read(KEY_POLICY, policy_of(key).encode("utf-8", "surrogatepass"), Form.KEY)
-        if document is None:
-            kinds = {finding.kind for finding in findings}
-            for kind in (NO_PRINCIPAL, INVALID_PRINCIPALS):
-                if kind in kinds:
-                    raise KmsError(_MALFORMED, f"Policy {kind}.")
-            raise KmsError(_MALFORMED, f"The policy is malformed: {'; '.join(map(_told, findings))}")
+        fault = key_policy_fault(policy_of(key))
+        if fault is not None:
+            raise KmsError(_MALFORMED, fault)
         if not bypass and self.decide(view, call, "kms:PutKeyPolicy", key).allowed_by is None:
             raise KmsError(_MALFORMED, _LOCKED_OUT)
 
@@ -268,6 +264,18 @@ def _document(name: str, text: str, form: Form) -> Document:
             f"The {form.value.partition(' ')[2]} {name} cannot be read: {'; '.join(finding.message for finding in findings)}",
         )
     return document
+
+
+def key_policy_fault(text: str) -> str | None:
+    """Why `text` cannot be a key's policy, in AWS's words where they are known; None where it can."""
+    document, findings = read(KEY_POLICY, text.encode("utf-8", "surrogatepass"), Form.KEY)
+    if document is not None:
+        return None
+    kinds = {finding.kind for finding in findings}
+    for kind in (NO_PRINCIPAL, INVALID_PRINCIPALS):
+        if kind in kinds:
+            return f"Policy {kind}."
+    return f"The policy is malformed: {'; '.join(map(_told, findings))}"
 
 
 def check_identity_policy(name: str, text: str) -> tuple[str, ...]:

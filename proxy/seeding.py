@@ -23,6 +23,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from audit.instance import Instance
+from proxy.authorization import key_policy_fault
 from proxy.backends.local import effects
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.keys import KEY, Key, alias_row, key_of, new_key_body
@@ -146,6 +147,8 @@ def _wanted(key: SeedKey, instance: Instance, where: str) -> Wanted:
     made = read_material(spec, _decoded(key.material.get_secret_value(), where))
     if made is None:
         raise SetupError(f"{where}.material: it is no material of a key of {key.spec}")
+    if key.policy is not None and (fault := key_policy_fault(key.policy)) is not None:
+        raise SetupError(f"{where}.policy: {fault}")
     region, account_id = key.region or instance.region, key.account or instance.account_id
     arn = key_arn(region, account_id, key.id)
     facts = {

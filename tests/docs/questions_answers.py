@@ -149,7 +149,8 @@ EXPECTED: Mapping[str, Expected] = {
             says(
                 1, r'exporter/nightly.*2025-10-20T10:05:00.*"allowedBy":\[\{"grant":"grant-1"', absent=("10:01:00", "CreateGrant")
             ),
-        )
+        ),
+        exits=(0, 0),
     ),
     "Who created that grant?": Expected(
         (says(0, r"exporter/nightly,Decrypt,grant-1,.*user/admin,2025-10-20 10:00", absent=("grant-[23]", "intern", "deputy")),)

@@ -27,6 +27,7 @@ from proxy.permissions import Permissions
 from proxy.seeding import Seeded, seed
 from proxy.settings import Settings
 from tests.docs.repository import ROOT
+from tests.proxy.local.policies import document, statement
 from tests.proxy.local.world import REGION, call
 
 #: The account itself, which the default key policy lets do everything.
@@ -102,7 +103,7 @@ def test_seeding_again_changes_nothing_and_makes_only_what_is_lacking(
         ({"material": base64.b64encode(bytes(32)).decode()}, "another material"),
         ({"description": "other"}, "another description"),
         ({"tags": {"a": "c"}}, "another tags"),
-        ({"policy": "{}"}, "another policy"),
+        ({"policy": document(statement(principal="*"))}, "another policy"),
         ({"aliases": ["alias/demo"]}, "alias alias/demo is there, of another key"),
     ],
 )
@@ -133,6 +134,7 @@ CANARY = "CANARY" * 7 + "="
         ({"keys": [key(material=CANARY, usage="SIGN_VERIFY")]}, "a key of SYMMETRIC_DEFAULT is for ENCRYPT_DECRYPT"),
         ({"keys": [key(spec="RSA_2048")]}, "no material of a key of RSA_2048"),
         ({"keys": [key(aliases=["demo"])]}, "'demo' is no name of an alias"),
+        ({"keys": [key(policy="{}")]}, "keys.0.policy: The policy is malformed: there is no Statement"),
         ({"keys": [key(aliases=["alias/aws/x"])]}, "is no name of an alias"),
         ({"keys": [key(secret=CANARY)]}, "keys.0.secret: Extra inputs are not permitted"),
         ({"keys": [key(), key()]}, f"{ID} is there twice"),
