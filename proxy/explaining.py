@@ -260,7 +260,7 @@ def command(
             {} if alias is None else {"AliasName": alias},
         )
         store = open_store(instance, chosen)
-        found = explain(store, question, clock_of(chosen.clock))
+        found = explain(store, question, clock_of(chosen.clock), chosen.grant_delay_s)
     except (ProxyError, AuditError, OSError) as error:
         typer.echo(f"keytrail: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, NotAsked) else 3) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +47,8 @@ def who_can_unwrap(data: Path, key: str, context: Mapping[str, str]) -> Standing
     except (ProxyError, AuditError, OSError) as error:
         return Standing(key, reason=f"not known: {error}")
     try:
-        found = _standing(store, guardrails, key, context, clock_of(chosen.clock))
+        authoriser = PolicyAuthoriser(Permissions(store), clock := clock_of(chosen.clock), chosen.grant_delay_s)
+        found = _standing(store, guardrails, authoriser, key, context, clock())
         if found is None:
             is_ours = key.split(":")[4:5] == [instance.account_id]
             return Standing(key, reason="nobody: the key is not there, or deleted") if is_ours else None
@@ -59,17 +60,21 @@ def who_can_unwrap(data: Path, key: str, context: Mapping[str, str]) -> Standing
 
 
 def _standing(
-    store: SealedStore, guardrails: Guardrails, key: str, context: Mapping[str, str], clock: Callable[[], float]
+    store: SealedStore,
+    guardrails: Guardrails,
+    authoriser: PolicyAuthoriser,
+    key: str,
+    context: Mapping[str, str],
+    now_s: float,
 ) -> Standing | None:
     """The standing of a key of any account of this store; None where there is none of that name."""
     region, account_id, name = key.split(":", 5)[3:]
     tables = Tables(store)
     found = tables.find_key(account_id, region, name.removeprefix("key/"))
-    if found is None or found.is_gone(clock()):
+    if found is None or found.is_gone(now_s):
         return None
     if found.state is not KeyState.ENABLED:
         return Standing(key, reason=f"nobody: the key is {found.state.value}")
-    authoriser = PolicyAuthoriser(Permissions(store), clock)
     can, may, depends_on = set[str](), set[str](), set[str]()
     for caller in Callers(store).list():
         if not caller.enabled:
