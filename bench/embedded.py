@@ -79,6 +79,12 @@ def making_keys(server: Server) -> Iterator[list[str]]:
         thread.join()
 
 
+def _of(checkout: Path) -> dict[str, str]:
+    """What makes `keytrail` that of a checkout."""
+    root = checkout.resolve()
+    return {"PYTHONPATH": str(root), "KEYTRAIL_CONFIG": str(root / "config" / "keytrail.toml")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.embedded", description=__doc__)
     parser.add_argument("--earlier", type=Path, required=True, help="a checkout of an earlier version")
@@ -90,9 +96,9 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd())))
         kinds = {
-            _EARLIER: partial(servers.keytrail, 5650, further={"PYTHONPATH": str(options.earlier.resolve())}),
-            _AS_MADE: partial(servers.keytrail, 5660, further={"PYTHONPATH": str(Path.cwd())}),
-            _GUARDED: partial(servers.keytrail, 5670, further={"PYTHONPATH": str(Path.cwd())}),
+            _EARLIER: partial(servers.keytrail, 5650, further=_of(options.earlier)),
+            _AS_MADE: partial(servers.keytrail, 5660, further=_of(Path.cwd())),
+            _GUARDED: partial(servers.keytrail, 5670, further=_of(Path.cwd())),
         }
         running = {name: stack.enter_context(kind(folder)) for name, kind in kinds.items()}
         guard(running[_GUARDED])
