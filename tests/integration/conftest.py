@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 JSON_1_1 = b"application/x-amz-json-1.1"
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 _ANNOUNCED = re.compile(
     r"answers KMS calls at (\S+); health at (\S+)/health/ready\n"
     r"(?:With TLS at (\S+)\n)?(?:As a forward proxy \(HTTPS_PROXY\) at (\S+)\n)?Next"
@@ -113,7 +113,9 @@ class Server:
         announced = None
         deadline = time.monotonic() + LIMIT_S
         while announced is None:
-            assert self.process.poll() is None and time.monotonic() < deadline, self._output("err").read_text()
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill_all()
+                raise AssertionError(f"it did not start: {self._output('err').read_text()}")
             threading.Event().wait(0.02)
             announced = _ANNOUNCED.search(self._output("out").read_text())
         self.url, self.admin_url, self.tls_url, self.forward_url = announced.groups(default="")
