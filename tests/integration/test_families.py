@@ -146,3 +146,23 @@ def test_a_session_of_another_account_needs_the_key_policy(kms: KMSClient, partn
     assert (answered["recipientAccountId"], answered["resources"][0]["accountId"]) == ("444455556666", "111122223333")
     assert {"policy": "key policy", "statement": "partners"} in keytrail(answered)["allowedBy"]
     assert refused["errorCode"] == "AccessDenied"
+
+
+def test_a_session_decrypts_by_a_grant_until_that_is_revoked(kms: KMSClient, partner: KMSClient, server: Server) -> None:
+    made = kms.create_key()["KeyMetadata"]
+    context = {"tenant": "acme"}
+    blob = kms.encrypt(KeyId=made["KeyId"], Plaintext=b"in confidence", EncryptionContext=context)["CiphertextBlob"]
+    other = kms.encrypt(KeyId=made["KeyId"], Plaintext=b"x", EncryptionContext={"tenant": "globex"})["CiphertextBlob"]
+    assert refusal(partner.decrypt, CiphertextBlob=blob, EncryptionContext=context) == "AccessDeniedException"
+    grant = kms.create_grant(
+        KeyId=made["KeyId"],
+        GranteePrincipal=ROLE,
+        Operations=["Decrypt"],
+        Constraints={"EncryptionContextSubset": context},
+    )
+    assert partner.decrypt(CiphertextBlob=blob, EncryptionContext=context)["Plaintext"] == b"in confidence"
+    assert refusal(partner.decrypt, CiphertextBlob=other, EncryptionContext={"tenant": "globex"}) == "AccessDeniedException"
+    answered = [record for record in server.records() if record["userIdentity"].get("arn") == SESSION][-2]
+    assert keytrail(answered)["allowedBy"] == [{"grant": grant["GrantId"]}]
+    kms.revoke_grant(KeyId=made["KeyId"], GrantId=grant["GrantId"])
+    assert refusal(partner.decrypt, CiphertextBlob=blob, EncryptionContext=context) == "AccessDeniedException"
