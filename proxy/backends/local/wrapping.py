@@ -122,7 +122,21 @@ def read_material(spec: KeySpec, material: bytes) -> NewSecret | None:
     if spec.secret_bytes is not None:
         return NewSecret(material) if len(material) == spec.secret_bytes else None
     try:
-        private = load_der_private_key(material, None)
+        private = load_der_private_key(material, None, unsafe_skip_rsa_key_validation=True)
+        if not isinstance(private, PrivateKey) or spec_of(private) != spec.name:
+            return None
+        if isinstance(private, rsa.RSAPrivateKey) and not _belong_together(private.private_numbers()):
+            return None
+        return pair_secret(private)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
-    return pair_secret(private) if isinstance(private, PrivateKey) and spec_of(private) == spec.name else None
+
+
+def _belong_together(numbers: rsa.RSAPrivateNumbers) -> bool:
+    """Whether the numbers of an RSA key fit each other. That the primes are primes is left to who made the key: the library's
+    check of it takes up to half a second, with no other thread running."""
+    p, q, d, public = numbers.p, numbers.q, numbers.d, numbers.public_numbers
+    if min(p, q) < 3 or p == q or p * q != public.n:
+        return False
+    works = d * public.e % (p - 1) == 1 and d * public.e % (q - 1) == 1
+    return works and (numbers.dmp1, numbers.dmq1) == (d % (p - 1), d % (q - 1)) and numbers.iqmp * q % p == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any  # members of requests: JSON values, as in `proxy.domain.Members`
 
@@ -12,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from proxy.backends.local.due import Happening
 from proxy.backends.local.keys import KEY
 from proxy.backends.local.material import PrivateKey, pair_secret
+from proxy.backends.local.specs import SPECS
+from proxy.backends.local.wrapping import read_material
 from tests.proxy.local.importing import OAEP, WITH_AES, import_material, new_external_key, parameters_for_import, sent, wrap
 from tests.proxy.local.test_rotation import current, maintain, rotations
 from tests.proxy.local.world import BOB, REGION, START_S, World, arn_of
@@ -185,12 +188,30 @@ def test_symmetric_material_has_32_bytes(world: World, material: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "material", [b"no key", pkcs8(ec.generate_private_key(ec.SECP384R1())), pkcs8(rsa.generate_private_key(65_537, 2048))]
+    "made",
+    [
+        lambda: b"no key",
+        lambda: pkcs8(ec.generate_private_key(ec.SECP384R1())),
+        lambda: pkcs8(rsa.generate_private_key(65_537, 2048)),
+    ],
+    ids=["no key", "another curve", "RSA"],
 )
-def test_a_private_key_of_another_spec_is_refused(world: World, material: bytes) -> None:
+def test_a_private_key_of_another_spec_is_refused(world: World, made: Callable[[], bytes]) -> None:
     key = new_external_key(world, KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
-    refusal = world.refused("ImportKeyMaterial", **sent(world, key, material, WITH_AES))
+    refusal = world.refused("ImportKeyMaterial", **sent(world, key, made(), WITH_AES))
     assert refusal.code == "IncorrectKeyMaterialException"
+
+
+@pytest.mark.parametrize("number", ["p", "q", "d", "dmp1", "dmq1", "iqmp"])
+def test_an_rsa_key_whose_numbers_do_not_fit_each_other_is_refused(number: str) -> None:
+    sound = rsa.generate_private_key(65_537, 2048).private_numbers()
+    names = ("p", "q", "d", "dmp1", "dmq1", "iqmp")
+    numbers = {name: getattr(sound, name) + 2 * (name == number) for name in names}
+    private = rsa.RSAPrivateNumbers(**numbers, public_numbers=sound.public_numbers).private_key(
+        unsafe_skip_rsa_key_validation=True
+    )
+    assert read_material(SPECS["RSA_2048"], pkcs8(private)) is None
+    assert read_material(SPECS["RSA_2048"], pkcs8(sound.private_key())) is not None
 
 
 @pytest.mark.parametrize(
