@@ -45,7 +45,8 @@ class UseKeeper:
         self._uses.catching_up = None
         while not stop.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), interval_s)
+                async with asyncio.timeout(interval_s):  # wait_for would make a task each time
+                    await stop.wait()
             await _told(self.save())
 
     async def finish(self) -> None:

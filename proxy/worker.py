@@ -223,7 +223,8 @@ class Work:
             if self._assembly.maintenance is not None:
                 await self._assembly.maintenance.run()
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _MAINTENANCE_INTERVAL_S)
+                async with asyncio.timeout(_MAINTENANCE_INTERVAL_S):  # wait_for would make a task each time
+                    await stop.wait()
 
     async def close(self) -> None:
         """Close what is behind the pipeline; calls have ended, or are given up."""

@@ -202,7 +202,7 @@ def test_a_private_key_of_another_spec_is_refused(world: World, made: Callable[[
     assert refusal.code == "IncorrectKeyMaterialException"
 
 
-@pytest.mark.parametrize("number", ["p", "q", "d", "dmp1", "dmq1", "iqmp"])
+@pytest.mark.parametrize("number", ["d", "dmp1", "dmq1", "iqmp"])  # of p and q the library itself sees that they do not fit
 def test_an_rsa_key_whose_numbers_do_not_fit_each_other_is_refused(number: str) -> None:
     sound = rsa.generate_private_key(65_537, 2048).private_numbers()
     names = ("p", "q", "d", "dmp1", "dmq1", "iqmp")
