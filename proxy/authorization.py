@@ -31,7 +31,8 @@ from proxy.kms.arn import alias_arn, key_arn
 from proxy.permissions import BUILT_IN, Held, Permissions
 from proxy.policy import at_hand
 from proxy.policy.access import ACROSS_ACCOUNTS, ACTIONS, ALIAS_OPERATIONS, WITHOUT_KEY, Access, AuthorizationRequest, KeyFacts
-from proxy.policy.decision import KEY_POLICY, Asked, Case, Refused, Rule, Verdict, case_of, rules_of
+from proxy.policy.asked import Asked
+from proxy.policy.decision import KEY_POLICY, AskedOfKey, Case, Refused, Rule, Verdict, case_of, rules_of
 from proxy.policy.document import INVALID_PRINCIPALS, NO_PRINCIPAL, Document, Finding, Form, Statement, action_glob_matches, read
 from proxy.policy.principals import names_of, owner_of
 
@@ -199,7 +200,7 @@ def asked_of(view: View, call: KmsCall, action: str, key: Key | None, resource: 
         request.key = partial(facts_of, view, call, action, key)
     if call.attested is not None:
         request.attested = call.attested.conditions
-    return Asked(request, Access(action, resource, call.region, _MEMBERS.get(action, "KeyId")))
+    return AskedOfKey(request, Access(action, resource, call.region, _MEMBERS.get(action, "KeyId")))
 
 
 def facts_of(view: View, call: KmsCall, action: str, key: Key) -> KeyFacts:

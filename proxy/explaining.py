@@ -34,7 +34,8 @@ from proxy.kms.operations import OPERATIONS
 from proxy.opening import open_store
 from proxy.permissions import Permissions
 from proxy.policy.access import ACTIONS, actions_of
-from proxy.policy.decision import Asked, Rule, Verdict
+from proxy.policy.asked import Asked
+from proxy.policy.decision import Rule, Verdict
 from proxy.policy.patterns import MAYBE, NO, YES
 from proxy.policy.principals import Names, names_of
 from proxy.sealed_store import SealedStore

@@ -20,7 +20,7 @@ from enum import Enum
 
 from proxy.domain import AllowedBy
 from proxy.policy import at_hand
-from proxy.policy.access import Access, AuthorizationRequest
+from proxy.policy.asked import Asked
 from proxy.policy.document import Document, Statement
 from proxy.policy.patterns import MAYBE, YES
 from proxy.policy.principals import Names
@@ -66,30 +66,16 @@ class Verdict:
     in_doubt: tuple[str, ...] = ()
 
 
-class Asked:
-    """One access of a request, as conditions look into it; `unknown` are the condition keys that it could not tell."""
+class AskedOfKey(Asked):
+    """With the key at hand: what nobody here has, a request has not."""
 
-    __slots__ = ("_access", "_known", "_request", "unknown")
+    __slots__ = ()
 
-    def __init__(self, request: AuthorizationRequest, access: Access) -> None:
-        self._request = request
-        self._access = access
-        self._known: dict[str, tuple[str, ...]] = {}
-        self.unknown: list[str] = []
-
-    def look_up(self, name: str) -> tuple[str, ...] | None:
-        if (known := self._known.get(name)) is not None:
-            return known
+    def _find(self, name: str) -> tuple[str, ...] | None:
         found = at_hand.find(name)
-        values = () if found is None else found[0].read(self._request, self._access, found[1])
-        if values is None:
-            self.unknown.append(name)
-        else:
-            self._known[name] = values
-        return values
+        return () if found is None else found[0].read(self.request, self.access, found[1])
 
     def doubts(self) -> tuple[str, ...]:
-        """What made a statement doubtful that was just looked at."""
         return tuple(dict.fromkeys(self.unknown)) or (NO_VALUE,)
 
 

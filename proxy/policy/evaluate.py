@@ -13,6 +13,7 @@ from proxy.errors import KmsError, SetupError
 from proxy.kms.operations import OPERATIONS
 from proxy.policy import keys, lint
 from proxy.policy.access import ACTIONS, Access, AuthorizationRequest, accesses, actions_of
+from proxy.policy.asked import Asked
 from proxy.policy.document import Document, Severity, Statement, read
 from proxy.policy.patterns import MAYBE, NO, UNKNOWN_PART, YES
 
@@ -98,31 +99,21 @@ class Guardrails:
         return (ALLOWED, 0) if doubtful is None else (doubtful, 2)
 
 
-class _Asked:
-    """One access of a request, as conditions look into it; `unknown` are the condition keys that it could not tell."""
+class _Asked(Asked):
+    """By what a request tells, before anybody knows the key."""
 
-    __slots__ = ("_access", "_known", "_request", "unknown")
+    __slots__ = ()
 
-    def __init__(self, request: AuthorizationRequest, access: Access) -> None:
-        self._request = request
-        self._access = access
-        self._known: dict[str, tuple[str, ...]] = {}
-        self.unknown: list[str] = []
-
-    def look_up(self, name: str) -> tuple[str, ...] | None:
-        if (known := self._known.get(name)) is not None:
-            return known
+    def _find(self, name: str) -> tuple[str, ...] | None:
         found = keys.find(name)
-        values = None if found is None else found[0].read(self._request, self._access, found[1])
-        if values is None or (len(values) > 1 and found is not None and not found[0].multi):
-            self.unknown.append(name)
-        else:
-            self._known[name] = values
-        return values
+        if found is None:
+            return None
+        values = found[0].read(self.request, self.access, found[1])
+        return None if values is not None and len(values) > 1 and not found[0].multi else values
 
     def doubts(self) -> tuple[str, ...]:
         names = list(dict.fromkeys(self.unknown))
-        return (*names, RESOURCE) if UNKNOWN_PART in self._access.resource else tuple(names)
+        return (*names, RESOURCE) if UNKNOWN_PART in self.access.resource else tuple(names)
 
 
 def load(files: Sequence[tuple[str, bytes]]) -> Guardrails:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 JSON_1_1 = b"application/x-amz-json-1.1"
-LIMIT_S = 60.0
+LIMIT_S = 20.0
 _ANNOUNCED = re.compile(
     r"answers KMS calls at (\S+); health at (\S+)/health/ready\n"
     r"(?:With TLS at (\S+)\n)?(?:As a forward proxy \(HTTPS_PROXY\) at (\S+)\n)?Next"

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -24,15 +24,46 @@ from tests.integration.conftest import LIMIT_S, Reply, Server, forms, is_running
 CALLERS = 4
 
 
-class Load:
+class Callers:
+    """Calls in a few threads until they are stopped, whatever becomes of them; `answered` counts those with success."""
+
+    limit_s = LIMIT_S
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(number,), daemon=True) for number in range(CALLERS)]
+        self.answered = 0
+
+    def _call(self, caller: int) -> None:
+        """What the thread `caller` does, until `_stopping` is set."""
+        raise NotImplementedError
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more calls are answered with success."""
+        before = self.answered
+        wait_until(lambda: self.answered >= before + more, f"{more} more answers", self.limit_s)
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping.set()
+            for thread in self._threads:
+                thread.join(LIMIT_S)
+            assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
+
+
+class Load(Callers):
     """Calls in a few threads: reads, and changes among them. `replies` is everything that was received whole."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__(server)
         self.replies: list[Reply] = []
-        self._server = server
         self._key_id = server.demo_key_id()
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(number,), daemon=True) for number in range(CALLERS)]
 
     def _call(self, caller: int) -> None:
         connection = self._server.connect()
@@ -45,33 +76,14 @@ class Load:
                 operation = "TagResource"
                 parameters = {"KeyId": self._key_id, "Tags": [{"TagKey": "t", "TagValue": f"{caller}-{number}"}]}
             try:
-                self.replies.append(self._server.post(operation, parameters, connection))
+                reply = self._server.post(operation, parameters, connection)
+                self.replies.append(reply)
+                self.answered += reply.status == 200
             except (OSError, http.client.HTTPException):
                 connection.close()
                 connection = self._server.connect()
                 self._stopping.wait(0.01)  # it is down: no need to hurry
         connection.close()
-
-    def wait_for(self, more: int) -> None:
-        """Until so many more calls are answered with success."""
-        before = self.answered
-        wait_until(lambda: self.answered >= before + more, f"{more} more answers")
-
-    @property
-    def answered(self) -> int:
-        return sum(reply.status == 200 for reply in self.replies)
-
-    @contextmanager
-    def running(self) -> Iterator[Load]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stopping.set()
-            for thread in self._threads:
-                thread.join(LIMIT_S)
-            assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
 
 
 def require_recorded(server: Server, replies: list[Reply]) -> None:
@@ -121,16 +133,12 @@ def test_when_everything_is_killed_the_next_start_has_it_all(own_server: Server)
     assert (own_server.data / "log" / "w0" / tail["movedTo"]).read_bytes() == torn
 
 
-class Changes:
-    """Keys and aliases that are made, moved and deleted, one call after another in a few threads, whatever becomes of them."""
+class Changes(Callers):
+    """Keys and aliases that are made, moved and deleted, one call after another."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._change, args=(number,), daemon=True) for number in range(CALLERS)]
-        self.answered = 0
+    limit_s = 3 * LIMIT_S
 
-    def _change(self, caller: int) -> None:
+    def _call(self, caller: int) -> None:
         key_id = self._server.demo_key_id()
         for number in itertools.count():
             alias = f"alias/{caller}-{number // 4}"
@@ -151,23 +159,6 @@ class Changes:
                     self.answered += 1
                     if operation == "CreateKey":
                         key_id = json.loads(reply.body)["KeyMetadata"]["KeyId"]
-
-    def wait_for(self, more: int) -> None:
-        """Until so many more changes are answered with success."""
-        before = self.answered
-        wait_until(lambda: self.answered >= before + more, f"{more} more changes", 3 * LIMIT_S)
-
-    @contextmanager
-    def running(self) -> Iterator[Changes]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stopping.set()
-            for thread in self._threads:
-                thread.join(LIMIT_S)
-            assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
 
 
 def kill_worker(server: Server) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.grant_tokens import GRANT_ID_BYTES, NONCE_BYTES, TOKEN_KEY_BYTES, make_token
-from proxy.backends.local.grants import CREATE_GRANT, RETIRE_GRANT, Grant, grant_by_token, limits_of, meant_grant
+from proxy.backends.local.grants import CONTEXT_MEMBERS, CREATE_GRANT, RETIRE_GRANT, Grant, grant_by_token, limits_of, meant_grant
 from proxy.backends.local.keys import Key, KeyState
 from proxy.backends.local.lookup import PENDING_DELETIONS, check_state, invalid_token, managed_key, stop_dry_run
 from proxy.backends.local.principals import read_principal
@@ -35,18 +35,7 @@ MOST_VALUE_CHARACTERS = 384
 
 _GRANT_ID = re.compile(r"[0-9a-f]{64}")
 _FOR_EVERY_KEY = frozenset({CREATE_GRANT, RETIRE_GRANT, "DescribeKey"})
-_BY_SYMMETRIC = frozenset(
-    {
-        "Encrypt",
-        "Decrypt",
-        "ReEncryptFrom",
-        "ReEncryptTo",
-        "GenerateDataKey",
-        "GenerateDataKeyWithoutPlaintext",
-        "GenerateDataKeyPair",
-        "GenerateDataKeyPairWithoutPlaintext",
-    }
-)
+_BY_SYMMETRIC = frozenset(CONTEXT_MEMBERS)
 _BY_OTHERS = {  # by usage
     ENCRYPT_DECRYPT: frozenset({"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GetPublicKey"}),
     SIGN_VERIFY: frozenset({"Sign", "Verify", "GetPublicKey"}),

@@ -240,10 +240,11 @@ def test_what_is_no_principal(world: World, principal: str) -> None:
     assert (refusal.code, refusal.message) == ("InvalidArnException", f"ARN does not refer to a valid principal: {principal}")
 
 
-@pytest.mark.parametrize(("spec", "usage"), [(spec.name, usage) for spec in SPECS.values() for usage in spec.algorithms])
+KINDS = [(spec.name, usage) for spec in SPECS.values() for usage in spec.algorithms if spec.name != "ML_KEM_512"]  # see CreateKey
+
+
+@pytest.mark.parametrize(("spec", "usage"), KINDS)
 def test_the_operations_that_each_kind_of_key_can_be_granted_for(world: World, spec: str, usage: str) -> None:
-    if spec == "ML_KEM_512":  # the library makes none
-        pytest.skip("no key of this spec can be made")
     key_id = world.new_key(KeySpec=spec, KeyUsage=usage)
     key = world.backend._tables.find_key(ACCOUNT, REGION, key_id)
     assert key is not None
