@@ -29,7 +29,7 @@ from audit.query.searches import on_record
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar, standard_streams
 from audit.reconcile import command as reconcile_command
 from audit.report import Report, Verdict
-from audit.sealer import verifier_keys
+from audit.sealing.keys import verifier_keys
 from audit.verify import verify as verify_logs
 
 #: Commands that tell what is in the log, and leave a record of being asked.

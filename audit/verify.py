@@ -27,7 +27,7 @@ from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
 from audit.merkle import leaf_hash
 from audit.report import LogReport, Report, Step, Verdict
-from audit.sealer import verifier_keys
+from audit.sealing.keys import verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read

@@ -23,7 +23,7 @@ from rich.text import Text
 
 import audit.cli
 from audit.instance import Instance
-from audit.sealer import seal_once
+from audit.sealing.process import seal_once
 from proxy import doctor, explaining, host, keystore_commands, settings, simulation, supervisor
 from proxy.command_line import ConfigOption, DataOption, chosen_settings, errors, opened_instance
 from proxy.errors import SetupError

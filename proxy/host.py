@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from audit import durable
 from audit.instance import Instance
 from audit.record import JsonValue
-from audit.sealer import create_key
+from audit.sealing.keys import create_key
 from proxy import authority
 from proxy.authorization import PolicyAuthoriser, check_identity_policy
 from proxy.backends.local import effects

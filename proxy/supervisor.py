@@ -1,10 +1,10 @@
-"""`keytrail serve`: the supervisor of the workers, of the sealer, and of the indexer.
+"""`keytrail serve`: the supervisor of the workers, and of their companions (`proxy.companions`).
 
-N workers, each with a log of its own, listen on the same ports (SO_REUSEPORT); the sealer signs what they write, and the indexer
-makes the index of it, with the processor's time that nobody else wants. Each child is a process with two pipes: on standard
-output it reports its status and its counts, a JSON line each; on standard input a worker gets its plan, which may hold a secret
-and so is no argument, and the new one at each SIGHUP. When that pipe ends, the child finishes what it has under way and ends too,
-so that no child outlives a supervisor that was killed. What dies is started anew, after a pause.
+N workers, each with a log of its own, listen on the same ports (SO_REUSEPORT); what is to be done with what they write, the
+companions do. Each child is a process with two pipes: on standard output it reports its status and its counts, a JSON line each;
+on standard input it gets its plan, which may hold a secret and so is no argument. At SIGHUP a worker gets a new one there, and a
+companion whose plan changed is started anew. When that pipe ends, the child finishes what it has under way and ends too, so that
+no child outlives a supervisor that was killed. What dies is started anew, after a pause.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import prometheus_client
 from aiohttp import web
 
 from audit.instance import Instance
+from proxy.companions import COMPANIONS, Ends
 from proxy.entrances import LISTENERS
 from proxy.errors import ProxyError, SetupError
 from proxy.metrics import Metrics, as_tally
@@ -56,11 +57,10 @@ _FIXED = frozenset(
 
 
 class Child:
-    """A process that is kept running until `stop`. `status` is what it last said of itself; `plan` is told to it at its start."""
+    """A process that is kept running until `stop`. `status` is what it last said of itself; `plan`, a line, is told to it at its
+    start."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str], changed: Callable[[], None], metrics: Metrics, plan: WorkerPlan | None = None
-    ) -> None:
+    def __init__(self, name: str, argv: Sequence[str], changed: Callable[[], None], metrics: Metrics, plan: bytes) -> None:
         self.name = name
         self.status = Status(ready=False, reason="starting")
         self.plan = plan
@@ -69,6 +69,7 @@ class Child:
         self._metrics = metrics
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
+        self._is_ending = False  # it was told to end, and is to be started anew
 
     async def keep(self) -> None:
         """Run the process, and again when it dies, until `stop`."""
@@ -81,9 +82,8 @@ class Child:
                 process_group=0,  # Ctrl-C is for this process; a session of its own would give the indexer an equal share
                 limit=_MAX_REPORT_BYTES,
             )
-            self._process = process
-            if self.plan is not None:
-                self._write(self.plan)
+            self._process, self._is_ending = process, False
+            self._write(self.plan)
             if self._stopping.is_set():
                 self._end(process)
             try:
@@ -95,6 +95,8 @@ class Child:
             self._metrics.ended(self.name)
             if self._stopping.is_set() or self.status.failed:
                 return
+            if self._is_ending:
+                continue
             reason = f"it ended with exit code {code}" if self.status.ready else self.status.reason
             self._tell(Status(ready=False, reason=reason))
             _log.error("%s: %s (exit code %s); it is started anew in %s s", self.name, reason, code, pause_s)
@@ -102,11 +104,18 @@ class Child:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
-    def replan(self, plan: WorkerPlan) -> None:
+    def replan(self, plan: bytes) -> None:
         """Have the process, and those after it, work by `plan` from now on."""
         self.plan = plan
         if self._process is not None and not self._stopping.is_set():
             self._write(plan)
+
+    def renew(self, plan: bytes) -> None:
+        """Have a process that takes no second plan work by `plan` from now on: it is told to end, and started anew."""
+        self.plan = plan
+        if self._process is not None and not self._stopping.is_set():
+            self._is_ending = True
+            self._end(self._process)
 
     async def stop(self, running: asyncio.Task[None], limit_s: float) -> None:
         """Let the process finish, for `limit_s` at most; `running` is the task of `keep`."""
@@ -131,9 +140,9 @@ class Child:
         self.status = status
         self._changed()
 
-    def _write(self, plan: WorkerPlan) -> None:
+    def _write(self, plan: bytes) -> None:
         if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(plan.encode())
+            self._process.stdin.write(plan)
 
     @staticmethod
     def _end(process: asyncio.subprocess.Process) -> None:
@@ -166,19 +175,20 @@ class Supervisor:
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(self._metrics)
         ports = {name: sock.getsockname()[1] for name, sock in self._reserved.items()}
-        self._workers = []
-        for number in range(settings.workers):
-            plan = WorkerPlan(settings, f"w{number}", ports, syncing)
-            argv = (sys.executable, "-m", "proxy.worker")
-            self._workers.append(Child(plan.log, argv, self._changed.set, self._metrics, plan))
-        sealing = (sys.executable, "-m", "audit.sealer", str(settings.data))
-        self._sealer = Child("sealer", sealing, self._changed.set, self._metrics)
-        indexing = (sys.executable, "-m", "audit.query.index.follow", str(settings.data))
-        self._indexer = Child("indexer", indexing, self._changed.set, self._metrics) if settings.index else None
+        self._plans = [WorkerPlan(settings, f"w{number}", ports, syncing) for number in range(settings.workers)]
+        self._workers = [self._child(plan.log, (sys.executable, "-m", "proxy.worker"), plan.encode()) for plan in self._plans]
+        self._companions = {
+            row: self._child(row.name, row.command(settings), row.encode_plan(settings))
+            for row in COMPANIONS
+            if row.is_wanted(settings)
+        }
+
+    def _child(self, name: str, command: Sequence[str], plan: bytes) -> Child:
+        return Child(name, command, self._changed.set, self._metrics, plan)
 
     @property
     def _children(self) -> tuple[Child, ...]:
-        return (*self._workers, self._sealer, *([self._indexer] if self._indexer is not None else []))
+        return (*self._workers, *self._companions.values())
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `LogIncident`, `NoInstance`, `SetupError`, OSError where it cannot start."""
@@ -191,9 +201,7 @@ class Supervisor:
         instance.require_logs()
         instance.with_logs([child.name for child in self._workers])
         admin, admin_url = await self._start_admin()
-        sealing = asyncio.create_task(self._sealer.keep())
-        indexing = asyncio.create_task(self._indexer.keep()) if self._indexer is not None else None
-        working = [(child, asyncio.create_task(child.keep())) for child in self._workers]
+        running = {child: asyncio.create_task(child.keep()) for child in self._children}
         try:
             await self._until(lambda: all(child.status.ready for child in self._workers))
             if not self._stopping:
@@ -202,11 +210,11 @@ class Supervisor:
             await self._until(lambda: False)
         finally:
             limit_s = self._settings.drain_timeout_s + _GRACE_S
-            ending = [child.stop(task, limit_s) for child, task in working]
-            if self._indexer is not None and indexing is not None:
-                ending.append(self._indexer.stop(indexing, limit_s))
-            await asyncio.gather(*ending)
-            await self._sealer.stop(sealing, limit_s)  # after the workers, so that it signs their last record
+            for turn in Ends:
+                ending = [child for row, child in self._companions.items() if row.ends is turn]
+                if turn is Ends.WITH_THE_WORKERS:
+                    ending += self._workers
+                await asyncio.gather(*(child.stop(running[child], limit_s) for child in ending))
             await admin.cleanup()
             for sock in self._reserved.values():
                 sock.close()
@@ -229,9 +237,11 @@ class Supervisor:
         for name in sorted(name for name in _FIXED if getattr(wanted, name) != fixed[name]):
             _log.warning("SIGHUP: `%s` takes effect at the next start", name)
         self._settings = wanted.model_copy(update=fixed)
-        for worker in self._workers:
-            if worker.plan is not None:
-                worker.replan(replace(worker.plan, settings=self._settings))
+        for worker, plan in zip(self._workers, self._plans, strict=True):
+            worker.replan(replace(plan, settings=self._settings).encode())
+        for row, companion in self._companions.items():
+            if (renewed := row.encode_plan(self._settings)) != companion.plan:
+                companion.renew(renewed)
         _log.info("SIGHUP: the settings were read again")
 
     async def _until(self, reached: Callable[[], bool]) -> None:

@@ -24,7 +24,7 @@ from audit.instance import Instance
 from audit.merkle import EMPTY_ROOT, extends
 from audit.query.times import time_text
 from audit.report import Step, Verdict
-from audit.sealer import verifier_keys
+from audit.sealing.keys import verifier_keys
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read
 

@@ -24,7 +24,8 @@ from audit.merkle import EMPTY_ROOT
 from audit.query.filters import DEFAULT_PHASES, Filter
 from audit.query.times import time_text
 from audit.record import Phase
-from audit.sealer import last_note, load_key
+from audit.sealing.keys import load_key
+from audit.sealing.log_sealer import last_note
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read
 

@@ -24,7 +24,9 @@ from audit.log import Mark
 from audit.merkle import leaf_hash, root_of
 from audit.record import AuditRecord, Phase, UserIdentity
 from audit.report import Fault, LogReport, Report, Verdict
-from audit.sealer import LogSealer, create_key, load_key, seal_once
+from audit.sealing.keys import create_key, load_key
+from audit.sealing.log_sealer import LogSealer
+from audit.sealing.process import seal_once
 from audit.segments import segment_name
 from audit.verify import TITLES, verify
 

@@ -140,7 +140,7 @@ class Server:
                 continue
             for name, module in (
                 ("worker", b"proxy.worker"),
-                ("sealer", b"audit.sealer"),
+                ("sealer", b"audit.sealing"),
                 ("indexer", b"audit.query.index.follow"),
             ):
                 if module in command:

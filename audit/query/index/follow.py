@@ -11,8 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-import orjson
-
+from audit.companion import Reporter, Status
 from audit.errors import AuditError
 from audit.query import scan
 from audit.query.index.layout import LogIndex, Manifest, index_folder
@@ -43,7 +42,7 @@ def catch_up(data: Path) -> None:
 
 def follow(data: Path, stopped: threading.Event) -> None:
     """Look for what is new until `stopped`."""
-    told: str | None = ""
+    report = Reporter()
     while True:
         fault = None
         try:
@@ -53,9 +52,7 @@ def follow(data: Path, stopped: threading.Event) -> None:
             fault = str(error)
         except Exception as error:  # DuckDB's and Arrow's: of many kinds, and none ends this process
             fault = f"{type(error).__name__}: {error}"
-        if fault != told:
-            told = fault
-            print(orjson.dumps({"ready": fault is None, "reason": fault}).decode(), flush=True)
+        report(Status(fault is None, fault))
         if stopped.wait(_LOOK_S if fault is None else _AFTER_FAULT_S):
             return
 

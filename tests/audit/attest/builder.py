@@ -13,7 +13,8 @@ from audit.checkpoint import VerifierKey
 from audit.instance import Instance
 from audit.log import Mark
 from audit.query.filters import Filter
-from audit.sealer import create_key, load_key, seal_once
+from audit.sealing.keys import create_key, load_key
+from audit.sealing.process import seal_once
 from tests.audit.query.builder import LogBuilder, at
 
 NOW = at(3_600)

@@ -23,7 +23,7 @@ from audit.errors import CheckpointInvalid, LogIncident, QueryError
 from audit.merkle import EMPTY_ROOT
 from audit.query.filters import Filter, KeyName
 from audit.report import Verdict
-from audit.sealer import LogSealer
+from audit.sealing.log_sealer import LogSealer
 from tests.audit.attest.builder import NOW, House, asked
 from tests.audit.attest.test_statement import canonical, leaves, put
 from tests.audit.query.builder import KEY_A, KEY_B, at, fingerprint

@@ -13,7 +13,7 @@ from audit import cli
 from audit.imports import command
 from audit.instance import Instance
 from audit.query.imported import imported_folder
-from audit.sealer import create_key
+from audit.sealing.keys import create_key
 from tests.audit.fixtures.reconcile import World, packed
 from tests.audit.query.builder import LogBuilder, fingerprint
 

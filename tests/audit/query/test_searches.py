@@ -27,7 +27,8 @@ from audit.query.filters import Filter
 from audit.query.index.compact import Compactor
 from audit.query.lines import Found
 from audit.query.tail import Follower
-from audit.sealer import create_key, seal_once
+from audit.sealing.keys import create_key
+from audit.sealing.process import seal_once
 from audit.segments import list_segments
 from audit.verify import verify
 

@@ -19,7 +19,8 @@ from audit.query.reports.command import make_app
 from audit.query.reports.interval import last_quarter
 from audit.query.times import time_text
 from audit.report import Fault, LogReport, Report, Step, Verdict
-from audit.sealer import LogSealer, create_key, load_key
+from audit.sealing.keys import create_key, load_key
+from audit.sealing.log_sealer import LogSealer
 from audit.verify import verify
 from tests.audit.query.builder import KEY_A
 from tests.audit.query.reports.planted import BREAKOUT, INSTANCE, Planted

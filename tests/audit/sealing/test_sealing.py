@@ -16,13 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from audit import durable, sealer
+from audit import durable
 from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, split_notes
+from audit.companion import Status
 from audit.errors import CheckpointInvalid, LogIncident
 from audit.instance import Instance
 from audit.log import Mark
 from audit.merkle import leaf_hash, root_of
-from audit.sealer import LogSealer, Sealer, SealerStatus, create_key, load_key, seal_once, verifier_keys
+from audit.sealing import log_sealer, process
+from audit.sealing.keys import create_key, load_key, verifier_keys
+from audit.sealing.log_sealer import LogSealer
+from audit.sealing.process import Sealer, seal_once
 from audit.segments import segment_name
 from tests.audit.test_verify import Forge, line
 
@@ -96,7 +100,7 @@ def test_only_what_the_mark_says_is_durable_is_signed_for(forge: Forge) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 101, 4096])
 def test_chunks_may_end_anywhere(forge: Forge, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(sealer, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(log_sealer, "_CHUNK_BYTES", chunk)
     sealing = open_sealer(forge)
     for count in (3, 25):
         forge.grow(count)
@@ -378,7 +382,7 @@ def test_latest_is_mended_at_the_start(forge: Forge, latest: str | None) -> None
 
 
 def test_one_log_that_cannot_be_sealed_does_not_keep_the_others_from_it(forge: Forge) -> None:
-    told: list[SealerStatus] = []
+    told: list[Status] = []
     sealing = Sealer(forge.instance.data, told.append)
     forge.grow(5)
     sealing.seal_all()
@@ -386,7 +390,7 @@ def test_one_log_that_cannot_be_sealed_does_not_keep_the_others_from_it(forge: F
     second.grow(5)
     sealing.seal_all()
     require_sound(second, [5])
-    assert told == [SealerStatus(ready=True)]
+    assert told == [Status(ready=True)]
 
     forge.grow(10)
     kept = forge.segment(1).read_bytes()
@@ -402,11 +406,11 @@ def test_one_log_that_cannot_be_sealed_does_not_keep_the_others_from_it(forge: F
     forge.segment(1).write_bytes(kept)
     sealing.seal_all()
     require_sound(forge, [5, 15])
-    assert told[2:] == [SealerStatus(ready=True)]
+    assert told[2:] == [Status(ready=True)]
 
 
 def test_after_a_failed_sync_it_starts_again_from_what_is_on_disk(forge: Forge) -> None:
-    told: list[SealerStatus] = []
+    told: list[Status] = []
     sealing = Sealer(forge.instance.data, told.append)
     forge.grow(5)
     with pytest.MonkeyPatch.context() as patch:
@@ -447,15 +451,15 @@ def test_it_seals_every_two_seconds_at_once_after_a_rotation_and_at_the_end(
 
 def test_the_process_seals_and_ends_when_its_parent_is_gone(forge: Forge) -> None:
     forge.grow(5)
-    command = [sys.executable, "-m", "audit.sealer", str(forge.instance.data)]
+    command = [sys.executable, "-m", "audit.sealing", str(forge.instance.data)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
-    assert orjson.loads(ended.stdout) == {"ready": True, "reason": None}
+    assert orjson.loads(ended.stdout) == {"ready": True, "reason": None, "failed": False}
     require_sound(forge, [5])
 
 
 def test_the_process_says_why_it_cannot_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sealer.main(str(tmp_path)) == 3
+    assert process.main(str(tmp_path)) == 3
     status = orjson.loads(capsys.readouterr().out)
     assert status["ready"] is False and "never initialised" in status["reason"]
 

@@ -1,81 +1,32 @@
-"""The sealer: follows an instance's logs, and signs what their trees are. A process of its own, `python -m audit.sealer DATA`.
+"""Seals one log: what its tree is, in signed checkpoints.
 
-It reads only what a log's mark says is durable, so it never signs for a record that a power cut could take back. For each log,
-a step goes: hash the new lines → `leaves` (synced) → refuse if this tree contradicts what was signed → `history` (synced) →
-`latest`.
+It reads only what the log's mark says is durable, so it never signs for a record that a power cut could take back. A step goes:
+hash the new lines → `leaves` (synced) → refuse if this tree contradicts what was signed → `history` (synced) → `latest`.
 The last note in `history` is what was signed; everything else is derived from it and from the segments, so a crash between any
 two of these leaves nothing that the next start does not mend. `frontier` only saves time at start.
-
-It signs every two seconds while there is something new, at once when a segment has been closed, and when it ends.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import fcntl
 import os
 import re
-import select
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from audit import durable
 from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, split_notes
-from audit.errors import AuditError, CheckpointInvalid, LogIncident
-from audit.instance import Instance
+from audit.errors import CheckpointInvalid, LogIncident
 from audit.merkle import HASH_BYTES, Frontier
 from audit.segments import list_segments, read_mark, segment_name
 
-INTERVAL_S = 2.0
-_LOOK_S = 0.25  # how often it looks whether a segment was closed
 _CHUNK_BYTES = 1 << 18
 _HISTORY_TAIL_BYTES = 16 << 10
 _SIGNATURE_LINE = re.compile(rb"^\xe2\x80\x94 [^\n]+\n", re.MULTILINE)
-
-
-def create_key(instance: Instance) -> None:
-    """Make the signing key of `instance` (0600, PEM) and its public part; durable when this returns. Raises FileExistsError."""
-    key = Ed25519PrivateKey.generate()
-    durable.create(instance.sealer_key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    durable.create(instance.sealer_public_key, base64.b64encode(key.public_key().public_bytes_raw()) + b"\n", mode=0o644)
-
-
-def verifier_keys(instance: Instance) -> dict[str, VerifierKey]:
-    """The verifier key of each log, from the public key in the data folder. Raises `CheckpointInvalid`, OSError."""
-    path = instance.sealer_public_key
-    try:
-        public_key = base64.b64decode(path.read_bytes().strip(), validate=True)
-    except binascii.Error as error:
-        raise CheckpointInvalid(f"{path} is not base64") from error
-    if len(public_key) != 32:
-        raise CheckpointInvalid(f"{path} does not hold an Ed25519 public key")
-    return {log: VerifierKey(instance.origin(log), public_key) for log in instance.logs}
-
-
-def load_key(path: Path) -> Ed25519PrivateKey:
-    """The signing key at `path`. Raises `CheckpointInvalid`, OSError; nothing of the key is in the message."""
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except ValueError as error:
-        raise CheckpointInvalid(f"{path} is not a private key in PEM") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise CheckpointInvalid(f"{path} is not an Ed25519 key")
-    return key
 
 
 def last_note(history: BinaryIO) -> tuple[str, int]:
@@ -99,8 +50,8 @@ class LogSealer:
 
     def __init__(self, log_folder: Path, checkpoint_folder: Path, origin: str, key: Ed25519PrivateKey) -> None:
         self.log = log_folder.name
-        self._log_folder = log_folder
-        self._folder = checkpoint_folder
+        self.folder = log_folder
+        self._checkpoints = checkpoint_folder
         self._key = key
         self._origin = origin
         self._verifier = VerifierKey.of(origin, key)
@@ -120,16 +71,16 @@ class LogSealer:
 
     def seal(self) -> Checkpoint | None:
         """Sign for everything durable; durable itself when this returns. None where there is nothing new."""
-        mark = read_mark(self._log_folder)
+        mark = read_mark(self.folder)
         records = mark.records if mark is not None else self.signed_size
-        if mark is None and not self._log_folder.is_dir():
-            raise LogIncident(self.log, f"{self._log_folder} has vanished")
+        if mark is None and not self.folder.is_dir():
+            raise LogIncident(self.log, f"{self.folder} has vanished")
         if records < self.signed_size:
             self._require_signed(records)
         if records <= self.signed_size:
             return None
         tree, segment, offset = self._tree.copy(), self._segment, self._offset
-        leaves = os.open(self._folder / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        leaves = os.open(self._checkpoints / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.lseek(leaves, tree.size * HASH_BYTES, os.SEEK_SET)
             segment, offset = self._hash_new(tree, segment, offset, records, leaves)
@@ -141,15 +92,15 @@ class LogSealer:
         note = sign(checkpoint, self._key)
         self._append_to_history(note)
         self._signed, self._tree, self._segment, self._offset = checkpoint, tree, segment, offset
-        _replace_derived(self._folder / "latest", note.encode())
+        _replace_derived(self._checkpoints / "latest", note.encode())
         state = {"size": tree.size, "subtrees": [root.hex() for root in tree.subtrees]}
-        _replace_derived(self._folder / "frontier", orjson.dumps(state))
+        _replace_derived(self._checkpoints / "frontier", orjson.dumps(state))
         return checkpoint
 
     def _require_signed(self, marked: int) -> None:
         """The mark need not survive a power cut, so that it may be older than what was signed. Lines may not be missing."""
         segment, offset = self._locate(self.signed_size - 1)
-        path = self._log_folder / segment_name(segment)
+        path = self.folder / segment_name(segment)
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(offset)
             if file.readline().endswith(b"\n"):
@@ -159,7 +110,7 @@ class LogSealer:
     def _hash_new(self, tree: Frontier, segment: int, offset: int, records: int, leaves: int) -> tuple[int, int]:
         """Grow `tree` to `records` leaves from the segments, and write the leaf hashes; gives where it got to."""
         while tree.size < records:
-            path = next((s.path for s in list_segments(self._log_folder) if s.first_index == segment), None)
+            path = next((s.path for s in list_segments(self.folder) if s.first_index == segment), None)
             if path is None:
                 raise LogIncident(self.log, f"segment {segment} is gone")
             with path.open("rb") as file:
@@ -179,7 +130,7 @@ class LogSealer:
         return segment, offset
 
     def _append_to_history(self, note: str) -> None:
-        path = self._folder / "history"
+        path = self._checkpoints / "history"
         new = not path.exists()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -188,11 +139,11 @@ class LogSealer:
         finally:
             os.close(fd)
         if new:
-            durable.sync_folder(self._folder)
+            durable.sync_folder(self._checkpoints)
 
     def _last_signed(self) -> Checkpoint | None:
         """The last whole note in `history`. What is torn behind it was never published, and is cut off."""
-        path = self._folder / "history"
+        path = self._checkpoints / "history"
         if not path.exists():
             self._mend_latest(None, "")
             return None
@@ -207,7 +158,7 @@ class LogSealer:
 
     def _mend_latest(self, signed: Checkpoint | None, note: str) -> None:
         """Make `latest` the last note of the history, which a crash may have kept from it. It is never ahead of the history."""
-        path = self._folder / "latest"
+        path = self._checkpoints / "latest"
         with contextlib.suppress(FileNotFoundError, CheckpointInvalid):  # torn by a power cut: it is not synced
             latest = path.read_bytes().decode("utf-8", "replace")
             if latest == note:
@@ -230,15 +181,15 @@ class LogSealer:
 
     def _from_frontier(self, size: int) -> Frontier | None:
         with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, ValueError, TypeError, AttributeError):
-            if (self._folder / "leaves").stat().st_size < size * HASH_BYTES:
+            if (self._checkpoints / "leaves").stat().st_size < size * HASH_BYTES:
                 return None
-            state = orjson.loads((self._folder / "frontier").read_bytes())
+            state = orjson.loads((self._checkpoints / "frontier").read_bytes())
             return Frontier(state["size"], [bytes.fromhex(root) for root in state["subtrees"]])
         return None
 
     def _from_leaves(self, size: int) -> Frontier | None:
         tree = Frontier()
-        with contextlib.suppress(OSError), (self._folder / "leaves").open("rb") as file:
+        with contextlib.suppress(OSError), (self._checkpoints / "leaves").open("rb") as file:
             while chunk := file.read(min(_CHUNK_BYTES, (size - tree.size) * HASH_BYTES)):
                 tree.extend(chunk[start : start + HASH_BYTES] for start in range(0, len(chunk) - HASH_BYTES + 1, HASH_BYTES))
         return tree
@@ -246,7 +197,7 @@ class LogSealer:
     def _from_segments(self, size: int) -> Frontier:
         """Makes `leaves` anew too; where the segments are not what was signed, the old one stays, to tell what differs."""
         tree = Frontier()
-        temporary = self._folder / "leaves.new"
+        temporary = self._checkpoints / "leaves.new"
         leaves = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             self._hash_new(tree, 0, 0, size, leaves)
@@ -254,14 +205,14 @@ class LogSealer:
         finally:
             os.close(leaves)
         if self._signed is not None and tree.root() == self._signed.root:
-            temporary.rename(self._folder / "leaves")
+            temporary.rename(self._checkpoints / "leaves")
         else:
             temporary.unlink()
         return tree
 
     def _locate(self, size: int) -> tuple[int, int]:
         """The segment and the byte in it at which record `size` begins."""
-        before = [segment for segment in list_segments(self._log_folder) if segment.first_index <= size]
+        before = [segment for segment in list_segments(self.folder) if segment.first_index <= size]
         if not before:
             return 0, 0
         last = before[-1]
@@ -277,87 +228,3 @@ def _replace_derived(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_bytes(data)
     temporary.rename(path)
-
-
-@dataclass(frozen=True, slots=True)
-class SealerStatus:
-    """What the sealer reports to the supervisor, a JSON line a change."""
-
-    ready: bool
-    reason: str | None = None
-
-
-class Sealer:
-    """Seals every log of the instance in `data`, those made later too. `report` is told what goes wrong, and when it is over."""
-
-    def __init__(self, data: Path, report: Callable[[SealerStatus], None]) -> None:
-        self._data = data
-        self._report = report
-        self._key = load_key(Instance.load(data).sealer_key)
-        self._logs: dict[str, LogSealer] = {}
-        self._faults: dict[str, str] = {}
-        self._told: SealerStatus | None = None
-
-    def seal_all(self) -> None:
-        """One step for every log. A log that cannot be sealed is reported, and does not keep the others from it."""
-        faults = {}
-        instance = Instance.load(self._data)
-        for log in instance.logs:
-            try:
-                if log not in self._logs:
-                    folders = (instance.log_folder(log), instance.checkpoint_folder(log))
-                    self._logs[log] = LogSealer(*folders, instance.origin(log), self._key)
-                self._logs[log].seal()
-            except (AuditError, OSError) as error:
-                self._logs.pop(log, None)  # start again from what is on disk
-                faults[log] = str(error)
-        status = SealerStatus(not faults, "; ".join(faults.values()) or None)
-        if status != self._told:
-            self._told = status
-            self._report(status)
-
-    def has_closed_segment(self) -> bool:
-        """Whether a segment was closed since the last step."""
-        for log in self._logs.values():
-            mark = read_mark(log._log_folder)
-            if mark is not None and mark.segment > log.segment:
-                return True
-        return False
-
-    def run(self, stop: int) -> None:
-        """Seal until the file descriptor `stop` becomes readable; then once more."""
-        since_s = INTERVAL_S
-        while not select.select([stop], [], [], _LOOK_S)[0]:
-            since_s += _LOOK_S
-            if since_s >= INTERVAL_S or self.has_closed_segment():
-                self.seal_all()
-                since_s = 0.0
-        self.seal_all()
-
-
-def seal_once(instance: Instance) -> None:
-    """One step for each log of `instance`, for a command that is not followed by a sealer. Raises `AuditError`, OSError."""
-    key = load_key(instance.sealer_key)
-    for log in instance.logs:
-        LogSealer(instance.log_folder(log), instance.checkpoint_folder(log), instance.origin(log), key).seal()
-
-
-def main(data: str) -> int:
-    """The sealer's process: standard input ends when it should."""
-
-    def report(status: SealerStatus) -> None:
-        print(orjson.dumps(asdict(status)).decode(), flush=True)
-
-    try:
-        Instance.load(Path(data))
-        with (Path(data) / "checkpoints" / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one sealer at a time: that of a killed supervisor may still be signing its last
-            Sealer(Path(data), report).run(0)
-    except (AuditError, OSError) as error:
-        report(SealerStatus(ready=False, reason=str(error)))
-        return 3
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

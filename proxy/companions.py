@@ -1,0 +1,49 @@
+"""The processes that `serve` runs beside its workers: ONE table.
+
+A new one is a row here: its module (`audit.companion` says how such a process is spoken to), whether the settings want it, and
+what it needs to know of them. When serving ends, the companions end in turns: those that follow what others leave come last.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import orjson
+
+from proxy.settings import Settings
+
+
+class Ends(IntEnum):
+    """When a companion is told to end."""
+
+    WITH_THE_WORKERS = 1
+    AFTER_THE_WORKERS = 2  # so that it sees their last record
+    LAST = 3  # so that it sees the last checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A row of the table. `plan` may hold a secret: it goes by the process's standard input."""
+
+    name: str
+    module: str
+    ends: Ends
+    is_wanted: Callable[[Settings], bool] = lambda settings: True
+    plan: Callable[[Settings], dict[str, Any]] = lambda settings: {}
+
+    def command(self, settings: Settings) -> tuple[str, ...]:
+        return (sys.executable, "-m", self.module, str(settings.data))
+
+    def encode_plan(self, settings: Settings) -> bytes:
+        """As a line, for the process's pipe."""
+        return orjson.dumps(self.plan(settings), option=orjson.OPT_APPEND_NEWLINE)
+
+
+COMPANIONS = (
+    Companion("sealer", "audit.sealing", Ends.AFTER_THE_WORKERS),
+    Companion("indexer", "audit.query.index.follow", Ends.WITH_THE_WORKERS, is_wanted=lambda settings: settings.index),
+)
