@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class AuditError(Exception):
     """Root of every error that `audit` raises."""
@@ -53,3 +55,24 @@ class CheckpointInvalid(AuditError):
 
 class QueryError(AuditError):
     """A query cannot be answered as asked: bad filter, bad time, no log there."""
+
+
+class TreeDamaged(AuditError):
+    """The hashes of a log's tree, which are derived from its lines, are not all there, or not those that were signed for."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; it is derived, and the sealer makes it anew when it starts")
+        self.path = path
+        self.reason = reason
+
+
+class ProofInvalid(AuditError):
+    """A proof is malformed, or does not show what it should."""
+
+
+class NotProvable(AuditError):
+    """There is no such record, or no proof of it yet."""
+
+
+class ReceiptInvalid(AuditError):
+    """What should be a receipt is none; its place is in the message."""

@@ -1,7 +1,8 @@
 """Seals one log: what its tree is, in signed checkpoints.
 
 It reads only what the log's mark says is durable, so it never signs for a record that a power cut could take back. A step goes:
-hash the new lines → `leaves` (synced) → refuse if this tree contradicts what was signed → `history` (synced) → `latest`.
+hash the new lines → `leaves` (synced) → the levels above them → `history` (synced) → `latest`. At its start it refuses a
+tree that contradicts what was signed.
 The last note in `history` is what was signed; everything else is derived from it and from the segments, so a crash between any
 two of these leaves nothing that the next start does not mend. `frontier` only saves time at start.
 """
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import durable
 from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, split_notes
 from audit.errors import CheckpointInvalid, LogIncident
+from audit.levels import LevelFiles
 from audit.merkle import HASH_BYTES, Frontier
 from audit.segments import list_segments, read_mark, segment_name
 
@@ -55,8 +57,10 @@ class LogSealer:
         self._key = key
         self._origin = origin
         self._verifier = VerifierKey.of(origin, key)
+        self._levels = LevelFiles(checkpoint_folder)
         self._signed = self._last_signed()
         self._tree = self._restore()
+        self._mend_levels()
         self._segment, self._offset = self._locate(self._tree.size)
 
     @property
@@ -80,6 +84,8 @@ class LogSealer:
         if records <= self.signed_size:
             return None
         tree, segment, offset = self._tree.copy(), self._segment, self._offset
+        if self._levels.count(0) < tree.size:  # somebody took them away
+            self._from_segments(tree.size)
         leaves = os.open(self._checkpoints / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.lseek(leaves, tree.size * HASH_BYTES, os.SEEK_SET)
@@ -88,6 +94,7 @@ class LogSealer:
             os.fdatasync(leaves)
         finally:
             os.close(leaves)
+        self._levels.extend(tree.size)
         checkpoint = Checkpoint(self._origin, tree.size, tree.root())
         note = sign(checkpoint, self._key)
         self._append_to_history(note)
@@ -178,6 +185,14 @@ class LogSealer:
             if tree is not None and tree.size == self._signed.size and tree.root() == self._signed.root:
                 return tree
         raise LogIncident(self.log, f"its first {self._signed.size} records are not those that were signed for")
+
+    def _mend_levels(self) -> None:
+        """Have `leaves` and the levels above them be those of the tree that was signed last."""
+        if self._signed is None or self._levels.mend(self._signed.size, self._signed.root):
+            return
+        self._from_segments(self._signed.size)
+        if not self._levels.mend(self._signed.size, self._signed.root):
+            raise LogIncident(self.log, f"its first {self._signed.size} records are not those that were signed for")
 
     def _from_frontier(self, size: int) -> Frontier | None:
         with contextlib.suppress(OSError, orjson.JSONDecodeError, KeyError, ValueError, TypeError, AttributeError):

@@ -21,6 +21,7 @@ from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, spl
 from audit.companion import Status
 from audit.errors import CheckpointInvalid, LogIncident
 from audit.instance import Instance
+from audit.levels import LevelFiles
 from audit.log import Mark
 from audit.merkle import leaf_hash, root_of
 from audit.sealing import log_sealer, process
@@ -28,6 +29,7 @@ from audit.sealing.keys import create_key, load_key, verifier_keys
 from audit.sealing.log_sealer import LogSealer
 from audit.sealing.process import Sealer, seal_once
 from audit.segments import segment_name
+from audit.tiles import WIDTH, root
 from tests.audit.test_verify import Forge, line
 
 
@@ -61,6 +63,8 @@ def require_sound(forge: Forge, sizes: list[int]) -> None:
     assert [note.root for note in notes] == [root_of(leaves(forge, size)) for size in sizes]
     assert open_checkpoint(forge.latest, forge.verifier) == notes[-1]
     assert (forge.checkpoints / "leaves").read_bytes() == b"".join(leaves(forge, sizes[-1]))
+    levels = LevelFiles(forge.checkpoints)
+    assert levels.count(1) == sizes[-1] // WIDTH and root(levels.read, sizes[-1]) == notes[-1].root
 
 
 # --- what it signs
@@ -106,6 +110,33 @@ def test_chunks_may_end_anywhere(forge: Forge, monkeypatch: pytest.MonkeyPatch, 
         forge.grow(count)
         sealing.seal()
     require_sound(forge, [3, 28])
+
+
+def test_the_levels_above_the_leaves_are_there_before_a_checkpoint_needs_them(forge: Forge) -> None:
+    sealing = open_sealer(forge)
+    for count in (255, 1, 300):
+        forge.grow(count)
+        sealing.seal()
+    require_sound(forge, [255, 256, 556])
+    for name, damaged in (("hashes-1", bytes(64)), ("leaves", b""), ("hashes-1", None), ("leaves", None)):
+        path = forge.checkpoints / name
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        open_sealer(forge)
+        require_sound(forge, [255, 256, 556])
+
+
+def test_what_is_taken_away_while_it_runs_is_made_anew(forge: Forge) -> None:
+    sealing = open_sealer(forge)
+    forge.grow(300)
+    sealing.seal()
+    for names in (("leaves",), ("hashes-1",), ("leaves", "hashes-1")):
+        for name in names:
+            (forge.checkpoints / name).unlink()
+        forge.grow(1)
+        sealing.seal()
+    require_sound(forge, [300, 301, 302, 303])
 
 
 # --- what it refuses
