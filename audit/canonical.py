@@ -1,10 +1,11 @@
 """A record as the bytes of its line, and back.
 
 The line is what is hashed, so it is written once and never again: readers keep the bytes and parse a copy. Keys stand in
-CloudTrail's order; what has nothing to say is left out, except where CloudTrail writes `null`. CloudTrail's size limits are kept
-by replacing what is too large with a note that says so, never by cutting JSON.
+CloudTrail's order; what has nothing to say is left out, except where CloudTrail writes `null`. A line fits an entry bundle of
+C2SP tlog-tiles, whose lengths have 16 bits (CloudTrail's limits are larger): what is too large is replaced by CloudTrail's note
+that says so, the largest part first, never by cutting JSON.
 
-Source: CloudTrail record contents (maxima), docs/log-format.md (the extension).
+Source: CloudTrail record contents (maxima, omitted parameters), docs/log-format.md (the extension).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from audit.record import (
     DeniedBy,
     Effect,
     IdentityProof,
-    JsonValue,
     Phase,
     Resource,
     SessionContext,
@@ -38,7 +38,9 @@ T = TypeVar("T")
 EVENT_VERSION = "1.11"
 MAX_USER_AGENT = 1_024
 MAX_ERROR_MESSAGE = 1_024
-MAX_PARAMETERS_BYTES = 100 * 1_024
+MAX_LINE_BYTES = (1 << 16) - 1  # without the newline
+#: What gives way where a line would be longer. All else has bounds of its own that leave room.
+_OMITTABLE = ("requestParameters", "responseElements", "serviceEventDetails")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _IDENTITY_KEYS = (
     ("principalId", "principal_id"),
@@ -86,7 +88,7 @@ def _to_the_second(time_s: int) -> str:
 def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
     """The line of `record` at place `sequence` of `log`, with its newline.
 
-    Raises `RecordRejected` where something in it is no JSON: bytes, above all.
+    Raises `RecordRejected` where something in it is no JSON: bytes, above all; and where it is too long without its parameters.
     """
     time = timestamp(record.time_us)
     document: dict[str, Any] = {
@@ -125,10 +127,8 @@ def encode(record: AuditRecord, log: str, sequence: int) -> bytes:
         document["tlsDetails"] = _encode_tls(record.tls)
     try:
         line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-        if len(line) > MAX_PARAMETERS_BYTES:
-            for key in ("requestParameters", "responseElements"):
-                document[key] = _within_limit(document[key])
-            line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line) > MAX_LINE_BYTES + 1:
+            line = _shortened(document)
     except orjson.JSONEncodeError as error:
         raise RecordRejected(f"{record.event_name}: {error}") from error  # orjson tells the type, and never the value
     return line
@@ -278,9 +278,12 @@ def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[
     return extension
 
 
-def _within_limit(parameters: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-    """`parameters`, or CloudTrail's note in place of them where they are over the limit."""
-    size = len(orjson.dumps(parameters))
-    if size <= MAX_PARAMETERS_BYTES:
-        return parameters
-    return {"omitted": True, "originalSize": size, "reason": f"larger than {MAX_PARAMETERS_BYTES} bytes"}
+def _shortened(document: dict[str, Any]) -> bytes:
+    """The line of `document`, with notes in place of as many of its parts as have to give way."""
+    sizes = sorted(((len(orjson.dumps(document[key])), key) for key in _OMITTABLE if document.get(key)), reverse=True)
+    for size, key in sizes:
+        document[key] = {"omitted": True, "originalSize": size, "reason": f"the record is larger than {MAX_LINE_BYTES} bytes"}
+        line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line) <= MAX_LINE_BYTES + 1:
+            return line
+    raise RecordRejected(f"{document['eventName']:.128}: its record is larger than {MAX_LINE_BYTES} bytes without its parameters")

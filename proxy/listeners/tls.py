@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
+import orjson
 from cryptography import x509
 
 from proxy.authority import server_context
@@ -29,7 +31,7 @@ ClientCertificates: TypeAlias = Literal["none", "optional", "required"]
 _HANDSHAKE = b"\x16"  # the first byte of TLS
 _NO_TLS = "This port speaks HTTPS, and the request was in HTTP."
 _MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-_MAX_TEXT, _MAX_NAMES = 1_024, 64
+_MAX_TEXT, _MAX_NAMES, _MAX_NAMES_BYTES = 1_024, 64, 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +152,18 @@ def read_certificate(der: bytes) -> ClientCertificate:
         certificate.subject.rfc4514_string()[:_MAX_TEXT],
         certificate.issuer.rfc4514_string()[:_MAX_TEXT],
         sha256(der).hexdigest(),
-        tuple(_written(name)[:_MAX_TEXT] for name in list(names)[:_MAX_NAMES]),
+        tuple(_that_have_room([_written(name)[:_MAX_TEXT] for name in list(names)[:_MAX_NAMES]])),
     )
+
+
+def _that_have_room(names: list[str]) -> Iterator[str]:
+    """The first of `names`, as many as leave room in a record for the rest of it (`audit.canonical`)."""
+    left = _MAX_NAMES_BYTES
+    for name in names:
+        left -= len(orjson.dumps(name))
+        if left < 0:
+            return
+        yield name
 
 
 _KINDS: dict[type[x509.GeneralName], str] = {

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit import canonical
-from audit.canonical import MAX_ERROR_MESSAGE, MAX_PARAMETERS_BYTES, MAX_USER_AGENT, decode, encode, timestamp
+from audit.canonical import MAX_ERROR_MESSAGE, MAX_LINE_BYTES, MAX_USER_AGENT, decode, encode, timestamp
 from audit.errors import RecordRejected
 from audit.record import (
     PARAMETER_NAMES,
@@ -200,19 +200,66 @@ def test_long_texts_are_cut() -> None:
 def test_what_is_too_large_is_replaced_by_a_note_and_the_rest_is_kept(name: str) -> None:
     key = {"request_parameters": "requestParameters", "response_elements": "responseElements"}
     other = "response_elements" if name == "request_parameters" else "request_parameters"
-    large = {"policy": "a" * MAX_PARAMETERS_BYTES}
-    document = orjson.loads(encode(altered(**{name: large, other: {"keyId": "1"}}), "w0", 0))
+    large = {"policy": "a" * MAX_LINE_BYTES}
+    line = encode(altered(**{name: large, other: {"keyId": "1"}}), "w0", 0)
+    document = orjson.loads(line)
+    assert len(line) <= MAX_LINE_BYTES + 1
     assert document[key[name]]["omitted"] is True
     assert document[key[name]]["originalSize"] == len(orjson.dumps(large))
+    assert document[key[name]]["reason"] == "the record is larger than 65535 bytes"
     assert set(document[key[name]]) <= PARAMETER_NAMES
     assert document[key[other]] == {"keyId": "1"}
 
 
 @pytest.mark.parametrize(("excess", "kept"), [(0, True), (1, False)])
-def test_the_limit_is_of_the_parameters_alone(excess: int, kept: bool) -> None:
-    at_limit = {"policy": "a" * (MAX_PARAMETERS_BYTES - len(b'{"policy":""}') + excess)}
-    document = orjson.loads(encode(altered(request_parameters=at_limit), "w0", 0))
-    assert (document["requestParameters"] == at_limit) is kept
+def test_a_line_may_be_as_long_as_an_entry_of_a_bundle(excess: int, kept: bool) -> None:
+    rest = len(encode(altered(request_parameters={"policy": ""}), "w0", 0)) - 1
+    at_limit = {"policy": "a" * (MAX_LINE_BYTES - rest + excess)}
+    line = encode(altered(request_parameters=at_limit), "w0", 0)
+    assert (orjson.loads(line)["requestParameters"] == at_limit) is kept
+    assert (len(line) == MAX_LINE_BYTES + 1) is kept
+
+
+def test_the_largest_part_gives_way_first_and_no_more_than_has_to() -> None:
+    small, large = {"policy": "a" * 20_000}, {"policy": "b" * 50_000}
+    document = orjson.loads(encode(altered(request_parameters=small, response_elements=large), "w0", 0))
+    assert (document["requestParameters"], document["responseElements"]["omitted"]) == (small, True)
+    both = orjson.loads(encode(altered(request_parameters=large | {"keyId": "1"}, response_elements=large), "w0", 0))
+    assert (both["requestParameters"]["omitted"], both["responseElements"]) == (True, large)
+    event = altered(service_event_details={"tornTails": ["a" * 70_000]})
+    assert orjson.loads(encode(event, "w0", 0))["serviceEventDetails"]["originalSize"] > 70_000
+
+
+def test_what_has_bounds_of_its_own_leaves_room_for_the_notes() -> None:
+    """All else at its longest: each character of header texts is one that was no UTF-8, and errors are full of escapes."""
+    large = {"policy": "a" * 400_000}
+    names = tuple("URI:spiffe://" + "a" * 1_000 for _ in range(16))
+    record = altered(
+        identity=UserIdentity("AssumedRole", "p" * 128, "a" * 2_048, "1" * 12, "k" * 128, "u" * 64),
+        aws_region="r" * 32,
+        source_ip="f" * 45,
+        user_agent="\ufffd" * 32_768,
+        error_code="E" * 128,
+        error_message="\x00" * 32_768,
+        request_parameters=large,
+        response_elements=large,
+        service_event_details=large,
+        resources=tuple(Resource("a" * 2_048, "1" * 12) for _ in range(3)),
+        fingerprints_in=("f" * 64,) * 4,
+        fingerprints_out=("f" * 64,) * 4,
+        tls=TlsDetails("TLSv1.3", "c" * 64, "s" * 255),
+        client_certificate=ClientCertificate("\x00" * 1_024, "\x00" * 1_024, "f" * 64, names),
+    )
+    line = encode(record, "w0", 2**63 - 1)
+    assert 40_000 < len(line) <= MAX_LINE_BYTES + 1
+    document = orjson.loads(line)
+    for part in ("requestParameters", "responseElements", "serviceEventDetails"):
+        assert document[part]["omitted"] is True
+
+
+def test_what_is_too_long_all_the_same_is_refused() -> None:
+    with pytest.raises(RecordRejected, match="Decrypt: its record is larger than 65535 bytes without its parameters"):
+        encode(altered(source_ip="1" * 70_000, request_parameters={"keyId": "1"}), "w0", 0)
 
 
 def test_the_note_can_be_read_back() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import create_server
 from typing import TypeVar
 
+import orjson
 import pytest
 import uvloop
 from cryptography import x509
@@ -33,7 +34,14 @@ from proxy.forwarded import TrustedNetworks
 from proxy.listeners.connect import ForwardProxy, OtherHosts
 from proxy.listeners.door import Door
 from proxy.listeners.reverse import Limits, Listener
-from proxy.listeners.tls import ClientCertificates, ClientTrust, ServerNames, ServerTls, welcome_with_tls
+from proxy.listeners.tls import (
+    ClientCertificates,
+    ClientTrust,
+    ServerNames,
+    ServerTls,
+    read_certificate,
+    welcome_with_tls,
+)
 from proxy.listeners.tunnel import Tunnels
 
 KMS = "kms.us-east-1.amazonaws.com"
@@ -295,6 +303,20 @@ def test_a_client_certificate_is_known(run: Run, tmp_path: Path, demand: ClientC
             assert certificate.sha256 == own.subject.fingerprint(hashes.SHA256()).hex()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("name", ["a" * 1_000, "\x01" * 1_000])  # the latter takes six times its size in JSON
+def test_a_certificate_with_many_names_leaves_room_in_a_record(name: str) -> None:
+    private, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "many")])
+    certificate = (
+        x509.CertificateBuilder(subject, subject, private.public_key(), 1, now, now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{number}{name}") for number in range(80)]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    names = read_certificate(certificate.public_bytes(Encoding.DER)).alternative_names
+    assert names == tuple(f"DNS:{number}{name}" for number in range(len(names)))
+    assert 8_000 < len(orjson.dumps(names)) <= 17_000
 
 
 @pytest.mark.parametrize(("demand", "shows"), [("required", "none"), ("required", "another CA's"), ("optional", "another CA's")])
