@@ -29,6 +29,8 @@ import orjson
 from audit import canonical
 from audit.errors import AuditError, CommitFailed, LogIncident, LogInUse
 from audit.log import LogWriter, Recovered, open_log
+from audit.merkle import leaf_hash
+from audit.receipts import write_receipt
 from audit.record import AuditRecord, Effect, JsonValue, Phase, Resource, UserIdentity
 from audit.segments import LONGEST_LINE_BYTES, SegmentFolder, list_segments, segment_name
 
@@ -41,10 +43,15 @@ _KEYTRAIL = UserIdentity("AWSService", principal_id="keytrail")
 
 
 class Receipt(NamedTuple):
-    """A record's place, given once the record is durable there."""
+    """A record's place and its leaf hash, given once the record is durable there."""
 
     log: str
     sequence: int
+    leaf: bytes
+
+    def text(self, origin: str) -> str:
+        """For whoever is told of it; `origin` is the log's name in checkpoints."""
+        return write_receipt(origin, self.sequence, self.leaf)
 
 
 class Known(NamedTuple):
@@ -78,6 +85,7 @@ class LogPlace:
 @dataclass(slots=True)
 class _Waiting:
     line: bytes
+    leaf: bytes
     sequence: int
     future: asyncio.Future[Receipt]
     intent_opened: str | None
@@ -116,7 +124,7 @@ class AuditLog:
         self._next = sequence + 1
         if not self._waiting:
             self._loop.call_soon(self._hand_over)
-        self._waiting.append(_Waiting(line, sequence, future, intent, record.intent_id))
+        self._waiting.append(_Waiting(line, leaf_hash(line[:-1]), sequence, future, intent, record.intent_id))
         return future
 
     @property
@@ -194,7 +202,7 @@ class AuditLog:
             if entry.future.done():
                 continue  # cancelled: its waiter has gone
             if failure is None:
-                entry.future.set_result(Receipt(self.name, entry.sequence))
+                entry.future.set_result(Receipt(self.name, entry.sequence, entry.leaf))
             else:
                 entry.future.set_exception(CommitFailed(self.name, failure))
 
@@ -245,12 +253,12 @@ class BlockingLog:
 
     def commit(self, record: AuditRecord) -> Receipt:
         """Append `record`; it is durable when this returns. Raises `CommitFailed`."""
-        receipt = Receipt(self._name, self._writer.records)
-        line = canonical.encode(record, receipt.log, receipt.sequence)
+        sequence = self._writer.records
+        line = canonical.encode(record, self._name, sequence)
         opened = [record.event_id] if record.phase is Phase.INTENT else []
         closed = [record.intent_id] if record.intent_id is not None else []
         self._writer.append([line], _now_us(), opened, closed)
-        return receipt
+        return Receipt(self._name, sequence, leaf_hash(line[:-1]))
 
 
 def _open(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +27,7 @@ from audit.errors import CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
 from audit.merkle import leaf_hash
+from audit.receipts import Awaited, ClaimedReceipt
 from audit.report import LogReport, Report, Step, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
@@ -42,6 +44,7 @@ TITLES = {
     7: "every saved checkpoint is of this tree",
     8: "every call that changes state has its outcome",
     9: "the mark agrees with the lines",
+    10: "every receipt that was given is of a record that is here, under a checkpoint",
 }
 _CHUNK_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 << 20
@@ -68,12 +71,13 @@ def verify(
     saved: Iterable[str] = (),
     progress: Progress | None = None,
     now_us: Callable[[], int] = _now_us,
+    receipts: Iterable[ClaimedReceipt] = (),
 ) -> Report:
     """Verify every log of the instance in `data`.
 
     `keys` are trusted instead of the public key in the data folder; `saved` are the texts of checkpoint files kept elsewhere,
-    with one or several notes each, of any of the logs. Raises `CheckpointInvalid` where one of those holds no checkpoint,
-    `NoInstance`, OSError.
+    with one or several notes each, of any of the logs; `receipts` are a client's, of any of them. Raises `CheckpointInvalid`
+    where a saved file holds no checkpoint, `NoInstance`, OSError.
     """
     trusted = {key.name: key for key in keys}
     notes: dict[str, list[str]] = {}
@@ -82,22 +86,26 @@ def verify(
             raise CheckpointInvalid("a saved file holds no checkpoint")
         for note in split_notes(text):
             notes.setdefault(claimed_checkpoint(note).origin, []).append(note)
+    given: dict[str, list[ClaimedReceipt]] = {}
+    for receipt in receipts:
+        given.setdefault(receipt.origin, []).append(receipt)
     found = {path.parent.name for pattern in ("log/*/*.jsonl", "checkpoints/*/history") for path in data.glob(pattern)}
     instance = Instance.load(data)  # after the folders were listed: a log is listed there before anything is in it
     names = (*instance.logs, ADMIN_LOG, *sorted(found))  # `init` makes `admin`: there is no instance without it
-    origins = dict.fromkeys((*map(instance.origin, names), *trusted, *notes))
+    origins = dict.fromkeys((*map(instance.origin, names), *trusted, *notes, *given))
     meter = _Meter(progress, sum(path.stat().st_size for path in data.glob("log/*/*.jsonl")))
-    logs = (_verify_log(instance, origin, trusted.get(origin), notes.get(origin, []), meter, now_us) for origin in origins)
-    return Report(tuple(logs))
+
+    def check_of(origin: str) -> _LogCheck:
+        return _LogCheck(instance, origin, trusted.get(origin), notes.get(origin, []), Awaited(given.get(origin, ())))
+
+    return Report(tuple(_verify_log(partial(check_of, origin), meter, now_us) for origin in origins))
 
 
-def _verify_log(
-    instance: Instance, origin: str, key: VerifierKey | None, saved: list[str], meter: _Meter, now_us: Callable[[], int]
-) -> LogReport:
-    check = _LogCheck(instance, origin, key, saved)
+def _verify_log(new_check: Callable[[], _LogCheck], meter: _Meter, now_us: Callable[[], int]) -> LogReport:
+    check = new_check()
     check.run(meter)
     if check.never_sealed() and check.history_bytes():  # its first checkpoint came while the lines were read
-        check = _LogCheck(instance, origin, key, saved)
+        check = new_check()
         check.run(meter)
     return check.report(now_us())
 
@@ -115,7 +123,7 @@ class _Meter:
 class _LogCheck:
     """The steps of one log in one pass over its lines."""
 
-    def __init__(self, instance: Instance, origin: str, key: VerifierKey | None, saved: list[str]) -> None:
+    def __init__(self, instance: Instance, origin: str, key: VerifierKey | None, saved: list[str], receipts: Awaited) -> None:
         name = origin.removeprefix(instance.origin(""))
         self._is_foreign = name == origin or "/" in name or name in {"", ".", ".."}  # no folder here can be meant
         self._log = origin if self._is_foreign else name
@@ -123,6 +131,7 @@ class _LogCheck:
         self._folder = instance.log_folder(name)
         self._checkpoints = instance.checkpoint_folder(name)
         self._saved, self._key_given = saved, key is not None
+        self._receipts = receipts
         self._verifier = key or _key_in_data_folder(instance, origin)
         self._faults = Faults(self._log, iter(TITLES))
         self._tree = Comparison(iter(()), None, self._faults)  # nothing to compare with, until `run` has read the checkpoints
@@ -224,6 +233,8 @@ class _LogCheck:
             if not self._place(leaf, log, sequence):
                 return True
         self._lines += 1
+        if not self._receipts.meet(self._tree.records, leaf, str(extension.get("time", ""))):
+            self._faults.add_here(10, f"record {self._tree.records} is not the one that a receipt was given for")
         self._tree.take(leaf)
         try:
             require_all(record)
@@ -341,6 +352,15 @@ class _LogCheck:
             return False
         return timestamp(now_us - _UNSEALED_US) < self._oldest < timestamp(now_us + _UNSEALED_US)
 
+    def _look_at_receipts(self, now_us: int) -> None:
+        end = f"ends with record {self._tree.records - 1}" if self._tree.records else "is empty"
+        for sequence in self._receipts.unmet():
+            missing = f"the log {end}" if sequence >= self._tree.records else "it is missing"
+            self._faults.add(10, f"a receipt was given for record {sequence}: {missing}")
+        for sequence, time_text in self._receipts.met_from(self._tree.sealed):
+            if not timestamp(now_us - _UNSEALED_US) < time_text < timestamp(now_us + _UNSEALED_US):
+                self._faults.add(10, f"record {sequence}, which a receipt was given for, is under no checkpoint that agrees")
+
     def report(self, now_us: int) -> LogReport:
         """The verdicts, once `run` is through."""
         if self._tree.records and not self._notes and not self._is_young(now_us):
@@ -348,6 +368,7 @@ class _LogCheck:
         if self._mark is not None and self._mark.records and not self._mark_seen:
             mark = f"byte {self._mark.offset} of {segment_name(self._mark.segment)}"
             self._faults.add_here(9, f"the mark says that record {self._mark.records - 1} ends at {mark}, where no line does")
+        self._look_at_receipts(now_us)
         checked = self._what_was_checked()
         steps = []
         for number, title in TITLES.items():
@@ -373,6 +394,8 @@ class _LogCheck:
         unsigned = "not yet sealed, all its records are seconds old" if some else "empty"
         in_flight = f"; {len(self._open_intents)} of them under way" if self._open_intents else ""
         torn_note = f"; {self._torn_note_bytes} bytes behind them are torn or being written" if self._torn_note_bytes else ""
+        unsealed_receipts = len(self._receipts.met_from(self._tree.sealed))
+        unsealed = f"; {unsealed_receipts} of them seconds old, and under no checkpoint yet" if unsealed_receipts else ""
         covered = f"{self._tree.compared[5]} checkpoints; the newest covers {self._tree.sealed} of {self._tree.records} records"
         return {
             1: (True, "listed in keytrail.json, with its lock" if some else "listed in keytrail.json; it is empty"),
@@ -394,6 +417,10 @@ class _LogCheck:
             9: (
                 self._mark_seen,
                 "it is no evidence, and agrees" if self._mark_seen else "it is missing, damaged, or of an empty log",
+            ),
+            10: (
+                self._receipts.count > 0,
+                f"{self._receipts.count} given{unsealed}" if self._receipts.count else "none was given",
             ),
         }
 

@@ -118,6 +118,7 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
     pipeline_of = partial(
         Pipeline,
         log=parts.log,
+        origin=parts.instance.origin(parts.log.name),
         now_us=_now_us,
         new_id=parts.new_id,
         client_of=client_of,

@@ -67,12 +67,13 @@ class RawRequest:
 @dataclass(slots=True)
 class RawResponse:
     """What goes back: an HTTP status and a JSON body, which may hold key material. `headers` are sent beside our own; where
-    there is a Content-Type among them, it stands in for ours."""
+    there is a Content-Type among them, it stands in for ours. `receipt` is of the call's record, "" where there is none."""
 
     status: int
     body: bytes = field(repr=False)
     request_id: str
     headers: tuple[tuple[str, str], ...] = ()
+    receipt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ Note: TypeAlias = Callable[[AuditRecord, Receipt], None]
 class Pipeline:
     """Answers calls. One for each worker; `walk` runs as often at a time as there are calls. `now_us` is the clock, UTC.
 
-    `proof` says what the authenticator's word is worth. More than `calls_at_once` calls under way are refused as throttled.
+    `origin` is the name of `log` in checkpoints, for receipts. `proof` says what the authenticator's word is worth. More than
+    `calls_at_once` calls under way are refused as throttled.
     Another service on the same listener has a pipeline of its own, `beside`, which walks the calls whose headers say so.
     """
 
@@ -70,6 +71,7 @@ class Pipeline:
         backend: Backend,
         recorder: Recorder,
         log: Commits,
+        origin: str,
         now_us: Callable[[], int],
         new_id: Callable[[], str],
         proof: IdentityProof = IdentityProof.SIGNATURE,
@@ -97,6 +99,7 @@ class Pipeline:
         self._backend = backend
         self._recorder = recorder
         self._log = log
+        self._origin = origin
         self._now_us = now_us
         self._new_id = new_id
         self._seen = SeenSignatures(50_000)
@@ -133,6 +136,7 @@ class Pipeline:
             record = self._recorder.outcome(exchange, outcome, self._now_us())
             await _turn()
             receipt = await self._log.commit(record)
+            response.receipt = receipt.text(self._origin)
             self._count(record)
             if self._note is not None:
                 self._note(record, receipt)
@@ -214,13 +218,14 @@ class Pipeline:
                 effect_unknown=exchange.intent_id is not None,
             )
         )
+        response = self._encode(exchange, fault)
         try:
             record = self._recorder.outcome(exchange, fault, self._now_us())
-            await self._log.commit(record)
+            response.receipt = (await self._log.commit(record)).text(self._origin)
             self._count(record)
         except CommitFailed as error:
             _log.error("request %s: %s", exchange.request_id, error)
-        return self._encode(exchange, fault)
+        return response
 
     def _count(self, record: AuditRecord) -> None:
         if self._observe is not None:

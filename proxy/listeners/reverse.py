@@ -293,9 +293,10 @@ class Connection(asyncio.Protocol):
 
     def _encode(self, response: RawResponse, keep: bool) -> bytes:
         connection = "" if keep and not self._answering.is_http_1_0 else f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+        receipt = f"x-keytrail-receipt: {response.receipt}\r\n" if response.receipt else ""
         head = (
             f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Error')}\r\n"
-            f"x-amzn-RequestId: {response.request_id}\r\nDate: {self._listener.date()}\r\n"
+            f"x-amzn-RequestId: {response.request_id}\r\nDate: {self._listener.date()}\r\n{receipt}"
             f"{_further(response.headers) if response.headers else _JSON}Content-Length: {len(response.body)}\r\n{connection}\r\n"
         )
         return head.encode() if self._answering.request.method == b"HEAD" else head.encode() + response.body

@@ -22,6 +22,7 @@ from audit import canonical, durable
 from audit.commit import AuditLog, BlockingLog, Known, LogPlace, Receipt
 from audit.errors import CommitFailed, LogIncident, LogInUse, RecordRejected
 from audit.log import Mark
+from audit.merkle import leaf_hash
 from audit.record import AuditRecord, Effect, Phase, Resource, UserIdentity
 from audit.segments import create_log, is_being_written, list_segments, read_mark
 
@@ -83,6 +84,12 @@ def lines(place: LogPlace) -> list[dict[str, Any]]:  # Any: JSON
     return found
 
 
+def leaves(place: LogPlace) -> list[bytes]:
+    """The leaf hash of each line in the log, in order."""
+    data = b"".join(segment.path.read_bytes() for segment in list_segments(place.folder))
+    return [leaf_hash(line) for line in data.split(b"\n")[:-1]]
+
+
 def names(place: LogPlace) -> list[str]:
     return [line["eventName"] for line in lines(place)]
 
@@ -122,8 +129,8 @@ async def test_a_receipt_tells_the_place_and_comes_when_the_record_is_durable(pl
         await asyncio.sleep(0)
         assert not future.done()
         disk.free.set()
-        assert await future == Receipt("w0", 0)
-        assert await log.commit(record("second")) == Receipt("w0", 1)
+        receipts = [await future, await log.commit(record("second"))]
+    assert receipts == [Receipt("w0", number, leaf) for number, leaf in enumerate(leaves(place))]
     assert names(place) == ["first", "second"]
     mark = read_mark(place.folder)
     assert mark is not None and mark.records == 2
@@ -369,7 +376,8 @@ async def test_two_writers_are_one_too_many(place: LogPlace) -> None:
         assert is_being_written(place.folder)
         await log.commit(record("r"))
     with BlockingLog(place) as blocking:
-        assert blocking.commit(record("r")) == Receipt("w0", 1)
+        receipt = blocking.commit(record("r"))
+    assert receipt == Receipt("w0", 1, leaves(place)[1])
 
 
 # --- what the next start finds

@@ -59,7 +59,7 @@ class Walk:
         if raw.fault is not None:
             body = json.dumps({"__type": raw.fault.code, "message": raw.fault.message}).encode()
             return RawResponse(raw.fault.status, body, f"id-{number}")
-        return RawResponse(200, OK, f"id-{number}")
+        return RawResponse(200, OK, f"id-{number}", receipt=f"log {number} leaf")
 
     async def until(self, reached: Callable[[], bool]) -> None:
         async with asyncio.timeout(LIMIT_S), self.changed:
@@ -281,6 +281,17 @@ def test_what_the_walk_gets(run: Runner[None]) -> None:
             assert reply.headers["content-type"] == "application/x-amz-json-1.1"
             assert "connection" not in reply.headers
             assert reply.headers["date"].endswith(" GMT")
+
+    run(scenario())
+
+
+def test_a_receipt_is_a_header_and_no_receipt_is_none(run: Runner[None]) -> None:
+    async def scenario() -> None:
+        async with listening() as world:
+            client = await world.connect()
+            await client.send(post() + post() + post(b"1", b"Content-Length: 2"))
+            told = [(await client.reply()).headers.get("x-keytrail-receipt") for _ in range(3)]
+            assert told == ["log 1 leaf", "log 2 leaf", None]
 
     run(scenario())
 

@@ -18,6 +18,8 @@ import pytest
 from audit import canonical
 from audit.commit import Receipt
 from audit.errors import CommitFailed
+from audit.merkle import leaf_hash
+from audit.receipts import ClaimedReceipt
 from audit.record import AuditRecord, Effect, IdentityProof, Phase
 from proxy.dialect import KmsDialect
 from proxy.domain import (
@@ -42,6 +44,7 @@ from proxy.recording import Recorder
 from proxy.sigv4 import Verifier, sign
 
 ACCOUNT, REGION = "111122223333", "eu-west-1"
+ORIGIN = "keytrail/0123456789abcdef/w0"
 ALICE = Principal("IAMUser", f"arn:aws:iam::{ACCOUNT}:user/alice", ACCOUNT, "AKIAIOSFODNN7EXAMPLE", "AIDAEXAMPLE", "alice")
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 KEY = KeyUse(f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1", ACCOUNT, "ab" * 32)
@@ -85,7 +88,7 @@ class FakeLog:
             self.fault = "disk on fire"
             raise CommitFailed("w0", "disk on fire")
         self.steps.append(f"durable {record.phase.value}")
-        return Receipt("w0", number)
+        return Receipt("w0", number, leaf_hash(self.lines[-1][:-1]))
 
 
 @dataclass
@@ -122,6 +125,7 @@ class World:
             backend=self.backend,
             recorder=Recorder(ACCOUNT, "us-east-1", "local", "clear", new_id),
             log=self.log,
+            origin=ORIGIN,
             now_us=lambda: NOW_US + 1_500,
             new_id=new_id,
             **options,
@@ -244,6 +248,38 @@ async def test_an_effect_whose_outcome_cannot_be_recorded_is_not_reported() -> N
     assert response.status == 500
     assert b"the new key" not in response.body
     assert [record.phase for record in world.log.records] == [Phase.INTENT, Phase.OUTCOME]
+
+
+def require_receipt(world: World, response: RawResponse, number: int) -> None:
+    """The receipt is of record `number`, byte by byte as it was committed."""
+    leaf = leaf_hash(world.log.lines[number].removesuffix(b"\n"))
+    assert ClaimedReceipt.parse(response.receipt) == ClaimedReceipt(ORIGIN, number, leaf)
+
+
+async def test_an_answer_has_the_receipt_of_its_outcome() -> None:
+    world = World()
+    require_receipt(world, await world.walk(GENERATE), 0)
+    require_receipt(world, await world.walk(CREATE), 2)  # behind its intent
+
+
+async def test_refusals_and_faults_have_receipts_too() -> None:
+    for world in (World(KmsError("DisabledException", "no")), World(RuntimeError("a fault of ours"))):
+        response = await world.walk(GENERATE)
+        assert response.status >= 400
+        require_receipt(world, response, 0)
+    world = World()
+    stranger = await world.walk(request("GenerateDataKey", {}, access_key_id="AKIAIOSFODNN7UNKNOWN"))
+    broken = await world.walk(replace(GENERATE, fault=HttpFault(400, "SerializationException", "broken")))
+    for number, response in enumerate((stranger, broken)):
+        assert response.status >= 400
+        require_receipt(world, response, number)
+
+
+async def test_what_is_not_recorded_has_no_receipt() -> None:
+    assert (await World(failing=(0,)).walk(GENERATE)).receipt == ""
+    world = World()
+    world.log.fault = "disk on fire"
+    assert (await world.walk(GENERATE)).receipt == ""
 
 
 async def test_a_poisoned_log_stops_every_call_before_the_backend() -> None:

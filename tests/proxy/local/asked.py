@@ -164,6 +164,7 @@ class Worker:
             backend=self._backend,
             recorder=Recorder(ACCOUNT, REGION, "local", "clear", new_id, has_accounts=True),
             log=self.log,
+            origin="keytrail/0123456789abcdef/w0",
             now_us=lambda: NOW_US,
             new_id=new_id,
         )

@@ -53,7 +53,7 @@ class Worker:
     def use(self, *records: AuditRecord) -> None:
         for one in records:
             self.log.append(one)
-            self.uses.note(one, Receipt("w0", len(self.log) - 1))
+            self.uses.note(one, Receipt("w0", len(self.log) - 1, bytes(32)))
 
     def start(self, now_s: float = START_S) -> None:
         asyncio.run(self.keeper.catch_up(now_s))

@@ -51,7 +51,7 @@ class Log:
             future.set_exception(CommitFailed("w0", "the disk is full"))
         else:
             self.records.append(record)
-            future.set_result(Receipt("w0", len(self.records) - 1))
+            future.set_result(Receipt("w0", len(self.records) - 1, bytes(32)))
         return future
 
     @property

@@ -42,6 +42,7 @@ class Walked:
             backend=self.world.backend,
             recorder=Recorder(ACCOUNT, REGION, "local", "clear", lambda: f"id-{next(numbers)}"),
             log=self.log,
+            origin=test_pipeline.ORIGIN,
             now_us=lambda: NOW_US,
             new_id=lambda: f"id-{next(numbers)}",
         )

@@ -218,6 +218,7 @@ class Walked:
             backend=self.world.backend,
             recorder=Recorder(ACCOUNT, REGION, "local", "clear", lambda: f"event-{next(numbers)}", has_accounts=True),
             log=self._log,
+            origin=test_pipeline.ORIGIN,
             now_us=lambda: NOW_US,
             new_id=lambda: f"request-{next(numbers)}",
         )

@@ -62,7 +62,7 @@ class KeptLog:
     async def commit(self, record: AuditRecord) -> Receipt:
         self.records.append(record)
         canonical.encode(record, "w0", len(self.records) - 1)
-        return Receipt("w0", len(self.records) - 1)
+        return Receipt("w0", len(self.records) - 1, bytes(32))
 
     @property
     def lines(self) -> list[dict[str, Json]]:
@@ -87,7 +87,13 @@ class World:
         new_id = lambda: f"id-{next(numbers)}"  # noqa: E731 - it stands in for a source of ids
         recording = partial(Recorder, ACCOUNT, REGION, "local", "clear", new_id, has_accounts=True)
         verifier_of = partial(Verifier, self.callers.find, clock_us=lambda: int(self.clock() * 1_000_000))
-        pipeline_of = partial(Pipeline, log=self.log, now_us=lambda: time.time_ns() // 1_000, new_id=new_id)
+        pipeline_of = partial(
+            Pipeline,
+            log=self.log,
+            origin="keytrail/0123456789abcdef/w0",
+            now_us=lambda: time.time_ns() // 1_000,
+            new_id=new_id,
+        )
         beside = pipeline_of(
             verifier=verifier_of(service="sts", must_sign=HOST_SIGNED),
             dialect=sts_dialect(),
