@@ -29,6 +29,7 @@ from proxy.entrances import LISTENERS
 from proxy.errors import ProxyError, SetupError
 from proxy.metrics import Metrics, as_tally
 from proxy.settings import Settings, host_and_port
+from proxy.tree_routes import add_tree_routes
 from proxy.worker import Status, WorkerPlan
 
 _log = logging.getLogger(__name__)
@@ -258,6 +259,7 @@ class Supervisor:
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         app.router.add_get("/metrics", self._show_metrics)
+        add_tree_routes(app, self._settings.data, lambda: self._settings.tlog_entries)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         host, port = host_and_port(self._settings.admin_listen)
