@@ -18,6 +18,7 @@ from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
 from audit.imports import command as import_command
 from audit.instance import Instance
+from audit.proofs import command as proof_command
 from audit.query import commands, sql_command
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.detections import command as detect_command
@@ -27,6 +28,7 @@ from audit.query.render import clean
 from audit.query.reports.command import make_app as make_report_app
 from audit.query.searches import on_record
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar, standard_streams
+from audit.receipts import read_receipts
 from audit.reconcile import command as reconcile_command
 from audit.report import Report, Verdict
 from audit.sealing.keys import verifier_keys
@@ -34,12 +36,12 @@ from audit.verify import verify as verify_logs
 
 #: Commands that tell what is in the log, and leave a record of being asked.
 SEARCHES = {
-    *("query", "trace", "tail", "inventory", "sql", "detect", "reconcile", "attest-absence"),
+    *("query", "trace", "tail", "inventory", "sql", "detect", "reconcile", "attest-absence", "prove"),
     *("key-usage", "access-review", "quarterly", "incident", "show", "bypasses", "publish"),
 }
 
 app = typer.Typer(name="audit", no_args_is_help=True, help="Ask the audit log, and verify it.")
-for part in (commands, inventory_command, sql_command, detect_command, reconcile_command, attest_command):
+for part in (commands, inventory_command, sql_command, detect_command, reconcile_command, attest_command, proof_command):
     app.registered_commands += part.app.registered_commands
 report_app = make_report_app(lambda data, progress: verify_logs(data, progress=progress))
 for group in (report_app, index_commands.app, import_command.app):
@@ -88,6 +90,10 @@ def verify(
         list[str] | None,
         typer.Option("--key", help="A verifier key to trust instead of the one in the data folder. Repeatable."),
     ] = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of receipts that a client collected, one a line; - is standard input. Repeatable."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -95,7 +101,9 @@ def verify(
     with errors():
         keys = [_verifier_key(text) for text in key or []]
         with progress_bar("Verifying") as bar:
-            report = verify_logs(data, keys, [_saved_checkpoint(path) for path in checkpoint or []], bar)
+            saved = [_saved(path) for path in checkpoint or []]
+            collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
+            report = verify_logs(data, keys, saved, bar, receipts=collected)
         if json:
             sys.stdout.buffer.write(report.to_json())
         else:
@@ -123,8 +131,8 @@ def _verifier_key(text: str) -> VerifierKey:
         raise QueryError(f"--key: {error}") from error  # mistyped: nothing was verified yet
 
 
-def _saved_checkpoint(path: Path) -> str:
-    """What is not UTF-8 in it is no checkpoint either: `verify` says so."""
+def _saved(path: Path) -> str:
+    """What is not UTF-8 in it is no checkpoint and no receipt either: `verify` says so."""
     data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     return data.decode("utf-8", "replace").replace("\r\n", "\n")
 

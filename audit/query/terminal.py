@@ -15,11 +15,23 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audit.errors import AuditError, CheckpointInvalid, DamagedLog, LogIncident, QueryError
+from audit.errors import (
+    AuditError,
+    CheckpointInvalid,
+    DamagedLog,
+    LogIncident,
+    NotProvable,
+    ProofInvalid,
+    QueryError,
+    ReceiptInvalid,
+    TreeDamaged,
+)
 from audit.query.lines import Damage
 from audit.query.render import clean
 
 OK, FINDINGS, USAGE, IO = 0, 1, 2, 3
+#: What is wrong with the evidence, and not with the question or the disk.
+_FOUND_WRONG = (DamagedLog, LogIncident, CheckpointInvalid, TreeDamaged, ProofInvalid, NotProvable, ReceiptInvalid)
 CUT_OFF = 141  # as of any program whose reader went away (128 and SIGPIPE): nobody takes it for a verdict
 _INTERRUPTED = "Query interrupted"  # so DuckDB says that it saw the signal of Ctrl-C
 
@@ -122,7 +134,7 @@ def errors() -> Iterator[None]:
     except QueryError as error:
         note(f"error: {error}")
         raise typer.Exit(USAGE) from error
-    except (DamagedLog, LogIncident, CheckpointInvalid) as error:
+    except _FOUND_WRONG as error:
         note(f"error: {error}")
         raise typer.Exit(FINDINGS) from error
     except BrokenPipeError as error:  # `keytrail query | head`

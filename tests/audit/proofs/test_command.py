@@ -1,0 +1,170 @@
+"""`prove` and `verify-proof`: a record's proof, made here and checked from its two files alone; and what has none, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner, Result
+
+from audit import cli
+from audit.checkpoint import VerifierKey
+from tests.audit.attest.builder import House
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    (tmp_path / "data").mkdir()
+    house = House(tmp_path / "data")
+    house.add(0, "Init", log="admin", user="root", key=None, eventID="event-0")
+    for number in range(600):
+        house.add(number, eventID=f"event-{number + 1}", requestID=f"request-{number + 1}", context={"object": str(number)})
+    house.seal()
+    return house
+
+
+def run(house: House, *arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, [*arguments], env={"KEYTRAIL_DATA": str(house.data), "COLUMNS": "200"})
+
+
+def key_of(house: House, log: str = "w0") -> str:
+    return str(VerifierKey.of(house.instance.origin(log), house.key))
+
+
+def proved(house: House, folder: Path, *arguments: str) -> Path:
+    """The proof's file."""
+    before = set(folder.glob("*.tlog-proof"))
+    result = run(house, "prove", *arguments, "--out", str(folder))
+    assert result.exit_code == 0, result.output
+    (made,) = set(folder.glob("*.tlog-proof")) - before
+    assert f"keytrail verify-proof {made} --key VERIFIER-KEY" in result.stdout
+    return made
+
+
+def test_a_record_is_proved_by_its_event_id_and_checked_by_its_files_alone(house: House, tmp_path: Path) -> None:
+    proof = proved(house, tmp_path, "event-301")
+    assert proof.name == "w0-300.tlog-proof"
+    assert proof.with_suffix(".json").read_bytes() == house.logs["w0"].lines[300]
+    assert proof.read_text().startswith("c2sp.org/tlog-proof@v1\nindex 300\n")
+    key = key_of(house)
+    house.data.rename(tmp_path / "gone")
+    result = run(house, "verify-proof", str(proof), "--key", key)
+    assert result.exit_code == 0, result.output
+    assert "Proved: this record is number 300 of the log keytrail/" in result.stdout
+    assert "It says: Decrypt by user/alice, 2026-01-02T00:05:00.000000Z, event event-301." in result.stdout
+    assert "among the 600 records that keytrail/" in result.stdout
+    assert "Not proved: that the host's clock was right" in result.stdout
+
+
+@pytest.mark.parametrize("number", [0, 255, 256, 511, 512, 599])
+def test_a_record_is_proved_by_its_place(house: House, tmp_path: Path, number: int) -> None:
+    proof = proved(house, tmp_path, "--log", "w0", "--sequence", str(number))
+    assert run(house, "verify-proof", str(proof), "--key", key_of(house)).exit_code == 0
+
+
+def test_the_record_may_lie_elsewhere_and_end_in_a_newline(house: House, tmp_path: Path) -> None:
+    proof = proved(house, tmp_path, "event-5")
+    elsewhere = tmp_path / "record"
+    elsewhere.write_bytes(proof.with_suffix(".json").read_bytes() + b"\n")
+    proof.with_suffix(".json").unlink()
+    assert run(house, "verify-proof", str(proof), "--key", key_of(house)).exit_code == 3
+    assert run(house, "verify-proof", str(proof), "--key", key_of(house), "--record", str(elsewhere)).exit_code == 0
+
+
+def test_a_cosigned_checkpoint_is_preferred_where_it_covers_the_record(house: House, tmp_path: Path) -> None:
+    checkpoints = house.instance.checkpoint_folder("w0")
+    (checkpoints / "cosigned").write_text(house.latest())
+    for number in range(5):
+        house.add(1_000 + number, eventID=f"later-{number}")
+    house.seal()
+    assert "\n600\n" in proved(house, tmp_path, "event-1").read_text()
+    assert "\n605\n" in proved(house, tmp_path, "later-4").read_text()
+
+
+# --- what does not hold
+
+
+def test_an_altered_record_or_proof_is_refused(house: House, tmp_path: Path) -> None:
+    proof = proved(house, tmp_path, "event-7")
+    record = proof.with_suffix(".json")
+    right = record.read_bytes()
+    record.write_bytes(right.replace(b"alice", b"carol"))
+    result = run(house, "verify-proof", str(proof), "--key", key_of(house))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error: the record is not number 6 of the 600" in result.stderr
+    record.write_bytes(right)
+    proof.write_text(proof.read_text().replace("index 6", "index 7"))
+    assert run(house, "verify-proof", str(proof), "--key", key_of(house)).exit_code == 1
+
+
+def test_the_key_is_the_readers(house: House, tmp_path: Path) -> None:
+    proof = proved(house, tmp_path, "event-7")
+    forged = str(VerifierKey.of(house.instance.origin("w0"), Ed25519PrivateKey.generate()))
+    for key, code, reason in (
+        (forged, 1, "not signed by"),
+        (key_of(house, "admin"), 1, "no key was given for"),
+        (key_of(house)[:-3], 2, "--key: "),
+    ):
+        result = run(house, "verify-proof", str(proof), "--key", key)
+        assert result.exit_code == code and reason in result.stderr
+    assert run(house, "verify-proof", str(proof)).exit_code == 2
+
+
+def test_a_record_that_says_it_stands_elsewhere(house: House, tmp_path: Path) -> None:
+    house.logs["w0"].raw(house.logs["w0"].lines[3] + b"\n")  # the sealer signs for lines as they are
+    house.seal()
+    proof = proved(house, tmp_path, "--log", "w0", "--sequence", "600")
+    result = run(house, "verify-proof", str(proof), "--key", key_of(house))
+    assert result.exit_code == 1 and "it is number 600 of keytrail/" in result.stderr
+    assert "but says that it is number 3 of the log w0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (("event-999",), 1, "no record has the event id event-999"),
+        (("request-9",), 1, "request-9 is the id of a request; each of its records is proved by its own event id: event-9"),
+        (("--log", "w9", "--sequence", "0"), 2, "no log 'w9'; there are admin, w0"),
+        (("--log", "w0", "--sequence", "600"), 1, "record 600 is not there"),
+        (("--log", "w0"), 2, "by its event id, or by --log and --sequence"),
+        ((), 2, "by its event id, or by --log and --sequence"),
+        (("event-1", "--log", "w0", "--sequence", "0"), 2, "by its event id, or by --log and --sequence"),
+    ],
+)
+def test_what_cannot_be_found(house: House, tmp_path: Path, arguments: tuple[str, ...], code: int, reason: str) -> None:
+    result = run(house, "prove", *arguments, "--out", str(tmp_path))
+    assert result.exit_code == code and reason in result.stderr
+    assert not list(tmp_path.glob("*.tlog-proof"))
+
+
+def test_what_is_not_sealed_yet(house: House, tmp_path: Path) -> None:
+    house.add(2_000, eventID="young")
+    result = run(house, "prove", "young", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "record 600 of w0 is under no checkpoint yet (the newest is of 600 records)" in result.stderr
+
+
+def test_a_record_that_was_changed_has_no_proof(house: House, tmp_path: Path) -> None:
+    house.edit(b'"eventID":"event-301"', b'"eventID":"event-x01"')
+    result = run(house, "prove", "event-x01", "--out", str(tmp_path))
+    assert result.exit_code == 1 and "record 300 of w0 is not the one that was signed for: it was changed" in result.stderr
+
+
+def test_damaged_levels_are_told_from_a_changed_record_and_made_anew(house: House, tmp_path: Path) -> None:
+    leaves = house.instance.checkpoint_folder("w0") / "hashes-1"
+    right = leaves.read_bytes()
+    leaves.write_bytes(bytes(32) + right[32:])
+    result = run(house, "prove", "event-301", "--out", str(tmp_path))
+    assert result.exit_code == 1 and "cannot be proved: it, or " in result.stderr and "the levels are derived" in result.stderr
+    leaves.unlink()
+    result = run(house, "prove", "event-301", "--out", str(tmp_path))
+    assert result.exit_code == 1 and "hashes-1: it is missing" in result.stderr
+    house.seal()  # a sealer that starts mends them
+    assert leaves.read_bytes() == right
+    proved(house, tmp_path, "event-301")
+
+
+def test_nothing_is_written_into_the_data_folder(house: House) -> None:
+    result = run(house, "prove", "event-1", "--out", str(house.data))
+    assert result.exit_code == 2 and "not written into the data folder" in result.stderr
