@@ -8,7 +8,8 @@ The rules of policies are `proxy.policy.decision`'s. Beside them:
 - The operator on the host may do everything in the instance's account; the record then says `host`.
 
 **Cost.** It stands before every use of a key. What policies say of a caller, an action and a key is worked out once, for as
-long as these policies stay; where no condition has to be looked at, a check is then a look into a dictionary.
+long as these policies stay; where no condition has to be looked at, a check is then a look into a dictionary. Else conditions
+read of the call what they ask for, and nothing besides.
 
 Threads: any number at once. Documents are as they were in the store when a check began.
 """
@@ -37,7 +38,8 @@ from proxy.policy.document import INVALID_PRINCIPALS, NO_PRINCIPAL, Document, Fi
 from proxy.policy.principals import names_of, owner_of
 
 HOST = "host"
-_BY_HOST = AllowedBy(policy=HOST)
+_BY_HOST = Verdict(AllowedBy(policy=HOST))
+_NOT_ACROSS_ACCOUNTS = Verdict(refused=Refused.NO_KEY_ALLOWS)
 _HOST_PREFIX = "host:"
 _MOST_CASES = 16_384
 _WITHOUT_KEY = frozenset(f"kms:{name}" for name in (*WITHOUT_KEY, "CreateKey"))
@@ -69,7 +71,7 @@ class _Cases:
 
     def __init__(self, held: Held) -> None:
         self.held = held
-        self.by_question: dict[tuple[str, str, str, str | None], Case] = {}
+        self.by_question: dict[tuple[str, str, str, str, str | None], Case] = {}
 
 
 class PolicyAuthoriser:
@@ -83,13 +85,6 @@ class PolicyAuthoriser:
 
     def check(self, view: View, call: KmsCall, action: str, key: Key | None) -> None:
         """See `Authoriser.check`."""
-        principal = call.principal
-        if key is not None and action not in _WITHOUT_KEY:
-            question = (principal.arn, action, key.arn, key.policy)
-            case = self._current().by_question.get(question)
-            if case is not None and case.settled is not None:
-                call.allowed_by.append(case.settled)
-                return
         verdict = self.decide(view, call, action, key)
         if verdict.allowed_by is None:
             raise refusal(call, action, key, verdict)
@@ -98,15 +93,15 @@ class PolicyAuthoriser:
     def decide(self, view: View, call: KmsCall, action: str, key: Key | None) -> Verdict:
         """Whether the call's principal may do `action`, by whose word, or why not."""
         principal = call.principal
-        is_own = key is None or key.account_id == principal.account_id
-        if not is_own and (action not in ACROSS_ACCOUNTS or is_operator(principal)):
-            return Verdict(refused=Refused.NO_KEY_ALLOWS)
-        if is_operator(principal):
-            return Verdict(_BY_HOST)
+        is_host = is_operator(principal)
+        if key is not None and key.account_id != principal.account_id and (is_host or action not in ACROSS_ACCOUNTS):
+            return _NOT_ACROSS_ACCOUNTS
+        if is_host:
+            return _BY_HOST
         case = self.case(call, action, key)
         if case.settled is not None:
-            return Verdict(case.settled)
-        asked = asked_of(view, call, action, key, case.resource)
+            return case.settled
+        asked = asked_of(view, call, case.access, key)
         verdict = case.decide(asked)
         if key is None or verdict.allowed_by is not None or (verdict.refused is not None and verdict.by is not None):
             return verdict
@@ -123,21 +118,15 @@ class PolicyAuthoriser:
 
     def case(self, call: KmsCall, action: str, key: Key | None) -> Case:
         """What is left of the policies for this caller, action and key."""
-        principal, cases = call.principal, self._current()
-        if key is not None and action in _WITHOUT_KEY:
-            key = None
-        resource = key.arn if key is not None else _resource(call, action)
-        question = (principal.arn, action, resource, None if key is None else key.policy)
+        cases = self._current()
+        if key is None or action in _WITHOUT_KEY:
+            key, resource, policy = None, _resource(call, action), None
+        else:
+            resource, policy = key.arn, key.policy
+        question = (call.principal.arn, call.region, action, resource, policy)
         case = cases.by_question.get(question)
         if case is None:
-            case = case_of(
-                action,
-                resource,
-                names_of(principal),
-                identity=identity_rules(cases.held, principal),
-                key_policy=None if key is None else key_rules(key, principal, action),
-                is_foreign=key is not None and key.account_id != principal.account_id,
-            )
+            case = _case(cases.held, call, action, resource, key)
             if len(cases.by_question) >= _MOST_CASES:
                 cases.by_question.clear()
             cases.by_question[question] = case
@@ -193,14 +182,23 @@ def _resource(call: KmsCall, action: str) -> str:
     return "*" if action in _WITHOUT_KEY else key_arn(call.region, account_id, "*")
 
 
-def asked_of(view: View, call: KmsCall, action: str, key: Key | None, resource: str) -> Asked:
+def _case(held: Held, call: KmsCall, action: str, resource: str, key: Key | None) -> Case:
+    principal = call.principal
+    return case_of(
+        Access(action, resource, call.region, _MEMBERS.get(action, "KeyId")),
+        names_of(principal),
+        identity=identity_rules(held, principal),
+        key_policy=None if key is None else key_rules(key, principal, action),
+        is_foreign=key is not None and key.account_id != principal.account_id,
+    )
+
+
+def asked_of(view: View, call: KmsCall, access: Access, key: Key | None) -> Asked:
     """The call as conditions look into it."""
     request = AuthorizationRequest.of(call, call.principal.account_id, call.source_ip)
     if key is not None:
-        request.key = partial(facts_of, view, call, action, key)
-    if call.attested is not None:
-        request.attested = call.attested.conditions
-    return AskedOfKey(request, Access(action, resource, call.region, _MEMBERS.get(action, "KeyId")))
+        request.key = partial(facts_of, view, call, access.action, key)
+    return AskedOfKey(request, access)
 
 
 def facts_of(view: View, call: KmsCall, action: str, key: Key) -> KeyFacts:

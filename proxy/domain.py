@@ -19,6 +19,8 @@ from audit.record import SessionIssuer as SessionIssuer
 from audit.record import TlsDetails as TlsDetails
 from audit.record import Upstream as Upstream
 
+#: An HTTP message's: names are lower-case, values as sent, without surrounding blanks.
+Headers = tuple[tuple[bytes, bytes], ...]
 #: Members of a request or response: JSON values, and `bytes` for blobs. Any, because the service model decides, not mypy.
 Members = Mapping[str, Any]
 
@@ -50,14 +52,14 @@ class Origin:
 
 @dataclass(slots=True)
 class RawRequest:
-    """One HTTP request as it was received. Header names are lower-case; values are as sent, without surrounding blanks.
+    """One HTTP request as it was received.
 
     Where there is a `fault`, the other fields are what could be read before it. `received_us` is microseconds since the epoch.
     """
 
     method: bytes
     target: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Headers
     body: bytes = field(repr=False)
     origin: Origin
     received_us: int

@@ -116,8 +116,8 @@ def explain(
     authoriser = PolicyAuthoriser(Permissions(store), clock, grant_delay_s)
     verdict = authoriser.decide(tables, call, action, key)
     message = None if verdict.allowed_by is not None else refusal(call, action, key, verdict).message
-    resource = authoriser.case(call, action, key).resource
-    asked = asked_of(tables, call, action, key, resource)
+    access = authoriser.case(call, action, key).access
+    resource, asked = access.resource, asked_of(tables, call, access, key)
     considered = [
         _looked_at(rule, action, resource, names_of(principal), asked) for rule in identity_rules(authoriser.held, principal)
     ]
@@ -222,6 +222,10 @@ def _call(question: Question, action: str, principal: Principal) -> KmsCall:
 # --- The command ---------------------------------------------------------------------------------------------------------
 
 
+app = typer.Typer()
+
+
+@app.command("explain")
 def command(
     caller: Annotated[str, typer.Option("--caller", help="The ARN of a user or of a role's session, or an access key id.")],
     action: Annotated[str, typer.Option("--action", help="kms:Decrypt, kms:CreateKey, …")],

@@ -173,6 +173,7 @@ def request_of(record: Record) -> AuthorizationRequest:
     principal = Principal(
         text["type"], text["arn"], text["accountId"], text["accessKeyId"], text["principalId"], identity.get("userName")
     )
+    agent = record.get("userAgent")
     arrived = datetime.fromisoformat(str(extension(record)["time"]))
     return AuthorizationRequest(
         operation=str(record.get("eventName")),
@@ -183,7 +184,7 @@ def request_of(record: Record) -> AuthorizationRequest:
         source_ip=str(record.get("sourceIPAddress")),
         secure="tlsDetails" in record,
         now_us=(arrived - _EPOCH) // timedelta(microseconds=1),
-        user_agent=record.get("userAgent"),
+        headers=() if agent is None else ((b"user-agent", str(agent).encode("utf-8", "replace")),),
     )
 
 
@@ -220,7 +221,9 @@ def _upper_camel(name: str) -> str:
 
 # --- Commands -----------------------------------------------------------------------------------------------------------
 
-app = typer.Typer(no_args_is_help=True, help="Guardrails: IAM policy documents that the proxy evaluates before each call.")
+app = typer.Typer(
+    name="policy", no_args_is_help=True, help="Guardrails: IAM policy documents that the proxy evaluates before each call."
+)
 Policies = Annotated[
     list[Path], typer.Argument(metavar="FILE...", help="Policy documents, or folders of them.", show_default=False)
 ]

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from proxy.domain import KmsCall, Members, Principal
+from proxy.domain import Attested, Headers, KmsCall, Members, Principal
 from proxy.kms.arn import alias_arn, is_alias_name, key_arn
 from proxy.kms.operations import OPERATIONS
 from proxy.policy.patterns import UNKNOWN_PART
@@ -49,12 +49,11 @@ class KeyFacts:
 class AuthorizationRequest:
     """What guardrails are told of a call. `account_id` is whose keys are meant where the request names no account.
 
-    Where the embedded KMS asks, `key` tells of the key that is at hand, and `attested` is what an attestation document says,
-    by condition key.
+    Where the embedded KMS asks, `key` tells of the key that is at hand, and `attested` who the answer is for.
 
     `parameters` are the API's members (None where they are not known, as in a record that has left them out); `now_us` is
     microseconds since the epoch; `source_ip` is "" where it is not known; `secure` says whether the call came by TLS, None
-    where that is not known. Not frozen, for its price.
+    where that is not known; `headers` are the HTTP request's, as far as they are known. Not frozen, for its price.
     """
 
     operation: str
@@ -65,15 +64,14 @@ class AuthorizationRequest:
     source_ip: str
     secure: bool | None
     now_us: int
-    user_agent: str | None = None
+    headers: Headers = ()
     key: Callable[[], KeyFacts] | None = None
-    attested: Mapping[str, str] = field(default_factory=dict)
+    attested: Attested | None = None
 
     @classmethod
     def of(cls, call: KmsCall, account_id: str, source_ip: str) -> AuthorizationRequest:
         """The request of `call`, whose client has the address `source_ip`."""
         raw = call.raw
-        agent = None if raw is None else next((value for name, value in raw.headers if name == b"user-agent"), None)
         return cls(
             call.operation.name,
             call.region,
@@ -83,7 +81,9 @@ class AuthorizationRequest:
             source_ip,
             None if raw is None else raw.origin.tls is not None,
             call.received_us,
-            None if agent is None else agent.decode("utf-8", "replace"),
+            () if raw is None else raw.headers,
+            None,
+            call.attested,
         )
 
 

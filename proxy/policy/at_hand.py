@@ -36,8 +36,10 @@ def _source_identity(request: AuthorizationRequest, access: Access, _: str) -> V
 
 def _attested(request: AuthorizationRequest, access: Access, name: str) -> Values:
     """The measurement `name` (ImageSha384, PCR3) of who the answer is for."""
+    if request.attested is None:
+        return ()
     wanted = f"{_ATTESTATION}{name}".lower()
-    return tuple(value for measured, value in request.attested.items() if measured.lower() == wanted)
+    return tuple(value for measured, value in request.attested.conditions.items() if measured.lower() == wanted)
 
 
 _WITH_KEY = {

@@ -118,33 +118,43 @@ _CONTEXT_CONSTRAINTS = ("EncryptionContextSubset", "EncryptionContextEquals")
 _ALGORITHM_MEMBERS = {"kms:ReEncryptFrom": "SourceEncryptionAlgorithm", "kms:ReEncryptTo": "DestinationEncryptionAlgorithm"}
 
 
-def _context(request: AuthorizationRequest, access: Access) -> list[tuple[str, str]] | None:
-    """The pairs of the encryption context; of CreateGrant those that its constraints ask for."""
-    if request.parameters is None:
+def _contexts(request: AuthorizationRequest, access: Access) -> list[dict[str, str]] | None:
+    """The encryption context; of CreateGrant those that its constraints ask for."""
+    sent = request.parameters
+    if sent is None:
         return None
-    if access.action == "kms:CreateGrant":
-        constraints = request.parameters.get("Constraints") or {}
+    if access.action != "kms:CreateGrant":
+        found = [sent.get(_CONTEXT_MEMBERS.get(access.action, "EncryptionContext")) or {}]
+    else:
+        constraints = sent.get("Constraints") or {}
         if not isinstance(constraints, Mapping):
             return None
-        contexts = [constraints.get(name) or {} for name in _CONTEXT_CONSTRAINTS]
-    else:
-        contexts = [request.parameters.get(_CONTEXT_MEMBERS.get(access.action, "EncryptionContext")) or {}]
-    pairs: list[tuple[str, str]] = []
-    for context in contexts:
-        if not isinstance(context, Mapping) or not all(isinstance(value, str) for value in context.values()):
+        found = [constraints.get(name) or {} for name in _CONTEXT_CONSTRAINTS]
+    for context in found:
+        if not isinstance(context, dict):
             return None
-        pairs += context.items()
-    return pairs
+        for value in context.values():
+            if not isinstance(value, str):
+                return None
+    return found
 
 
 def _context_value(request: AuthorizationRequest, access: Access, key: str) -> Values:
-    pairs, wanted = _context(request, access), key.lower()
-    return None if pairs is None else tuple(dict.fromkeys(value for name, value in pairs if name.lower() == wanted))
+    contexts = _contexts(request, access)
+    if contexts is None:
+        return None
+    wanted = key.lower()
+    values: dict[str, None] = {}  # in the order in which they stand, each once
+    for context in contexts:
+        for name, value in context.items():
+            if name.lower() == wanted:
+                values[value] = None
+    return tuple(values)
 
 
 def _context_keys(request: AuthorizationRequest, access: Access, _: str) -> Values:
-    pairs = _context(request, access)
-    return None if pairs is None else tuple(dict.fromkeys(name for name, _ in pairs))
+    contexts = _contexts(request, access)
+    return None if contexts is None else tuple(dict.fromkeys(name for context in contexts for name in context))
 
 
 def _constraint_types(request: AuthorizationRequest, access: Access, _: str) -> Values:
@@ -260,6 +270,11 @@ def _current_time(request: AuthorizationRequest, access: Access, _: str) -> Valu
     return (f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_us // 1_000:03d}Z",)
 
 
+def _user_agent(request: AuthorizationRequest, access: Access, _: str) -> Values:
+    sent = next((value for name, value in request.headers if name == b"user-agent"), b"")
+    return (sent.decode("utf-8", "replace"),) if sent else ()
+
+
 def _secure(request: AuthorizationRequest, access: Access, _: str) -> Values:
     return None if request.secure is None else ("true" if request.secure else "false",)
 
@@ -335,7 +350,7 @@ _ROWS = (
     ConditionKey("aws:EpochTime", Kind.EPOCH, lambda request, access, _: (str(request.now_us // 1_000_000),)),
     ConditionKey("aws:SecureTransport", Kind.BOOL, _secure),
     ConditionKey("aws:RequestedRegion", Kind.TEXT, _region),
-    ConditionKey("aws:UserAgent", Kind.TEXT, lambda request, access, _: (request.user_agent,) if request.user_agent else ()),
+    ConditionKey("aws:UserAgent", Kind.TEXT, _user_agent),
     ConditionKey("aws:TagKeys", Kind.TEXT, _tag_keys, multi=True, actions=_TAGGING | {"kms:UntagResource"}),
 )
 _BY_NAME = {row.name.lower(): row for row in _ROWS}

@@ -70,7 +70,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """``{operator: {key: values}}``, as written. `operator` is None for Null; `tests` are the values, ready to be matched."""
+    """``{operator: {key: values}}``, as written. `operator` is None for Null; `matches` is for one value of a request."""
 
     name: str
     operator: Operator | None
@@ -78,7 +78,7 @@ class Condition:
     if_exists: bool
     key: str
     values: tuple[str, ...]
-    tests: tuple[Test, ...]
+    matches: Test
 
     def holds(self, look_up: LookUp) -> int:
         """Whether the condition is met by a request: NO, MAYBE or YES."""
@@ -88,26 +88,16 @@ class Condition:
         if self.operator is None:
             return max(YES if (not found) == (value == "true") else NO for value in self.values)
         if self.quantifier is not None:
-            results = [self._matches(value, look_up) for value in found if value]
+            results = [self.matches(value, look_up) for value in found if value]
             if self.quantifier is Quantifier.ALL:
                 return min(results, default=YES)
             return max(results, default=NO)
         if not found:
             return YES if self.if_exists or self.operator.negated else NO
         if len(found) == 1:
-            return self._matches(found[0], look_up)
-        results = [self._matches(value, look_up) for value in found]
+            return self.matches(found[0], look_up)
+        results = [self.matches(value, look_up) for value in found]
         return results[0] if min(results) == max(results) else MAYBE
-
-    def _matches(self, value: str, look_up: LookUp) -> int:
-        best = NO
-        for test in self.tests:
-            result = test(value, look_up)
-            if result > best:
-                best = result
-                if best == YES:
-                    break
-        return YES - best if self.operator is not None and self.operator.negated else best
 
 
 _NAME = re.compile(r"(?:(ForAllValues|ForAnyValue):)?([A-Za-z]+?)(IfExists)?")
@@ -125,12 +115,30 @@ def read_condition(name: str, key: str, values: tuple[str, ...], *, variables: b
         values = tuple(value.lower() for value in values)
         if not {"true", "false"}.issuperset(values):
             raise PatternError("the value of Null is true or false")
-        return Condition(name, None, None, False, key, values, ())
+        return Condition(name, None, None, False, key, values, _joined((), negated=False))
     row = OPERATORS[found[2]]
     if not row.variables and variables and any("${" in value for value in values):
         raise PatternError(f"{name} takes no policy variables")
     tests = tuple(row.prepare(value, variables and row.variables) for value in values)
-    return Condition(name, row, quantifier, found[3] is not None, key, values, tests)
+    return Condition(name, row, quantifier, found[3] is not None, key, values, _joined(tests, negated=row.negated))
+
+
+def _joined(tests: tuple[Test, ...], *, negated: bool) -> Test:
+    """Whether a value matches one of `tests`; where `negated`, none of them."""
+    if len(tests) == 1 and not negated:
+        return tests[0]
+
+    def test(value: str, look_up: LookUp) -> int:
+        best = NO
+        for one in tests:
+            result = one(value, look_up)
+            if result > best:
+                best = result
+                if best == YES:
+                    break
+        return YES - best if negated else best
+
+    return test
 
 
 # --- The values of a policy, made ready ---------------------------------------------------------------------------------

@@ -31,7 +31,15 @@ NOON_US = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z
 
 def request(operation: str, principal: Principal = ALICE, /, **parameters: Any) -> AuthorizationRequest:
     return AuthorizationRequest(
-        operation, "eu-central-1", "111122223333", parameters, principal, "10.1.2.3", True, NOON_US, "Boto3/1.44"
+        operation,
+        "eu-central-1",
+        "111122223333",
+        parameters,
+        principal,
+        "10.1.2.3",
+        True,
+        NOON_US,
+        ((b"user-agent", b"Boto3/1.44"),),
     )
 
 
@@ -473,10 +481,10 @@ def test_a_request_is_made_of_a_call() -> None:
     raw = RawRequest(b"POST", b"/", ((b"host", b"x"), (b"user-agent", b"aws-cli/2")), b"{}", origin, NOON_US)
     call = KmsCall(OPERATIONS["Decrypt"], "eu-central-1", ALICE, {"KeyId": ID}, NOON_US, raw)
     made = AuthorizationRequest.of(call, "111122223333", "10.1.2.3")
-    assert (made.operation, made.secure, made.user_agent, made.source_ip) == ("Decrypt", True, "aws-cli/2", "10.1.2.3")
+    assert (made.operation, made.secure, made.headers, made.source_ip) == ("Decrypt", True, raw.headers, "10.1.2.3")
     assert "aaaa" not in repr(made)  # parameters may hold plaintext
     bare = AuthorizationRequest.of(KmsCall(OPERATIONS["ListKeys"], "x", ALICE, {}, 0), "111122223333", "10.1.2.3")
-    assert (bare.secure, bare.user_agent) == (None, None)
+    assert (bare.secure, bare.headers) == (None, ())
 
 
 @pytest.mark.parametrize(
