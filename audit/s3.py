@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 import botocore.exceptions
 
 from audit.errors import AuditError, QueryError
@@ -48,6 +47,8 @@ def split(url: str) -> tuple[str, str]:
 
 def connect(endpoint_url: str | None) -> Any:  # Any: boto3 makes its clients at run time
     """A client with the credentials that boto3 finds. `endpoint_url` is that of an S3 which is not AWS's."""
+    import boto3  # here: it takes long to import, and most artefacts are files
+
     return boto3.client("s3", endpoint_url=endpoint_url)
 
 

@@ -26,7 +26,6 @@ from proxy import authority
 from proxy.authorization import PolicyAuthoriser
 from proxy.backends.aws.backend import AwsBackend
 from proxy.backends.aws.credentials import AssumedRoles, CredentialSource, OwnCredentials, session_maker
-from proxy.backends.aws.egress import Egress
 from proxy.backends.aws.passing import Passer
 from proxy.backends.aws.pool import Pool
 from proxy.backends.aws.resigning import Resigner
@@ -288,6 +287,8 @@ def _transport(settings: Settings, parts: Parts) -> Transport:
     """The way to AWS: through a proxy, or direct."""
     tls = _client_tls("aws_ca_bundle", settings.aws_ca_bundle)
     if egress := settings.aws_egress_proxy.get_secret_value():
+        from proxy.backends.aws.egress import Egress  # here: aiohttp's client takes long to import
+
         return Egress(
             egress,
             tls=tls,

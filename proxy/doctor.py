@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from proxy.clock import VirtualClock
-from proxy.entrances import LISTENERS
 from proxy.errors import ProxyError
 from proxy.kms.hosts import endpoint_host, kms_region
 from proxy.settings import Settings, host_and_port
+from proxy.worker_plan import LISTENERS
 
 LIMIT_S = 3.0
 _LEAST_FREE_BYTES = 1 << 30

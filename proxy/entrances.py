@@ -19,8 +19,6 @@ from proxy.listeners.tls import ClientTrust, ServerNames, ServerTls, welcome_wit
 from proxy.listeners.tunnel import Tunnels
 from proxy.settings import Settings, host_and_port
 
-#: The settings that say where to listen.
-LISTENERS = ("listen", "tls_listen", "forward_listen")
 _BACKLOG = 1_024
 
 

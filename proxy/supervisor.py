@@ -25,12 +25,11 @@ from aiohttp import web
 
 from audit.instance import Instance
 from proxy.companions import COMPANIONS, Ends
-from proxy.entrances import LISTENERS
 from proxy.errors import ProxyError, SetupError
 from proxy.metrics import Metrics, as_tally
 from proxy.settings import Settings, host_and_port
 from proxy.tree_routes import add_tree_routes
-from proxy.worker import Status, WorkerPlan
+from proxy.worker_plan import LISTENERS, Status, WorkerPlan
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 import orjson
@@ -34,6 +33,7 @@ from proxy.metrics import Counts
 from proxy.opening import open_store
 from proxy.settings import Settings
 from proxy.uses import UseKeeper
+from proxy.worker_plan import Status, WorkerPlan
 
 _log = logging.getLogger(__name__)
 _RECOVERY_INTERVAL_S = 1.0
@@ -41,40 +41,6 @@ _HEALTH_INTERVAL_S = 0.2
 _COUNTS_INTERVAL_S = 1.0
 _MAINTENANCE_INTERVAL_S = 1.0
 _GC_THRESHOLD = 20_000  # a call leaves no cycles behind; the default would look for some every few calls
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a worker tells the supervisor: whether it is ready, and if not, why; `failed` means that a person has to look."""
-
-    ready: bool
-    reason: str | None = None
-    failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPlan:
-    """What a worker needs to know. `ports` are the real ones, also where a setting says 0; by the names of `LISTENERS`."""
-
-    settings: Settings
-    log: str
-    ports: Mapping[str, int]
-    syncing: bool = True
-
-    def encode(self) -> bytes:
-        """As a line, for the worker's pipe: it may hold a secret."""
-        document = {
-            "settings": self.settings.model_dump(mode="json"),
-            "log": self.log,
-            "ports": dict(self.ports),
-            "syncing": self.syncing,
-        }
-        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-
-    @classmethod
-    def decode(cls, line: bytes) -> WorkerPlan:
-        document = orjson.loads(line)
-        return cls(Settings(**document["settings"]), document["log"], document["ports"], document["syncing"])
 
 
 class Orders:

@@ -1,9 +1,7 @@
-"""What the commands share: exit codes, the standard streams, notes and warnings on standard error, a progress bar, errors as one
-line."""
+"""What the commands share: notes and warnings on standard error, a progress bar, errors as one line."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,11 +26,14 @@ from audit.errors import (
 )
 from audit.query.lines import Damage
 from audit.query.render import clean
+from audit.streams import CUT_OFF
+from audit.streams import FINDINGS as FINDINGS
+from audit.streams import IO as IO
+from audit.streams import OK as OK
+from audit.streams import USAGE as USAGE
 
-OK, FINDINGS, USAGE, IO = 0, 1, 2, 3
 #: What is wrong with the evidence, and not with the question or the disk.
 _FOUND_WRONG = (DamagedLog, LogIncident, CheckpointInvalid, TreeDamaged, ProofInvalid, NotProvable, ReceiptInvalid)
-CUT_OFF = 141  # as of any program whose reader went away (128 and SIGPIPE): nobody takes it for a verdict
 _INTERRUPTED = "Query interrupted"  # so DuckDB says that it saw the signal of Ctrl-C
 
 
@@ -93,37 +94,6 @@ def check_target(file: Path, data: Path) -> None:
 def exit_with(code: int) -> None:
     if code != OK:
         raise typer.Exit(code)
-
-
-@contextmanager
-def standard_streams() -> Iterator[None]:
-    """For a console script, around all of it: the three streams are there, and what was printed is out, or it is known that it is
-    not.
-
-    A stream that was closed (`>&-`) is /dev/null, so that no file of the log gets its number. A reader that went away (`| head`)
-    ends the command quietly; a verdict or an error that was reached before keeps its exit code.
-    """
-    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(lowest, True)
-    os.close(lowest)
-    sys.stdin, sys.stdout, sys.stderr = (
-        sys.stdin or os.fdopen(0),
-        sys.stdout or os.fdopen(1, "w"),
-        sys.stderr or os.fdopen(2, "w"),
-    )
-    code: object = OK
-    try:
-        yield
-    except SystemExit as end:
-        code = end.code
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
-        if not isinstance(error, BrokenPipeError):
-            note(f"error: standard output: {error.strerror}")
-        code = code or (CUT_OFF if isinstance(error, BrokenPipeError) else IO)
-    raise SystemExit(code)
 
 
 @contextmanager

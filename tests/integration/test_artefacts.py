@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
-import typer
 from aws_encryption_sdk.key_providers.kms import KMSMasterKey
 from moto.server import ThreadedMotoServer
 from s3_encryption import S3EncryptionClient, S3EncryptionClientConfig  # type: ignore[import-untyped] # The same.
@@ -35,9 +34,7 @@ CONTEXT = {"tenant": "acme"}
 
 def traced(server: Server, artefact: Path, code: int = 0) -> list[dict[str, Any]]:  # Any: JSON
     """What `keytrail trace` tells of each key in the artefact; it exits with `code`."""
-    commands = typer.Typer()
-    cli.add_to(commands)
-    done = CliRunner().invoke(commands, ["trace", "--json", "--data", str(server.data), str(artefact)])
+    done = CliRunner().invoke(cli.app, ["trace", "--json", "--data", str(server.data), str(artefact)])
     assert done.exit_code == code, done.stderr
     (told,) = json.loads(done.stdout)
     assert told["fault"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Changing = Callable[[Surroundings, KeysInChange, KmsCall], Answer]
 
 _ASIDE_THREADS = 2
+_ASIDE_NICENESS = 10
 _BESIDE_THREADS = 2
 
 
@@ -29,7 +31,8 @@ class Desk:
         self._tables = tables
         self._store = store
         self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keystore")
-        self._aside = ThreadPoolExecutor(max_workers=_ASIDE_THREADS, thread_name_prefix="aside")
+        # Making an RSA key takes seconds of a core: calls go first. Linux has a niceness for each thread.
+        self._aside = ThreadPoolExecutor(_ASIDE_THREADS, "aside", initializer=os.nice, initargs=(_ASIDE_NICENESS,))
         self._beside = ThreadPoolExecutor(max_workers=_BESIDE_THREADS, thread_name_prefix="beside")
 
     @property

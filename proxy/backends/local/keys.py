@@ -9,6 +9,7 @@ row's secret is the materials, one after another: random bytes, or of a key pair
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -168,9 +169,13 @@ def new_key_body(
     }
 
 
+#: Members that have one of a few values: in memory each value is there once, and not for every key.
+_REPEATED = ("account", "state", "usage", "spec", "origin")
+
+
 def key_of(entry: Entry) -> Key:
     """Read a row. Raises SealBroken where its secret is not the material that it lists."""
-    body = entry.body
+    body = {**entry.body, **{name: sys.intern(entry.body[name]) for name in _REPEATED}}
     account_id = body["account"]
     arn = key_arn(entry.region, account_id, entry.id)
     multi_region, public = body.get("multi_region"), body.get("public")

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from audit import cli
-from audit.imports import command
 from audit.instance import Instance
 from audit.query.imported import imported_folder
 from audit.sealing.keys import create_key
@@ -28,11 +26,7 @@ def world(tmp_path: Path) -> World:
 
 
 def run(world: World, *arguments: str) -> Result:
-    top = typer.Typer()
-    cli.add_to(top)
-    top.registered_groups = [group for group in top.registered_groups if group.typer_instance is not command.app]
-    top.add_typer(command.app)
-    return CliRunner().invoke(top, list(arguments), env={"KEYTRAIL_DATA": str(world.data), "COLUMNS": "200"})
+    return CliRunner().invoke(cli.app, list(arguments), env={"KEYTRAIL_DATA": str(world.data), "COLUMNS": "200"})
 
 
 def brought(world: World, *options: str) -> Result:

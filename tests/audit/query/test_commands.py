@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from audit import cli
@@ -30,9 +29,7 @@ def log(tmp_path: Path) -> LogBuilder:
 
 
 def run(log: LogBuilder, *arguments: str, stdin: bytes | None = None) -> Result:
-    top = typer.Typer()
-    cli.add_to(top)
-    return CliRunner().invoke(top, list(arguments), input=stdin, env={"KEYTRAIL_DATA": str(log.data), "COLUMNS": "200"})
+    return CliRunner().invoke(cli.app, list(arguments), input=stdin, env={"KEYTRAIL_DATA": str(log.data), "COLUMNS": "200"})
 
 
 @pytest.mark.parametrize(

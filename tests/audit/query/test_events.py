@@ -15,7 +15,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -33,9 +32,7 @@ from tests.docs.repository import read_required
 
 
 def run(data: Path, *arguments: str, stdin: bytes | None = None) -> Result:
-    top = typer.Typer()
-    cli.add_to(top)
-    return CliRunner().invoke(top, ["sql", *arguments, "--data", str(data)], input=stdin, env={"COLUMNS": "200"})
+    return CliRunner().invoke(cli.app, ["sql", *arguments, "--data", str(data)], input=stdin, env={"COLUMNS": "200"})
 
 
 def rows(data: Path, statement: str, **how: Any) -> list[tuple[Any, ...]]:

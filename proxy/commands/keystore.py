@@ -1,4 +1,4 @@
-"""`keytrail keystore …` and `keytrail seed`."""
+"""`keytrail keystore …`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from proxy import keystore, seeding
+from proxy import keystore
 from proxy.command_line import ConfigOption, DataOption, opened_instance
 
-app = typer.Typer(no_args_is_help=True, help="The key store: copies of it, another master key, and whether all of it opens.")
+app = typer.Typer(
+    name="keystore", no_args_is_help=True, help="The key store: copies of it, another master key, and whether all of it opens."
+)
 
 
 @app.command("backup")
@@ -68,18 +70,6 @@ def check(data: DataOption = None, config: ConfigOption = None) -> None:
     for one in found:
         typer.echo(one)
     raise typer.Exit(1 if found else 0)
-
-
-def seed(
-    file: Annotated[Path, typer.Argument(help="A TOML or JSON file; config/seed.example.toml shows one.")],
-    data: DataOption = None,
-    config: ConfigOption = None,
-) -> None:
-    """Make keys with given ids and material, for tests that repeat. What is there already as in the file stays as it is; where
-    anything differs, nothing is made."""
-    with opened_instance(config, data) as (instance, chosen):
-        made = seeding.seed(instance, chosen, file)
-    typer.echo(f"{made.made} of {made.made + made.there} keys were made; the others were there.")
 
 
 def _told(standing: keystore.Standing) -> str:

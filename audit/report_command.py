@@ -1,0 +1,8 @@
+"""The group `report`: its commands verify what they report of."""
+
+from __future__ import annotations
+
+from audit.query.reports.command import make_app
+from audit.verify import verify
+
+app = make_app(lambda data, progress: verify(data, progress=progress))

@@ -1,0 +1,110 @@
+"""The commands `checkpoint` and `verify`: the signed state of the logs, and whether they are what was signed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audit.checkpoint import VerifierKey
+from audit.errors import CheckpointInvalid, QueryError
+from audit.instance import Instance
+from audit.query.commands import DEFAULT_DATA, Data
+from audit.query.render import clean
+from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
+from audit.receipts import read_receipts
+from audit.report import Report, Verdict
+from audit.sealing.keys import verifier_keys
+from audit.verify import verify as verify_logs
+
+app = typer.Typer()
+
+
+@app.command()
+def checkpoint(
+    key: Annotated[bool, typer.Option("--key", help="The verifier keys instead, one a line.")] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Print the newest signed checkpoint of every log, to be kept where nobody who can change this host can change it.
+
+    Hand it to `verify --checkpoint` later. Notes are divided by an empty line.
+    """
+    with errors():
+        instance = Instance.load(data)
+        sys.stdout.write(_verifier_keys(instance) if key else _latest_checkpoints(instance))
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint", help="A saved checkpoint, which the log must still agree with; - is standard input. Repeatable."
+        ),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="A verifier key to trust instead of the one in the data folder. Repeatable."),
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of receipts that a client collected, one a line; - is standard input. Repeatable."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Verify every log against its checkpoints, in numbered steps (docs/verify.md), also while the proxy serves."""
+    with errors():
+        keys = [_verifier_key(text) for text in key or []]
+        with progress_bar("Verifying") as bar:
+            saved = [_saved(path) for path in checkpoint or []]
+            collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
+            report = verify_logs(data, keys, saved, bar, receipts=collected)
+        if json:
+            sys.stdout.buffer.write(report.to_json())
+        else:
+            _write_report(report)
+    exit_with(OK if report.passed else FINDINGS)
+
+
+_SIGNS = {Verdict.PASSED: "\u2713", Verdict.FAILED: "\u2717", Verdict.NOT_CHECKED: "\u2013"}
+
+
+def _write_report(report: Report) -> None:
+    for log in report.logs:
+        typer.echo(clean(f"Log {log.log}: {log.records} records, {log.sealed} of them under a signed checkpoint"))
+        for step in log.steps:
+            typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
+    for fault in report.faults:
+        typer.echo(clean(f"{fault} (step {fault.step})"))
+    typer.echo("Verified." if report.passed else "VERIFICATION FAILED.")
+
+
+def _verifier_key(text: str) -> VerifierKey:
+    try:
+        return VerifierKey.parse(text)
+    except CheckpointInvalid as error:
+        raise QueryError(f"--key: {error}") from error  # mistyped: nothing was verified yet
+
+
+def _saved(path: Path) -> str:
+    """What is not UTF-8 in it is no checkpoint and no receipt either: `verify` says so."""
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    return data.decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def _latest_checkpoints(instance: Instance) -> str:
+    notes = []
+    for log in instance.logs:
+        latest = instance.checkpoint_folder(log) / "latest"
+        if latest.exists():
+            notes.append(latest.read_text("utf-8").strip("\n") + "\n")
+    if not notes:
+        raise QueryError(f"no checkpoint was signed yet in {instance.data}")
+    return "\n".join(notes)
+
+
+def _verifier_keys(instance: Instance) -> str:
+    return "".join(f"{key}\n" for key in verifier_keys(instance).values())

@@ -1,0 +1,22 @@
+"""`keytrail init`."""
+
+from __future__ import annotations
+
+import typer
+
+from audit.sealing.process import seal_once
+from proxy import host
+from proxy.command_line import ConfigOption, DataOption, chosen_settings, errors
+
+app = typer.Typer()
+
+
+@app.command()
+def init(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Make the data folder: keys, callers, an empty log; with a first key, alias/demo, and a first caller."""
+    with errors():
+        chosen = chosen_settings(config, data)
+        instance = host.initialise(chosen)
+        seal_once(instance)
+    typer.echo(f"Made {chosen.data} for account {instance.account_id}, region {instance.region}.")
+    typer.echo(f"The first caller's credentials are in {instance.credentials}. Next: keytrail serve")
