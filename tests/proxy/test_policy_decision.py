@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.domain import AllowedBy, Attested, Principal, SessionContext
@@ -233,6 +233,7 @@ def told(verdict: Verdict) -> tuple[AllowedBy | None, Refused | None, bool]:
     return verdict.allowed_by, verdict.refused, bool(verdict.in_doubt)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # its strategies are large: the first draw makes them
 @given(
     st.lists(OF_KEY, min_size=1, max_size=4),
     st.lists(OWN, min_size=1, max_size=3),
