@@ -57,7 +57,7 @@ def test_a_command_imports_what_it_needs(words: list[str], expected: set[str]) -
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("proxy.commands.serve", {"aiohttp", "prometheus_client"}),
+        ("proxy.commands.serve", {"aiohttp", "cryptography", "prometheus_client"}),
         ("proxy.worker", {"botocore", "cryptography", "prometheus_client"}),
         ("audit.sealing.process", {"cryptography"}),
         ("audit.query.index.follow", set()),

@@ -226,6 +226,7 @@ def test_every_command_that_tells_what_is_in_the_log_is_on_record() -> None:
         "checkpoint",
         "verify",
         "verify-attestation",
+        "verify-proof",
         "status",
         "update",
         "rebuild",
