@@ -28,6 +28,7 @@ from cryptography import x509
 from proxy.clock import VirtualClock
 from proxy.errors import ProxyError
 from proxy.kms.hosts import endpoint_host, kms_region
+from proxy.opening import is_shared, shared_place
 from proxy.settings import Settings, host_and_port
 from proxy.worker_plan import LISTENERS
 
@@ -136,6 +137,15 @@ def _health(around: Surroundings) -> Finding:
     if response.status != 200:
         return Verdict.FAILED, f"not ready: {body}", "see what it says, and its log"
     return Verdict.OK, f"ready, at {host}:{port}", ""
+
+
+def _key_store(around: Surroundings) -> Finding:
+    if not is_shared(around.settings):
+        return Verdict.OK, "the key store is a file of the data folder", ""
+    place = shared_place(around.settings)
+    if not place.is_made():
+        return Verdict.FAILED, f"there is no key store in {place.name}", "run `keytrail init`, or put a copy there"
+    return Verdict.OK, f"{place.name} has the key store", ""
 
 
 def _virtual_clock(around: Surroundings) -> Finding:
@@ -325,6 +335,7 @@ CHECKS: tuple[tuple[str, Callable[[Surroundings], Finding]], ...] = (
     ("secrets", _secrets),
     ("free disk", _disk),
     ("health", _health),
+    ("key store", _key_store),
     ("virtual clock", _virtual_clock),
     ("upstream's name", _upstream_loop),
     ("CA", _ca),

@@ -33,10 +33,10 @@ from proxy.errors import SetupError
 from proxy.host_log import HostLog
 from proxy.kms.arn import partition_of
 from proxy.kms.operations import OPERATIONS
-from proxy.opening import open_store, read_master_key
+from proxy.opening import create_store, is_shared, open_shared, open_store, read_master_key, shared_place
 from proxy.permissions import Permissions
 from proxy.policy.principals import owner_of
-from proxy.sealed_store import MASTER_KEY_BYTES, SealedStore
+from proxy.sealed_store import MASTER_KEY_BYTES
 from proxy.settings import Settings
 from proxy.sts.roles import Role, Roles
 
@@ -48,10 +48,17 @@ _FIRST_CALLER = "arn:{partition}:iam::{account}:user/demo"
 def initialise(settings: Settings) -> Instance:
     """Make the data folder: master key, key store with `alias/demo`, log, first caller and its credentials.
 
-    Raises `SetupError` where the folder is there and not empty; nothing in it is touched then.
+    A key store on a server may be there already, another host's too: it is opened then, and left as it is. Raises `SetupError`
+    where the folder is there and not empty, `SealBroken` where the master key does not open the store that is there; nothing is
+    touched then. Raises `StoreFailed`.
     """
     data = settings.data
+    is_joining = is_shared(settings) and shared_place(settings).is_made()
+    if is_joining and settings.master_key is None:
+        raise SetupError("the key store is there already: name the file with its master key by the setting master_key")
     key = secrets.token_bytes(MASTER_KEY_BYTES) if settings.master_key is None else read_master_key(settings.master_key)
+    if is_joining:
+        open_shared(settings, key).close()
     try:
         data.mkdir(0o700, parents=True)
     except FileExistsError as error:
@@ -65,7 +72,15 @@ def initialise(settings: Settings) -> Instance:
     if settings.master_key is None:
         durable.create(instance.master_key, base64.b64encode(key) + b"\n")
     create_key(instance)
-    SealedStore.create(instance.keystore, key, instance.id).close()
+    if not is_joining:
+        create_store(instance, settings, key).close()
+        _fill(instance, settings)
+    instance.save()  # last: until then the folder is not initialised, and nothing takes it for whole
+    return instance
+
+
+def _fill(instance: Instance, settings: Settings) -> None:
+    """The first key and the first caller of a new store."""
     with Host(instance, settings) as host:
         key_id = host.call("CreateKey", {"Description": "Made by keytrail init, for trying things out"}).members["KeyMetadata"][
             "KeyId"
@@ -73,8 +88,6 @@ def initialise(settings: Settings) -> Instance:
         host.call("CreateAlias", {"AliasName": DEMO_ALIAS, "TargetKeyId": key_id})
         partition = partition_of(instance.region)
         host.add_caller(_FIRST_CALLER.format(partition=partition, account=instance.account_id), None, "default")
-    instance.save()  # last: until then the folder is not initialised, and nothing takes it for whole
-    return instance
 
 
 class Host:

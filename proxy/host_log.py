@@ -17,6 +17,7 @@ from proxy.backends.local.backend import LocalBackend
 from proxy.domain import Answer, Operation, Origin, RawRequest
 from proxy.errors import KmsError, ProxyError
 from proxy.recording import Exchange, Recorder
+from proxy.sealed_store import StoreFailed
 from proxy.settings import Settings
 
 T = TypeVar("T")
@@ -64,7 +65,8 @@ class HostLog:
         try:
             made = effect()
         except ProxyError as error:
-            refusal = error if isinstance(error, KmsError) else KmsError("InvalidRequest", str(error))
+            unknown = isinstance(error, StoreFailed) and error.outcome_unknown
+            refusal = error if isinstance(error, KmsError) else KmsError("InvalidRequest", str(error), effect_unknown=unknown)
             self._log.commit(by_operator(self._recorder.outcome(exchange, refusal, now_us())))
             raise
         self._log.commit(by_operator(self._recorder.outcome(exchange, answer(made), now_us())))

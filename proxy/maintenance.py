@@ -31,10 +31,14 @@ from proxy.domain import KeyUse
 from proxy.errors import KmsError, ProxyError
 from proxy.kms.arn import key_arn
 from proxy.recording import Recorder
+from proxy.sealed_store import StoreFailed
 
 _log = logging.getLogger(__name__)
 _NOT_DUE = KmsError("KMSInvalidStateException", "It is not due any more; nothing was done.")
 _FAILED = KmsError("KMSInternalException", "It failed, and is tried again.", status=500)
+_MAY_HAVE = KmsError(
+    "KMSInternalException", "It may have been done; where not, it is tried again.", status=500, effect_unknown=True
+)
 _PATIENCE_US = 60_000_000
 
 
@@ -110,7 +114,8 @@ class Maintenance:
                 "%s of %s failed: %s", due.happening.event, meant[0].arn, fault, exc_info=not isinstance(fault, ProxyError)
             )
             self._again_us[due] = self._now_us() + _PATIENCE_US
-            await self._log.commit(event(self._now_us(), told, meant, intent_id=intent.event_id, error=_FAILED))
+            failed = _MAY_HAVE if isinstance(fault, StoreFailed) and fault.outcome_unknown else _FAILED
+            await self._log.commit(event(self._now_us(), told, meant, intent_id=intent.event_id, error=failed))
             return
         self._again_us.pop(due, None)
         if done is None or not done.details:

@@ -161,6 +161,8 @@ class Pipeline:
         try:
             verified = self._verifier.verify(raw, raw.received_us)
         except AuthenticationFailed as error:
+            if error.__cause__ is not None:
+                _log.error("request %s: %s", exchange.request_id, error.__cause__)
             exchange.claimed_access_key_id = error.claimed_access_key_id
             exchange.region = error.claimed_region
             exchange.parameters = self._dialect.attempted(exchange)

@@ -141,6 +141,7 @@ class Recorder:
             intent_id=intent_id,
             backend=self._backend,
             wire_error=None if error is None else error.code,
+            effect=Effect.UNKNOWN if error is not None and error.effect_unknown else None,
         )
 
     def own_event(self, name: str, now_us: int, details: Mapping[str, Any]) -> AuditRecord:  # Any: JSON

@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     aws_call_timeout_s: Seconds = 20.0
     access_keys: MaybePath = None
     master_key: MaybePath = None
+    keystore_url: Secret = SecretStr("")
+    keystore_stale_after_s: Annotated[float, Field(ge=2, le=600)] = 10.0
     tls_listen: MaybeAddress = ""
     tls_certificate: MaybePath = None
     tls_key: MaybePath = None
@@ -133,6 +135,8 @@ class Settings(BaseSettings):
         ):
             if is_missing:
                 raise ValueError(f"`{name}` needs {needs}")
+        if (url := self.keystore_url.get_secret_value()) and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("`keystore_url` begins with postgresql://")
         if self.aws_egress_proxy.get_secret_value() and (self.aws_nameservers or self.aws_hosts):
             raise ValueError("with `aws_egress_proxy` it is that proxy that finds AWS: no aws_nameservers or aws_hosts then")
         for name, clash in (("aws_fips", self.aws_fips), ("aws_dual_stack", self.aws_dual_stack)):

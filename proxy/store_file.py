@@ -1,24 +1,26 @@
-"""The SQLite file under the sealed store: how it is opened, what is in it, how older ones are brought up to date; and the mapping
-beside it in which generations are published."""
+"""A SQLite file under the sealed store: how it is opened, what is in it; and the mapping beside it in which generations are
+published: eight bytes, compared by every reader with what it last saw.
+
+Threads: a change may be made on any thread, one at a time (it waits); so may reading, on a connection of its own. The mapped file
+must stay while any process runs; between runs it may be deleted.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from proxy.errors import ProxyError, SealBroken, SetupError
-from proxy.sealing import STORE_KEY_BYTES, MasterKey, Row, Seal
+from proxy.errors import SetupError
+from proxy.sealing import MasterKey
+from proxy.store_database import Session, StoreFailed, Values, make
 
 BUSY_TIMEOUT_S = 10.0
-
-SELECT = "SELECT kind, region, id, parent, generation, deleted, body, sealed FROM entries "
-INSERT = (
-    "INSERT OR REPLACE INTO entries (kind, region, id, parent, generation, deleted, body, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
 
 #: Script i brings schema version i to i + 1; making a store is running them all.
 MIGRATIONS = (
@@ -33,13 +35,9 @@ MIGRATIONS = (
     CREATE INDEX entries_parent ON entries (kind, region, parent) WHERE parent != '';
     CREATE INDEX entries_deleted ON entries (generation) WHERE deleted = 1;
     """,
-    # The store key, sealed under each master key that opens it; `_to_store_key` makes the first.
+    # The store key, sealed under each master key that opens it; making a store or bringing it up to date makes the first.
     "CREATE TABLE store_keys (master TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT",
 )
-
-
-class StoreFailed(ProxyError):
-    """The database could not be read or written (disk full, locked, damaged); a change was rolled back."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -63,32 +61,65 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection) -> Iterator[Session]:
     """What is written in it is written whole, and durable behind it, or not at all. Raises StoreFailed."""
     with translated():
         connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield FileSession(connection)
+        with translated():
+            connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is read in it is of one moment. Raises StoreFailed."""
+    with translated():
+        connection.execute("BEGIN")
         try:
             yield
-            connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
 
-def make(path: Path, master_key: MasterKey, instance: str) -> None:
-    """Make a new file (mode 0600), durable when this returns. Raises SetupError where one is."""
+class FileSession:
+    """A `Session` on a connection's open transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, sql: str, arguments: Values = ()) -> list[tuple[Any, ...]]:
+        with translated():
+            return self._connection.execute(sql, arguments).fetchall()
+
+    def write(self, sql: str, arguments: Values = ()) -> None:
+        with translated():
+            self._connection.execute(sql, arguments)
+
+    def write_all(self, sql: str, rows: Iterable[Values]) -> None:
+        with translated():
+            self._connection.executemany(sql, rows)
+
+    def run(self, script: str) -> None:
+        """Statement by statement: `executescript` would commit the transaction that is open."""
+        for statement in filter(str.strip, script.split(";")):
+            self.write(statement)
+
+
+def make_file(path: Path, master_key: MasterKey, instance: str) -> None:
+    """Make a new store in a new file (mode 0600), durable when this returns. Raises SetupError where there is a file."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError as fault:
         raise SetupError(f"{path} is there already; a key store is never overwritten") from fault
     connection = connect(path)
     try:
-        with transaction(connection):
-            for script in MIGRATIONS:
-                _run_script(connection, script)
-            meta = {"schema": b"%d" % len(MIGRATIONS), "instance": instance.encode(), "generation": b"0", "pruned": b"0"}
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-            add_master_key(connection, master_key, instance, os.urandom(STORE_KEY_BYTES))
+        with transaction(connection) as session:
+            make(session, MIGRATIONS, master_key, instance)
     except BaseException:
         path.unlink()
         raise
@@ -106,84 +137,87 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def read_meta(connection: sqlite3.Connection, path: Path) -> tuple[int, str]:
-    """Schema version and instance. Raises SetupError where it is no key store, or one of a newer keytrail."""
-    try:
-        meta = dict(connection.execute("SELECT name, value FROM meta"))
-        version, instance = int(meta["schema"]), bytes(meta["instance"]).decode()
-    except (sqlite3.DatabaseError, KeyError, ValueError) as fault:
-        raise SetupError(f"{path} is not a key store of keytrail, or its making was interrupted") from fault
-    if version > len(MIGRATIONS):
-        raise SetupError(
-            f"{path} has schema version {version}; this keytrail knows versions up to {len(MIGRATIONS)}: use a newer keytrail"
-        )
-    return version, instance
+class FileDatabase:
+    """The file at `path`, open. A `Database`. Must not be carried over a fork: open it in the process that uses it."""
 
+    migrations = MIGRATIONS
+    fault: str | None = None
 
-def open_seal(connection: sqlite3.Connection, path: Path, master_key: MasterKey, version: int, instance: str) -> Seal:
-    """What opens the rows. Raises SealBroken where the master key does not open the store; nothing was changed then."""
-    known = "is not told by it"
-    if version == 1:
-        seal = master_key.seal_of_version_1(instance, str(path))
-        (check,) = connection.execute("SELECT value FROM meta WHERE name = 'check'").fetchone() or (b"",)
-        if seal.opens("check", check):
-            return seal
-    else:
-        sealed = dict(connection.execute("SELECT master, sealed FROM store_keys"))
-        store_key = master_key.open(sealed.get(master_key.id, b""), instance)
-        if store_key is not None:
-            return Seal(store_key, instance, str(path))
-        known = " or ".join(sorted(sealed)) or "is lost"
-    raise SealBroken(
-        f"the master key does not open {path}: the key given has the id {master_key.id}, the key wanted {known};"
-        " nothing was overwritten"
-    )
+    def __init__(self, path: Path) -> None:
+        """Raises SetupError where there is none."""
+        if not path.is_file():
+            raise SetupError(
+                f"there is no key store at {path}: `keytrail init` makes a data folder with one, and"
+                " `keytrail keystore restore` puts a copy of one there"
+            )
+        self.name = str(path)
+        self._path = path
+        self._read_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._reader = connect(path)
+        self._writer: sqlite3.Connection | None = None
+        self._publication: Publication | None = None
 
+    def follow(self) -> None:
+        self._publication = Publication(self._path.with_suffix(".generation"))
+        self._published = self._publication.view
 
-def migrate(connection: sqlite3.Connection, path: Path, master_key: MasterKey) -> Seal:
-    """Bring the schema up to date, whoever else does so too. Returns what opens the rows then; raises what `open_seal` does."""
-    with transaction(connection):
-        version, instance = read_meta(connection, path)
-        seal = open_seal(connection, path, master_key, version, instance)
-        for script in MIGRATIONS[version:]:
-            _run_script(connection, script)
-        if version == 1:
-            seal = _to_store_key(connection, seal, master_key, instance, path)
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (b"%d" % len(MIGRATIONS),))
-    return seal
+    @property
+    def published(self) -> int:
+        return self._published[0]
 
+    def publish(self, generation: int) -> None:
+        self._published[0] = generation
 
-def _to_store_key(connection: sqlite3.Connection, old: Seal, master_key: MasterKey, instance: str, path: Path) -> Seal:
-    """Seal every row anew under a store key, in place of the master key. Raises SealBroken where a row does not open."""
-    store_key = os.urandom(STORE_KEY_BYTES)
-    new = Seal(store_key, instance, str(path))
-    rows = connection.execute(SELECT).fetchall()
-    connection.executemany(INSERT, (new.close(row, old.open(row)) for row in map(Row._make, rows)))
-    connection.execute("DELETE FROM meta WHERE name = 'check'")
-    add_master_key(connection, master_key, instance, store_key)
-    return new
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, one_moment(self._reader):
+            yield self._reader
 
+    @contextmanager
+    def settled(self) -> Iterator[Session]:
+        with self.reading() as connection:
+            yield FileSession(connection)
 
-def add_master_key(connection: sqlite3.Connection, master_key: MasterKey, instance: str, store_key: bytes) -> None:
-    """Have `master_key` open the store, too."""
-    row = (master_key.id, master_key.close(store_key, instance))
-    connection.execute("INSERT OR REPLACE INTO store_keys VALUES (?, ?)", row)
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self._write_lock:
+            if self._writer is None:
+                self._writer = connect(self._path)
+            with transaction(self._writer) as session:
+                yield session
 
+    def forget_what_was(self) -> None:
+        with self._own_connection() as connection, translated():
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-def generations(connection: sqlite3.Connection) -> tuple[int, int]:
-    """The store's generation, and the one up to which tombstones were forgotten."""
-    meta = dict(connection.execute("SELECT name, value FROM meta WHERE name IN ('generation', 'pruned')"))
-    return int(meta["generation"]), int(meta["pruned"])
+    def damage(self) -> list[str]:
+        with self._own_connection() as connection:
+            try:
+                return [found for (found,) in connection.execute("PRAGMA integrity_check") if found != "ok"]
+            except sqlite3.Error as fault:
+                return [str(fault)]
 
+    def write_copy(self, path: Path) -> None:
+        with self._own_connection() as connection, translated():
+            connection.execute("VACUUM INTO ?", (str(path),))
 
-def set_number(connection: sqlite3.Connection, name: str, value: int) -> None:
-    connection.execute("UPDATE meta SET value = CAST(? AS BLOB) WHERE name = ?", (value, name))
+    @contextmanager
+    def _own_connection(self) -> Iterator[sqlite3.Connection]:
+        """For what is seldom."""
+        connection = connect(self._path)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
-
-def _run_script(connection: sqlite3.Connection, script: str) -> None:
-    """Statement by statement: `executescript` would commit the transaction that is open."""
-    for statement in filter(str.strip, script.split(";")):
-        connection.execute(statement)
+    def close(self) -> None:
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            if self._writer is not None:
+                self._writer.close()
+            if self._publication is not None:
+                self._publication.close()
 
 
 class Publication:

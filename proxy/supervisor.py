@@ -48,6 +48,8 @@ _FIXED = frozenset(
         "account_id",
         "backend",
         "master_key",
+        "keystore_url",
+        "keystore_stale_after_s",
         "segment_max_bytes",
         "segment_max_age_s",
         "index",

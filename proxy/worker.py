@@ -31,7 +31,9 @@ from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
 from proxy.metrics import Counts
 from proxy.opening import open_store
+from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
+from proxy.store_database import StoreUnreachable
 from proxy.uses import UseKeeper
 from proxy.worker_plan import Status, WorkerPlan
 
@@ -78,6 +80,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {plan.log} %(levelname)s %(message)s")
     try:
         uvloop.run(_serve(plan, orders))
+    except StoreUnreachable as error:
+        _report(Status(ready=False, reason=str(error)))
+        return 3
     except (LogIncident, ProxyError) as error:
         _report(Status(ready=False, reason=str(error), failed=True))
         return 3
@@ -127,7 +132,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     gc.enable()
     _report(Status(ready=True))
     at_work = Work(settings, assembly, parts, listener, entrances)
-    watching = [loop.create_task(_watch(log)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
+    watching = [loop.create_task(_watch(log, store)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
     keeper = UseKeeper(parts.uses, store, plan.log, log.records, partial(records_from, instance.log_folder(plan.log)))
     beside = [loop.create_task(at_work.maintain(stop))]
     if settings.backend == "local":
@@ -226,12 +231,17 @@ async def _tell(counts: Counts) -> None:
         await asyncio.sleep(_COUNTS_INTERVAL_S)
 
 
-async def _watch(log: AuditLog) -> None:
-    """Report when the log is poisoned, and recover it."""
+async def _watch(log: AuditLog, store: SealedStore) -> None:
+    """Report when the log is poisoned, and recover it; and when the key store cannot be gone by, and can again."""
     reported: str | None = None
     while True:
         await asyncio.sleep(_HEALTH_INTERVAL_S)
         if log.fault is None:
+            fault = store.fault
+            if (fault is None) is not (reported is None):
+                reported = fault
+                _log.log(logging.INFO if fault is None else logging.ERROR, "%s", fault or "the key store is there again")
+                _report(Status(ready=fault is None, reason=fault))
             continue
         if log.fault != reported:
             reported = log.fault

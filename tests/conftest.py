@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from audit.query import searches
+from tests.integration.components.postgresql import PostgreSQL
+from tests.integration.components.postgresql import postgresql as running_postgresql
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +17,10 @@ def _commands_that_run_within_the_tests_do_not_make_them_modest() -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searches, "be_modest", lambda: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server for all tests of this process: each takes a database of its own."""
+    with running_postgresql() as server:
+        yield server

@@ -13,10 +13,14 @@ app = typer.Typer()
 
 @app.command()
 def init(data: DataOption = None, config: ConfigOption = None) -> None:
-    """Make the data folder: keys, callers, an empty log; with a first key, alias/demo, and a first caller."""
+    """Make the data folder: keys, callers, an empty log; with a first key, alias/demo, and a first caller. What a shared
+    key store (keystore_url) has already stays as it is."""
     with errors():
         chosen = chosen_settings(config, data)
         instance = host.initialise(chosen)
         seal_once(instance)
     typer.echo(f"Made {chosen.data} for account {instance.account_id}, region {instance.region}.")
-    typer.echo(f"The first caller's credentials are in {instance.credentials}. Next: keytrail serve")
+    if instance.credentials.exists():
+        typer.echo(f"The first caller's credentials are in {instance.credentials}. Next: keytrail serve")
+    else:
+        typer.echo("The key store was there: its callers are those that it has. Next: keytrail serve")

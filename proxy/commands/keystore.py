@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from proxy import keystore
+from proxy import keystore, restoring, rewrapping
 from proxy.command_line import ConfigOption, DataOption, opened_instance
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def restore(
 ) -> None:
     """Put a copy in the key store's place, which must not be served. All of the copy must open with the master key."""
     with opened_instance(config, data) as (instance, chosen):
-        made = keystore.restore(instance, chosen, file, replace=replace, even_newer=even_newer)
+        made = restoring.restore(instance, chosen, file, replace=replace, even_newer=even_newer)
     typer.echo(f"Restored {file}: {_told(made)}.")
 
 
@@ -54,7 +54,7 @@ def rewrap(
     """Change the master key, also while the store is served; where it was interrupted, it goes on. Copies made before open with
     the old key only."""
     with opened_instance(config, data) as (instance, chosen):
-        made = keystore.rewrap(instance, chosen, new, finish=finish)
+        made = rewrapping.rewrap(instance, chosen, new, finish=finish)
     begun = "The change that was begun is finished: " if made.was_begun else ""
     typer.echo(f"{begun}the master key {made.key_id} opens the key store{', and no other does' if not made.also else ''}.")
     for other in made.also:

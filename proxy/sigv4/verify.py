@@ -22,7 +22,7 @@ from hmac import compare_digest
 from typing import NamedTuple, Protocol
 
 from proxy.domain import Principal, RawRequest
-from proxy.errors import KmsError
+from proxy.errors import KmsError, ProxyError
 from proxy.sigv4.canonical import ALGORITHM, SignedHeaders, SigningKeys, canonical_request, gather_headers, string_to_sign
 
 MAX_SKEW_MIN = 5
@@ -61,8 +61,10 @@ _ONCE = frozenset(
 class AuthenticationFailed(KmsError):
     """Who is calling could not be established. The claims are what the request said, where it can be a key id and a region."""
 
-    def __init__(self, code: str, message: str, claimed_access_key_id: str | None, claimed_region: str | None) -> None:
-        super().__init__(code, message)
+    def __init__(
+        self, code: str, message: str, claimed_access_key_id: str | None, claimed_region: str | None, status: int = 400
+    ) -> None:
+        super().__init__(code, message, status=status)
         self.claimed_access_key_id = claimed_access_key_id
         self.claimed_region = claimed_region
 
@@ -176,7 +178,11 @@ class Verifier:
         values, claim, signature, timestamp, is_known = self._open(raw, now_us)
         token = values.get(b"x-amz-security-token")
 
-        caller = None if claim.access_key_id is None else self._find_caller(claim.access_key_id)  # 4 key
+        try:
+            caller = None if claim.access_key_id is None else self._find_caller(claim.access_key_id)  # 4 key
+        except ProxyError as fault:
+            told = "Who is calling could not be looked up."
+            raise AuthenticationFailed("KMSInternalException", told, claim.access_key_id, claim.region, status=500) from fault
         if caller is None or not caller.enabled or claim.region is None:
             raise claim.unrecognized()
 

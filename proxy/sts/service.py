@@ -64,7 +64,8 @@ class StsService:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._changes, self._change, change, call, outlived)
         except StoreFailed as fault:
-            raise KmsError("KMSInternalException", "The store of sessions failed.", status=500) from fault
+            unknown = fault.outcome_unknown
+            raise KmsError("KMSInternalException", "The store of sessions failed.", status=500, effect_unknown=unknown) from fault
 
     def close(self) -> None:
         """Wait for what is under way."""

@@ -22,7 +22,7 @@ SESSION = "arn:aws:sts::111122223333:assumed-role/builder/run-1"
 def workers(tmp_path: Path) -> Iterator[tuple[Callers, Callers]]:
     """Two processes' views of one store."""
     path = tmp_path / "keystore.db"
-    stores = (SealedStore.create(path, KEY, "i"), SealedStore(path, KEY))
+    stores = (SealedStore.create(path, KEY, "i"), SealedStore.at(path, KEY))
     yield Callers(stores[0], lambda: 5.0, os.urandom), Callers(stores[1], lambda: 6.0, os.urandom)
     for store in stores:
         store.close()

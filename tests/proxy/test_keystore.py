@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from audit import durable
 from audit.instance import ADMIN_LOG, Instance
-from proxy import keystore
+from proxy import keystore, restoring, rewrapping
 from proxy.cli import app
 from proxy.errors import ProxyError, SealBroken, SetupError
 from proxy.host import Host, initialise
@@ -77,7 +77,7 @@ def test_a_copy_made_while_another_has_the_store_open_is_whole_and_sealed(
     assert list(tmp_path.glob("copy*")) == [tmp_path / "copy"]
     key, content = read_master_key(instance.master_key), (tmp_path / "copy").read_bytes()
     assert key not in content and base64.b64encode(key) not in content
-    copy = SealedStore(tmp_path / "copy", key, instance.id)
+    copy = SealedStore.at(tmp_path / "copy", key, instance.id)
     assert ids_in(copy) == before
     copy.close()
     worker.close()
@@ -103,7 +103,7 @@ def test_a_copy_is_put_back_where_the_store_is_lost_and_its_generation_goes_on(
     store.close()
     for path in instance.data.glob("keystore.db*"):
         path.unlink()
-    made = keystore.restore(instance, settings, tmp_path / "copy", replace=False, even_newer=False)
+    made = restoring.restore(instance, settings, tmp_path / "copy", replace=False, even_newer=False)
     assert made.generation > max(lost, published)
     store = open_store(instance, settings)
     anew = store.changes_since(lost, ("key",))  # who knew the lost store is given everything
@@ -119,16 +119,16 @@ def test_a_copy_replaces_a_store_only_when_told_to_and_a_newer_one_only_when_tol
     keystore.backup(instance, settings, tmp_path / "copy")
     old = key_ids(instance, settings)
     with pytest.raises(SetupError, match="--replace"):
-        keystore.restore(instance, settings, tmp_path / "copy", replace=False, even_newer=False)
+        restoring.restore(instance, settings, tmp_path / "copy", replace=False, even_newer=False)
     make_key(instance, settings)
     newer = key_ids(instance, settings)
     with pytest.raises(SetupError, match=r"is newer, by 1 changes.*--even-newer"):
-        keystore.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=False)
+        restoring.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=False)
     assert key_ids(instance, settings) == newer
-    made = keystore.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
+    made = restoring.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
     assert key_ids(instance, settings) == old
     aside = instance.data / f"keystore.replaced-{made.generation}.db"
-    kept = SealedStore(aside, read_master_key(instance.master_key), instance.id)
+    kept = SealedStore.at(aside, read_master_key(instance.master_key), instance.id)
     assert ids_in(kept) == newer
     kept.close()
 
@@ -137,7 +137,7 @@ def test_a_copy_is_not_put_back_while_the_folder_is_served(instance: Instance, s
     keystore.backup(instance, settings, tmp_path / "copy")
     lock = instance.hold()
     with pytest.raises(SetupError, match="being served"):
-        keystore.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
+        restoring.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
     os.close(lock)
 
 
@@ -170,7 +170,7 @@ def test_a_copy_that_is_damaged_or_anothers_changes_nothing(
     spoil(tmp_path / "copy", tmp_path / "other")
     before = key_ids(instance, settings)
     with pytest.raises(ProxyError):
-        keystore.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
+        restoring.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
     assert key_ids(instance, settings) == before
     assert not [*instance.data.glob("restoring*"), *instance.data.glob("keystore.replaced*")]
 
@@ -180,8 +180,8 @@ def test_a_damaged_store_is_replaced_only_where_that_is_said(instance: Instance,
     before = key_ids(instance, settings)
     instance.keystore.write_bytes(b"a disk that forgot")
     with pytest.raises(SetupError, match="does not tell how new it is"):
-        keystore.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=False)
-    keystore.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
+        restoring.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=False)
+    restoring.restore(instance, settings, tmp_path / "copy", replace=True, even_newer=True)
     assert key_ids(instance, settings) == before
 
 
@@ -218,10 +218,10 @@ def test_a_change_of_the_master_key_that_stops_anywhere_leaves_a_store_that_open
     with monkeypatch.context() as patch:
         patch.setattr(where, name, then_crash(getattr(where, name)) if is_done else crash)
         with pytest.raises(Crash):
-            keystore.rewrap(instance, settings, None, finish=False)
+            rewrapping.rewrap(instance, settings, None, finish=False)
     key_id = make_key(instance, settings)  # with the key that is in `master.key`
     assert key_id in ids_in(worker)
-    made = keystore.rewrap(instance, settings, None, finish=False)
+    made = rewrapping.rewrap(instance, settings, None, finish=False)
     store = open_store(instance, settings)
     assert store.master_keys() == (store.master_key_id,) == (made.key_id,)
     store.close()
@@ -232,7 +232,7 @@ def test_a_change_of_the_master_key_that_stops_anywhere_leaves_a_store_that_open
     assert {key_id, "by the worker"} <= key_ids(instance, settings)
     worker.close()
     with pytest.raises(SealBroken, match="master key does not open"):
-        SealedStore(instance.keystore, old_key, instance.id)
+        SealedStore.at(instance.keystore, old_key, instance.id)
 
 
 def test_the_master_key_may_be_a_file_elsewhere_and_is_changed_in_two_steps(tmp_path: Path) -> None:
@@ -245,11 +245,11 @@ def test_the_master_key_may_be_a_file_elsewhere_and_is_changed_in_two_steps(tmp_
     with pytest.raises(SealBroken, match="master key does not open"):
         open_store(instance, later)
     with pytest.raises(SetupError, match="--new FILE"):
-        keystore.rewrap(instance, settings, None, finish=False)
-    assert len(keystore.rewrap(instance, settings, second, finish=False).also) == 1
+        rewrapping.rewrap(instance, settings, None, finish=False)
+    assert len(rewrapping.rewrap(instance, settings, second, finish=False).also) == 1
     assert key_ids(instance, settings) == key_ids(instance, later)  # both open it
     assert len(keystore.check(instance, settings)[1]) == 1  # and that is told
-    assert keystore.rewrap(instance, later, None, finish=True).also == ()
+    assert rewrapping.rewrap(instance, later, None, finish=True).also == ()
     assert key_ids(instance, later)
     with pytest.raises(SealBroken, match="master key does not open"):
         open_store(instance, settings)
@@ -258,7 +258,7 @@ def test_the_master_key_may_be_a_file_elsewhere_and_is_changed_in_two_steps(tmp_
 def test_options_for_a_key_elsewhere_are_refused_where_it_is_in_the_data_folder(instance: Instance, settings: Settings) -> None:
     for new, finish in ((instance.master_key, False), (None, True)):
         with pytest.raises(SetupError, match="outside the data folder"):
-            keystore.rewrap(instance, settings, new, finish=finish)
+            rewrapping.rewrap(instance, settings, new, finish=finish)
 
 
 def test_initialising_with_a_master_key_that_is_not_there_makes_nothing(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_key_that_is_changed_between_reading_it_and_opening_the_store_is_read_
     instance: Instance, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = read_master_key(instance.master_key)
-    keystore.rewrap(instance, settings, None, finish=False)
+    rewrapping.rewrap(instance, settings, None, finish=False)
     answers = [old, read_master_key(instance.master_key)]
     monkeypatch.setattr("proxy.opening.read_master_key", lambda path: answers.pop(0))
     open_store(instance, settings).close()

@@ -18,7 +18,7 @@ ALICE, ROLE = "arn:aws:iam::111122223333:user/ops/alice", "arn:aws:iam::11112222
 def workers(tmp_path: Path) -> Iterator[tuple[Permissions, Permissions]]:
     """Two processes' views of one store."""
     path = tmp_path / "keystore.db"
-    stores = (SealedStore.create(path, bytes(32), "i"), SealedStore(path, bytes(32)))
+    stores = (SealedStore.create(path, bytes(32), "i"), SealedStore.at(path, bytes(32)))
     yield Permissions(stores[0]), Permissions(stores[1])
     for store in stores:
         store.close()

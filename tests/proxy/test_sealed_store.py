@@ -1,40 +1,39 @@
-"""The sealed store: what is in the file, who sees which change when, and what a wrong key or another hand meets."""
+"""The sealed store, on each database: what is in it, who sees which change when, and what a wrong key or another hand meets."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import signal
-import sqlite3
-import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
 import pytest
 
-from proxy import sealed_store, store_file
+from proxy import store_file, store_server, transaction
 from proxy.errors import SealBroken, SetupError
 from proxy.sealed_store import SealedStore, Secret
-from proxy.sealing import MasterKey, Row
-from proxy.store_file import INSERT, MIGRATIONS
+from tests.proxy.engines import INSTANCE, KEY, Engine, FileEngine, ServerEngine, meet
 
-KEY = bytes(range(32))
-INSTANCE = "0123456789abcdef"
 SECRET = b"CANARY-this-must-not-be-on-disk!"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "keystore.db"
+def store(engine: Engine) -> Iterator[SealedStore]:
+    engine.make()
+    one = engine.open()
+    yield one
+    one.close()
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[SealedStore]:
-    one = SealedStore.create(path, KEY, INSTANCE)
-    yield one
-    one.close()
+def other(store: SealedStore, engine: Engine) -> Iterator[SealedStore]:
+    """Another process's handle on the same."""
+    with closing(engine.open()) as one:
+        yield one
 
 
 def put(store: SealedStore, name: str, secret: bytes = SECRET, note: str = "") -> None:
@@ -42,28 +41,18 @@ def put(store: SealedStore, name: str, secret: bytes = SECRET, note: str = "") -
         tx.put("key", "eu", name, {"note": note}, Secret(secret))
 
 
-def edit(path: Path, sql: str, *arguments: object) -> None:
-    """Another hand on the file."""
-    connection = sqlite3.connect(path)
-    connection.execute(sql, arguments)
-    connection.commit()
-    connection.close()
-
-
-def test_a_row_comes_back_whole_from_another_handle(store: SealedStore, path: Path) -> None:
+def test_a_row_comes_back_whole_from_another_handle(store: SealedStore, other: SealedStore) -> None:
     with store.change() as tx:
         tx.put("alias", "eu", "alias/a", {"n": [1, "ü"]}, Secret(SECRET), parent="k")
-    other = SealedStore(path, KEY, INSTANCE)
+    meet(other, store)
     (entry,) = other.changes_since(0, ("alias",)).entries
     assert (entry.kind, entry.region, entry.id, entry.parent) == ("alias", "eu", "alias/a", "k")
     assert (entry.body, entry.secret.reveal(), entry.deleted) == ({"n": [1, "ü"]}, SECRET, False)
-    other.close()
 
 
-def test_secrets_are_on_no_disk_and_in_no_repr(store: SealedStore, path: Path) -> None:
+def test_secrets_are_sealed_and_in_no_repr(store: SealedStore, engine: Engine) -> None:
     put(store, "k")
-    for file in path.parent.iterdir():
-        assert SECRET not in file.read_bytes()
+    assert not any(SECRET in value for row in engine.execute("SELECT body, sealed FROM entries") for value in row)
     entry = store.changes_since(0, ("key",)).entries[0]
     assert entry.secret.reveal() == SECRET
     assert "CANARY" not in f"{entry!r} {entry} {entry.secret!r} {entry.secret}"
@@ -71,184 +60,132 @@ def test_secrets_are_on_no_disk_and_in_no_repr(store: SealedStore, path: Path) -
         pickle.dumps(entry.secret)
 
 
-def test_the_files_are_the_owners_alone(store: SealedStore, path: Path) -> None:
+def test_a_wrong_master_key_is_recognised_and_overwrites_nothing(store: SealedStore, engine: Engine) -> None:
     put(store, "k")
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert {"keystore.db", "keystore.db-wal", "keystore.generation"} <= modes.keys()
-    assert set(modes.values()) == {0o600}
-
-
-def test_a_wrong_master_key_is_recognised_and_overwrites_nothing(store: SealedStore, path: Path) -> None:
-    put(store, "k")
-    store.close()
-    before = path.read_bytes()
+    before = engine.execute("SELECT * FROM meta ORDER BY name"), engine.execute("SELECT * FROM store_keys")
     with pytest.raises(SealBroken, match="master key does not open"):
-        SealedStore(path, b"\1" * 32)
-    assert path.read_bytes() == before
-    again = SealedStore(path, KEY)
-    assert again.changes_since(0, ("key",)).entries[0].secret.reveal() == SECRET
-    again.close()
+        engine.open(b"\1" * 32)
+    assert (engine.execute("SELECT * FROM meta ORDER BY name"), engine.execute("SELECT * FROM store_keys")) == before
+    with closing(engine.open()) as again:
+        assert again.changes_since(0, ("key",)).entries[0].secret.reveal() == SECRET
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
-def test_a_master_key_of_the_wrong_length(path: Path, length: int) -> None:
+def test_a_master_key_of_the_wrong_length(engine: Engine, length: int) -> None:
     with pytest.raises(SetupError, match="32 bytes"):
-        SealedStore.create(path, bytes(length), INSTANCE)
-    assert not path.exists()
+        engine.make(bytes(length))
+    with pytest.raises(SetupError, match="no key store"):
+        engine.open()
 
 
-def test_a_store_is_never_made_over_another(store: SealedStore, path: Path) -> None:
+def test_a_store_is_never_made_over_another(store: SealedStore, engine: Engine) -> None:
     put(store, "k")
     with pytest.raises(SetupError, match="never overwritten"):
-        SealedStore.create(path, KEY, INSTANCE)
+        engine.make()
     assert len(store.changes_since(0, ("key",)).entries) == 1
 
 
-def test_no_store_an_alien_file_and_another_instance(path: Path) -> None:
-    with pytest.raises(SetupError, match="no key store"):
-        SealedStore(path, KEY)
-    assert not path.exists()
-    path.write_bytes(b"not a database at all, but long enough" * 40)
-    with pytest.raises(SetupError):
-        SealedStore(path, KEY)
-    path.unlink()
-    SealedStore.create(path, KEY, INSTANCE).close()
+def test_no_store_and_another_instances(engine: Engine) -> None:
+    for _ in range(2):  # asking makes none
+        with pytest.raises(SetupError, match="no key store"):
+            engine.open()
+    engine.make()
     with pytest.raises(SetupError, match="belongs to instance"):
-        SealedStore(path, KEY, "ffffffffffffffff")
+        engine.open(instance="ffffffffffffffff")
+    engine.open(instance=INSTANCE).close()
 
 
-def test_a_newer_schema_is_refused(store: SealedStore, path: Path) -> None:
-    store.close()
-    edit(path, "UPDATE meta SET value = ? WHERE name = 'schema'", b"%d" % (len(MIGRATIONS) + 1))
-    with pytest.raises(SetupError, match=f"schema version {len(MIGRATIONS) + 1}"):
-        SealedStore(path, KEY)
+def test_what_is_not_whole_is_no_store(store: SealedStore, engine: Engine) -> None:
+    engine.execute("DELETE FROM meta WHERE name = 'instance'")
+    with pytest.raises(SetupError, match="is not a key store of keytrail"):
+        engine.open()
 
 
-def make_version_1(path: Path, names: tuple[str, ...]) -> None:
-    """A store as version 1 wrote it: its rows are sealed under the master key itself."""
-    seal = MasterKey(KEY).seal_of_version_1(INSTANCE, "")
-    check = seal._cipher("check").encrypt(bytes(12), b"", b"")
-    meta = {"schema": b"1", "instance": INSTANCE.encode(), "generation": b"7", "pruned": b"0", "check": bytes(12) + check}
-    connection = sqlite3.connect(path)
-    connection.executescript("PRAGMA journal_mode = WAL;" + MIGRATIONS[0])
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-    rows = [seal.close(Row("key", "eu", name, "", number, 0, b'{"note":""}', b""), SECRET) for number, name in enumerate(names)]
-    connection.executemany(INSERT, rows)
-    connection.commit()
-    connection.close()
+def test_a_newer_schema_is_refused(store: SealedStore, engine: Engine) -> None:
+    newer = len(store_file.MIGRATIONS) + 1
+    engine.execute("UPDATE meta SET value = ? WHERE name = 'schema'", b"%d" % newer)
+    with pytest.raises(SetupError, match=f"schema version {newer}"):
+        engine.open()
 
 
-def test_a_store_of_version_1_is_sealed_anew_under_a_store_key(path: Path) -> None:
-    make_version_1(path, ("a", "b"))
-    before = path.read_bytes()
-    with pytest.raises(SealBroken, match="master key does not open"):
-        SealedStore(path, b"\1" * 32)
-    assert path.read_bytes() == before
-    for _ in range(2):  # the second time there is nothing to do
-        again = SealedStore(path, KEY)
-        entries = again.changes_since(0, ("key",)).entries
-        assert [(entry.id, entry.generation, entry.secret.reveal()) for entry in entries] == [("a", 0, SECRET), ("b", 1, SECRET)]
-        assert (again.generation, again.master_keys()) == (7, (MasterKey(KEY).id,))
-        again.close()
-    with sqlite3.connect(path) as connection:
-        row = Row._make(
-            connection.execute("SELECT kind, region, id, parent, generation, deleted, body, sealed FROM entries").fetchone()
-        )
-        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"2",)
-    connection.close()
-    with pytest.raises(SealBroken):
-        MasterKey(KEY).seal_of_version_1(INSTANCE, "").open(row)  # who has the old master key has no row any more
+def test_both_databases_have_the_same_versions() -> None:
+    assert len(store_file.MIGRATIONS) == len(store_server.MIGRATIONS)
 
 
-def test_two_processes_may_bring_a_store_up_to_date_at_once(path: Path) -> None:
-    make_version_1(path, tuple(map(str, range(200))))
-    command = "import sys; from pathlib import Path; from proxy.sealed_store import SealedStore as S;" + (
-        "s = S(Path(sys.argv[1]), bytes(range(32))); print(len([e.secret for e in s.changes_since(0, ('key',)).entries]))"
-    )
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", command, str(path)], env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    assert [process.communicate()[0] for process in both] == [b"200\n", b"200\n"]
-
-
-def test_a_store_of_version_1_with_a_row_that_does_not_open_stays_as_it_is(path: Path) -> None:
-    make_version_1(path, ("a", "b"))
-    edit(path, "UPDATE entries SET parent = 'x' WHERE id = 'b'")
-    with pytest.raises(SealBroken, match="key b was changed by another hand"):
-        SealedStore(path, KEY)
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"1",)
-        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'store_keys'").fetchone() == (0,)
-    connection.close()
-
-
-def test_an_older_schema_is_brought_up_to_date(store: SealedStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_an_older_schema_is_brought_up_to_date(
+    store: SealedStore, engine: Engine, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     put(store, "k")
     store.close()
-    script = "ALTER TABLE entries ADD COLUMN later TEXT; INSERT INTO meta VALUES ('new', x'00')"
-    for module, name in ((store_file, "MIGRATIONS"), (sealed_store, "MIGRATIONS")):
-        monkeypatch.setattr(module, name, (*MIGRATIONS, script))
-    for _ in range(2):  # the second time there is nothing to do
-        again = SealedStore(path, KEY)
-        assert again.changes_since(0, ("key",)).entries[0].secret.reveal() == SECRET
-        again.close()
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == (b"3",)
-    connection.close()
+    byte = {FileEngine: "x'00'", ServerEngine: "decode('00', 'hex')"}[type(engine)]
+    script = f"ALTER TABLE entries ADD COLUMN later TEXT; INSERT INTO meta VALUES ('new', {byte})"  # noqa: S608 - ours
+    for database in (store_file.FileDatabase, store_server.ServerDatabase):
+        monkeypatch.setattr(database, "migrations", (*database.migrations, script))
+    opened: list[SealedStore] = []
+    threads = [threading.Thread(target=lambda: opened.append(engine.open())) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == at_once
+    for one in (*opened, engine.open()):  # the last time there is nothing to do
+        assert one.changes_since(0, ("key",)).entries[0].secret.reveal() == SECRET
+        one.close()
+    assert engine.execute("SELECT value FROM meta WHERE name = 'schema'") == [(b"3",)]
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("edit", "value"),
     [
-        "UPDATE entries SET body = '{\"note\":\"forged\"}' WHERE id = 'a'",
-        "UPDATE entries SET generation = generation + 5 WHERE id = 'a'",
-        "UPDATE entries SET parent = 'x' WHERE id = 'a'",
-        "UPDATE entries SET region = 'us' WHERE id = 'a'",
-        "UPDATE entries SET kind = 'alias' WHERE id = 'a'",
-        "UPDATE entries SET sealed = x'00' WHERE id = 'a'",
-        "UPDATE entries SET sealed = (SELECT sealed FROM entries WHERE id = 'b') WHERE id = 'a'",
+        ("body = ?", b'{"note":"forged"}'),
+        ("generation = generation + ?", 5),
+        ("parent = ?", "x"),
+        ("region = ?", "us"),
+        ("kind = ?", "alias"),
+        ("sealed = ?", b"\0"),
+        ("sealed = (SELECT sealed FROM entries WHERE id = ?)", "b"),
     ],
 )
-def test_a_row_that_another_hand_changed_does_not_open(store: SealedStore, path: Path, sql: str) -> None:
+def test_a_row_that_another_hand_changed_does_not_open(store: SealedStore, engine: Engine, edit: str, value: object) -> None:
     put(store, "a")
     put(store, "b")
     assert len(store.changes_since(0, ("key", "alias")).entries) == 2
-    edit(path, sql.replace("body = '", "body = CAST('").replace("}' WHERE", "}' AS BLOB) WHERE"))
+    engine.execute(f"UPDATE entries SET {edit} WHERE id = 'a'", value)  # noqa: S608 - of the list above
     assert any("was changed by another hand" in told for told in store.damage())
     broken = 0
-    for entry in store.changes_since(0, ("key", "alias")).entries:
-        for _ in range(2):  # it stays broken
-            try:
-                assert (entry.id, entry.body) == ("b", {"note": ""})
-            except SealBroken as fault:
-                broken += 1
-                assert "another hand" in str(fault)
-                with pytest.raises(SealBroken):
-                    _ = entry.secret
+    with closing(engine.open()) as again:
+        for entry in again.changes_since(0, ("key", "alias")).entries:
+            for _ in range(2):  # it stays broken
+                try:
+                    assert (entry.id, entry.body) == ("b", {"note": ""})
+                except SealBroken as fault:
+                    broken += 1
+                    assert "another hand" in str(fault)
+                    with pytest.raises(SealBroken):
+                        _ = entry.secret
     assert broken == 2
 
 
-def test_a_row_tells_what_it_claims_before_it_is_opened(store: SealedStore, path: Path) -> None:
+def test_a_row_tells_what_it_claims_before_it_is_opened(store: SealedStore, engine: Engine) -> None:
     put(store, "a", note="mine")
-    edit(path, "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'mine', 'yours') AS BLOB)")
-    (entry,) = store.changes_since(0, ("key",)).entries
+    engine.execute("UPDATE entries SET body = ?", b'{"note":"yours"}')
+    with closing(engine.open()) as again:
+        (entry,) = again.changes_since(0, ("key",)).entries
     assert entry.claimed == {"note": "yours"}
     with pytest.raises(SealBroken):
         _ = entry.body
 
 
-def test_only_what_changed_is_read_again(store: SealedStore, path: Path) -> None:
+def test_only_what_changed_is_read_again(store: SealedStore, other: SealedStore) -> None:
     for name in ("a", "b", "c"):
         put(store, name)
     first = store.changes_since(0, ("key",))
     assert (first.complete, len(first.entries)) == (True, 3)
-    other = SealedStore(path, KEY)
     put(other, "b", note="new")
     with other.change() as tx:
         tx.delete("key", "eu", "c")
+    meet(store, other)
     later = store.changes_since(first.generation, ("key",))
     assert not later.complete
     assert sorted((entry.id, entry.deleted, entry.secret.reveal()) for entry in later.entries) == [
@@ -256,24 +193,21 @@ def test_only_what_changed_is_read_again(store: SealedStore, path: Path) -> None
         ("c", True, b""),
     ]
     assert store.changes_since(later.generation, ("key",)).entries == ()
-    other.close()
 
 
-def test_a_tombstone_keeps_nothing_of_the_row(store: SealedStore, path: Path) -> None:
+def test_a_tombstone_keeps_nothing_of_the_row(store: SealedStore, engine: Engine) -> None:
     put(store, "a", note="n" * 1000)
     with store.change() as tx:
         tx.delete("key", "eu", "a")
         assert tx.get("key", "eu", "a") is None
-    with sqlite3.connect(path) as connection:
-        body, sealed = connection.execute("SELECT body, sealed FROM entries").fetchone()
-    connection.close()
+    ((body, sealed),) = engine.execute("SELECT body, sealed FROM entries")
     assert (body, len(sealed)) == (b"{}", 12 + 16)
 
 
 def test_tombstones_are_bounded_and_a_reader_left_behind_gets_all_anew(
-    store: SealedStore, monkeypatch: pytest.MonkeyPatch
+    store: SealedStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sealed_store, "MOST_TOMBSTONES", 8)
+    monkeypatch.setattr(transaction, "MOST_TOMBSTONES", 8)
     put(store, "stays")
     put(store, "k0")
     behind = store.changes_since(0, ("key",)).generation
@@ -286,9 +220,8 @@ def test_tombstones_are_bounded_and_a_reader_left_behind_gets_all_anew(
     caught_up = store.changes_since(behind, ("key",))
     assert caught_up.complete
     assert {entry.id for entry in caught_up.entries} == {"stays", "k30"}
-    with sqlite3.connect(store.path) as connection:
-        assert connection.execute("SELECT count(*) FROM entries WHERE deleted = 1").fetchone()[0] <= 8
-    connection.close()
+    ((tombstones,),) = engine.execute("SELECT count(*) FROM entries WHERE deleted = 1")
+    assert tombstones <= 8
 
 
 def test_a_change_that_fails_or_writes_nothing_leaves_no_trace(store: SealedStore) -> None:
@@ -327,34 +260,83 @@ def test_rows_are_found_by_what_their_parents_begin_with(store: SealedStore) -> 
             assert tx.count_children_below("kind", "r", prefix) == len(names)
 
 
-def test_every_handle_sees_the_generation_published(store: SealedStore, path: Path) -> None:
-    other = SealedStore(path, KEY)
-    seen = other.published
-    put(store, "a")
-    assert other.published == store.published == seen + 1
-    put(other, "b")
-    assert store.published == seen + 2
-    other.close()
+def test_names_are_in_the_order_of_their_bytes_and_kept_apart(store: SealedStore) -> None:
+    names = ("B", "a", "Z", "ä", "A-1", "A_1", "é", "%", "?")
+    with store.change() as tx:
+        for name in names:
+            tx.put("kind", "r", name, {"of": name}, None, "parent")
+        assert [entry.id for entry in tx.children_below("kind", "r", "p")] == sorted(names)
+        assert {entry.body["of"] for entry in tx.children("kind", "r", "parent")} == set(names)
+        assert (tx.count_children("kind", "r", "parent"), len(tx.all("kind", "r"))) == (len(names), len(names))
 
 
-def test_a_late_publisher_hides_nothing(store: SealedStore, path: Path) -> None:
-    """Two commit, 1 then 2; they publish 2 then 1. A reader that compares by `!=` has both."""
-    other = SealedStore(path, KEY)
-    seen, generation = other.published, other.changes_since(0, ("key",)).generation
+def test_what_is_forgotten_is_gone_without_a_tombstone(store: SealedStore, engine: Engine) -> None:
     put(store, "a")
     put(store, "b")
-    store._publish(store.published - 1)
-    assert other.published != seen
-    assert {entry.id for entry in other.changes_since(generation, ("key",)).entries} == {"a", "b"}
-    other.close()
+    with store.change() as tx:
+        assert [entry.id for entry in tx.forget("key", tx.generation - 2)] == ["a"]
+        tx.put("key", "eu", "c", {})
+    assert engine.execute("SELECT id FROM entries ORDER BY id") == [("b",), ("c",)]
+    found = store.find("key", "eu", "b")
+    assert found is not None and found.secret.reveal() == SECRET
+    assert store.find("key", "eu", "a") is None
+
+
+def test_every_handle_sees_the_generation_published(store: SealedStore, other: SealedStore) -> None:
+    seen = other.published
+    put(store, "a")
+    assert store.published == seen + 1
+    meet(other, store)
+    put(other, "b")
+    meet(store, other)
+    assert store.published == seen + 2
+
+
+def test_changes_of_many_are_dense_and_none_is_lost(engine: Engine, store: SealedStore) -> None:
+    each, handles = 10, [engine.open() for _ in range(3)]
+
+    def count(handle: SealedStore) -> None:
+        for _ in range(each):
+            with handle.change() as tx:
+                found = tx.get("counter", "", "one")
+                tx.put("counter", "", "one", {"n": 1 + (0 if found is None else found.body["n"])})
+            (entry,) = handle.changes_since(0, ("counter",)).entries  # what one has changed oneself, one sees
+            assert entry.body["n"] >= 1
+
+    before = store.generation
+    threads = [threading.Thread(target=count, args=(handle,)) for handle in handles for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = store.find("counter", "", "one")
+    assert found is not None and found.body["n"] == 6 * each == store.generation - before
+    for handle in handles:
+        handle.close()
+
+
+def test_another_master_key_opens_it_too_until_one_is_kept(store: SealedStore, engine: Engine) -> None:
+    put(store, "k")
+    new = b"\7" * 32
+    store.add_master_key(new)
+    with closing(engine.open(new)) as opened:
+        assert len(opened.master_keys()) == 2
+        opened.keep_master_key(opened.master_key_id)
+        assert opened.changes_since(0, ("key",)).entries[0].secret.reveal() == SECRET
+        with pytest.raises(LookupError):
+            opened.keep_master_key("ffff")
+    with pytest.raises(SealBroken):
+        engine.open(KEY)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from proxy.sealed_store import SealedStore, Secret
+from proxy.store_server import StorePlace
 
-store = SealedStore(Path(sys.argv[1]), bytes(range(32)))
+place, key = sys.stdin.readline().strip(), bytes(range(32))
+store = SealedStore(StorePlace(place, 10.0).open(), key) if "://" in place else SealedStore.at(Path(place), key)
 store._publish = lambda generation: os.kill(os.getpid(), signal.SIGKILL)
 with store.change() as tx:
     tx.put("key", "eu", "orphan", {}, Secret(b"s"))
@@ -362,14 +344,16 @@ with store.change() as tx:
 
 
 def test_what_a_process_killed_between_commit_and_publication_did_is_seen_after_the_next_start(
-    store: SealedStore, path: Path
+    store: SealedStore, engine: Engine
 ) -> None:
-    seen, generation = store.published, store.changes_since(0, ("key",)).generation
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], env={**os.environ, "PYTHONPATH": "."}, check=False)
+    generation = store.changes_since(0, ("key",)).generation
+    place = str(engine.path) if isinstance(engine, FileEngine) else ""
+    if isinstance(engine, ServerEngine):
+        place = engine.server.url(engine.database)
+    argv, environment = [sys.executable, "-c", KILLED], {**os.environ, "PYTHONPATH": "."}
+    done = subprocess.run(argv, env=environment, input=place.encode(), check=False)
     assert done.returncode == -signal.SIGKILL
-    assert store.published == seen  # committed, and nobody was told
-    restarted = SealedStore(path, KEY)
-    restarted.announce()
-    assert store.published != seen
-    assert [entry.id for entry in store.changes_since(generation, ("key",)).entries] == ["orphan"]
-    restarted.close()
+    with closing(engine.open()) as restarted:
+        restarted.announce()
+        meet(store, restarted)
+        assert [entry.id for entry in store.changes_since(generation, ("key",)).entries] == ["orphan"]

@@ -131,7 +131,8 @@ class LocalBackend:
             return await self._answer(call)
         except (StoreFailed, SealBroken) as fault:
             _log.error("%s: %s", call.operation.name, fault)
-            raise KmsError("KMSInternalException", "The key store failed.", status=500) from fault
+            is_unknown = isinstance(fault, StoreFailed) and fault.outcome_unknown
+            raise KmsError("KMSInternalException", "The key store failed.", status=500, effect_unknown=is_unknown) from fault
 
     async def _answer(self, call: KmsCall) -> Answer:
         name = call.operation.name

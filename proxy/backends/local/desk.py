@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from proxy.backends.local.changes import KeysInChange
@@ -13,7 +14,7 @@ from proxy.backends.local.effects import note
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
-from proxy.sealed_store import SealedStore
+from proxy.sealed_store import SealedStore, StoreFailed
 
 T = TypeVar("T")
 Changing = Callable[[Surroundings, KeysInChange, KmsCall], Answer]
@@ -54,7 +55,8 @@ class Desk:
     async def write(self, writing: Callable[..., T], *arguments: object) -> T:
         """What `writing(keys, *arguments)` gives, run in one transaction on the keystore's thread; durable when this returns."""
         written = await asyncio.get_running_loop().run_in_executor(self._changes, self._write, writing, arguments)
-        self._tables.refresh()
+        with suppress(StoreFailed):  # it was made, and the next call asks again
+            self._tables.refresh()
         return written
 
     def _write(self, writing: Callable[..., T], arguments: tuple[object, ...]) -> T:

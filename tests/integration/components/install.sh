@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what tests and the bench drive for real: openssl, Squid, nginx, wrk, Node with its AWS SDK, Go with its sumdb packages, and
-# Spark. Debian, as root.
+# Installs what tests and the bench drive for real: openssl, Squid, nginx, wrk, PostgreSQL, Node with its AWS SDK, Go with its sumdb
+# packages, and Spark. Debian, as root.
 # What is there already is left as it is, and no service is started: the tests start their own, on ports of their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,6 +11,7 @@ for pair in openssl:openssl squid:squid nginx:nginx-light wrk:wrk node:nodejs np
 	command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
 done
 command -v go >/dev/null && [[ -d /usr/share/gocode/src/golang.org/x/mod ]] || packages+=(golang-go golang-golang-x-mod-dev)
+compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || packages+=(postgresql)
 
 if ((${#packages[@]})); then
 	if [[ $EUID != 0 ]] || ! command -v apt-get >/dev/null; then

@@ -75,10 +75,10 @@ class ServerProcess:
                 raise NotStarted(f"{self._process.args!r}: {how}\n{written[-2000:]}")
             threading.Event().wait(0.01)
 
-    def stop(self) -> None:
-        """SIGTERM; SIGKILL where that does not end it in time. Returns when it is gone."""
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """SIGTERM, or another signal; SIGKILL where that does not end it in time. Returns when it is gone."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(by)
         try:
             self._process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:

@@ -146,7 +146,7 @@ class Worker:
         shutil.copy(prepared, path)
         self._runner = asyncio.Runner()
         loop = self._runner.get_loop()
-        self._store = SealedStore(path, MASTER_KEY)
+        self._store = SealedStore.at(path, MASTER_KEY)
         clock = Clock()
         self._backend = LocalBackend(self._store, clock, os.urandom, PolicyAuthoriser(Permissions(self._store), clock))
         create_log(folder / "w0")

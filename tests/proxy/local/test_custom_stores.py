@@ -56,7 +56,7 @@ def test_the_proxys_credential_is_sealed(xks: XksWorld) -> None:
     entry = xks.store_entry(store_id)
     shown = f"{store!r} {store.address!r} {row!r} {row.body} {entry} {xks.backend!r} {xks.client!r}"
     assert store_id in shown and SECRET not in shown
-    for file in xks.store.path.parent.iterdir():
+    for file in xks.path.parent.iterdir():
         assert SECRET.encode() not in file.read_bytes()
 
 
@@ -449,7 +449,7 @@ def test_no_key_is_made_in_a_store_that_was_disconnected_meanwhile(xks: XksWorld
 
 
 def test_every_worker_knows_a_store_at_once(xks: XksWorld) -> None:
-    other = World(xks.store.path, xks.clock, xks=xks.client)
+    other = World(xks.path, xks.clock, xks=xks.client)
     other("ListKeys")
     key = xks.external_key(xks.new_store())
     assert other("DescribeCustomKeyStores")["CustomKeyStores"] == xks("DescribeCustomKeyStores")["CustomKeyStores"]

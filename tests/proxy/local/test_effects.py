@@ -19,6 +19,7 @@ from audit.record import AuditRecord, Effect, Resource, UserIdentity
 from proxy.backends.local import effects
 from proxy.host import Host, initialise
 from proxy.settings import Settings
+from tests.integration.components.postgresql import PostgreSQL
 from tests.proxy.local.world import ACCOUNT, REGION, World, arn_of, call
 
 START_US = 1_700_000_000_000_000
@@ -69,7 +70,7 @@ def test_nothing_is_known_of_what_is_older_than_the_rows(world: World, monkeypat
     assert effects.known(world.store, intent("i39", START_US + 39)) == Known(Effect.MADE, (Resource(arn_of(key), ACCOUNT),))
     assert effects.known(world.store, intent("i0", START_US)) is None  # forgotten: nobody says that it was not made
     assert effects.known(world.store, intent("lost", START_US + 39)) == Known(Effect.NONE)
-    with sqlite3.connect(world.store.path) as connection:
+    with sqlite3.connect(world.path) as connection:
         (rows,) = connection.execute("SELECT count(*) FROM entries WHERE kind = 'effect'").fetchone()
     connection.close()
     assert rows <= 8 + 4 + 1
@@ -80,7 +81,7 @@ def test_it_says_nothing_of_what_is_not_the_stores_affair_or_was_changed_by_anot
     assert effects.known(world.store, intent("two", source="keytrail")) is None
     assert effects.known(world.store, intent("two", backend="aws")) is None
     assert effects.known(world.store, intent("two")) == Known(Effect.NONE)
-    with sqlite3.connect(world.store.path) as connection:
+    with sqlite3.connect(world.path) as connection:
         assert connection.execute("UPDATE entries SET id = 'two' WHERE kind = 'effect' AND id = 'one'").rowcount == 1
     connection.close()
     assert effects.known(world.store, intent("two")) is None
@@ -89,7 +90,7 @@ def test_it_says_nothing_of_what_is_not_the_stores_affair_or_was_changed_by_anot
 #: Where a process is killed during CreateKey, and whether the key is there afterwards.
 POINTS = [
     ("proxy.backends.local.backend.LocalBackend.call", "none"),
-    ("proxy.sealed_store.Transaction.finish", "none"),
+    ("proxy.transaction.Transaction.finish", "none"),
     ("proxy.sealed_store.SealedStore._publish", "made"),
     ("proxy.recording.Recorder.outcome", "made"),
 ]
@@ -108,8 +109,14 @@ with Host(Instance.load(settings.data), settings) as host:
 """
 
 
+@pytest.mark.parametrize("is_shared", [False, True], ids=["sqlite", "postgresql"])
 @pytest.mark.parametrize(("point", "effect"), POINTS)
-def test_a_process_killed_within_a_change_leaves_a_store_and_a_log_that_agree(tmp_path: Path, point: str, effect: str) -> None:
+def test_a_process_killed_within_a_change_leaves_a_store_and_a_log_that_agree(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, point: str, effect: str, is_shared: bool
+) -> None:
+    if is_shared:
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        monkeypatch.setenv("KEYTRAIL_KEYSTORE_URL", server.url(server.new_database()))
     settings = Settings(data=tmp_path / "data")
     initialise(settings)
     argv = [sys.executable, "-c", KILLED, str(settings.data), point]

@@ -152,7 +152,7 @@ def test_a_crash_before_the_commit_changes_no_grant(world: World, operation: str
         patched.setattr(Transaction, "finish", crash)
         with pytest.raises(KeyboardInterrupt):
             world(operation, KeyId=key, **members)
-    for opened in (world, World(world.store.path, world.clock)):
+    for opened in (world, World(world.path, world.clock)):
         assert [entry["GrantId"] for entry in entries(opened, key)] == [made["GrantId"]]
         opened("Encrypt", KeyId=key, Plaintext=b"x", GrantTokens=[made["GrantToken"]])
     opened.close()
@@ -434,7 +434,7 @@ def test_no_tokens_key_shows(world: World) -> None:
     grant = world.backend._tables.find_grant(REGION, made["GrantId"])
     assert grant is not None and len(grant.token_key) == 32
     assert repr(grant.token_key)[2:-1] not in repr(grant) and grant.token_key.hex() not in repr(grant)
-    for file in world.store.path.parent.iterdir():
+    for file in world.path.parent.iterdir():
         content = file.read_bytes()
         assert grant.token_key not in content and made["GrantToken"].encode() not in content
 

@@ -462,7 +462,7 @@ def test_no_material_shows(world: World) -> None:
     token = members["ImportToken"]
     assert held is not None and isinstance(token, bytes)
     shown = f"{answer!r} {held!r} {held.materials!r} {held.body!r}".encode()
-    stored = b"".join(file.read_bytes() for file in world.store.path.parent.iterdir())
+    stored = b"".join(file.read_bytes() for file in world.path.parent.iterdir())
     for text in (shown, stored, token):
         assert canary not in text and canary.hex().encode() not in text
     assert b"PRIVATE" not in token and b"algorithm" not in token

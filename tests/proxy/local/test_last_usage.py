@@ -140,7 +140,7 @@ def test_after_a_crash_what_was_not_saved_is_read_from_the_log(world: World) -> 
     before.save()
     before.save()
     before.use(record("Decrypt", arn_of(key), at_s=2))
-    again = World(world.store.path, world.clock)
+    again = World(world.path, world.clock)
     after = Worker(again, log)
     after.start()
     assert len(after.read) == 1 and 5 <= after.read[0] <= 7

@@ -71,7 +71,7 @@ class Worker:
     def __post_init__(self) -> None:
         ids = (f"event-{number}" for number in count())
         recorder = Recorder(ACCOUNT, REGION, "local", "clear", lambda: next(ids))
-        turn = self.world.store.path.with_suffix(".turn")
+        turn = self.world.path.with_suffix(".turn")
         clock = self.clock or self.world.clock
         self.maintenance = Maintenance(self.world.backend, recorder, self.log, lambda: self.now_us, clock, turn)
 
@@ -224,7 +224,7 @@ def test_the_worker_whose_turn_it_is_does_it(pair: tuple[World, World]) -> None:
     one, other = pair
     one("ScheduleKeyDeletion", KeyId=one.new_key())
     one.clock.now_s += 30 * DAY_S
-    fd = os.open(one.store.path.with_suffix(".turn"), os.O_CREAT | os.O_RDWR, 0o600)
+    fd = os.open(one.path.with_suffix(".turn"), os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     worker = Worker(other)
     worker.run()
@@ -330,10 +330,10 @@ def test_a_row_that_another_hand_changed_does_not_keep_the_others(world: World, 
     broken, whole = world.new_key(), world.new_key()
     for key in (broken, whole):
         world("ScheduleKeyDeletion", KeyId=key)
-    with sqlite3.connect(world.store.path) as other_hand:
+    with sqlite3.connect(world.path) as other_hand:
         other_hand.execute("UPDATE entries SET sealed = zeroblob(length(sealed)) WHERE id = ?", (broken,))
     other_hand.close()
-    again = World(world.store.path, world.clock)
+    again = World(world.path, world.clock)
     world.clock.now_s += 30 * DAY_S
     worker = Worker(again)
     with caplog.at_level(logging.ERROR):

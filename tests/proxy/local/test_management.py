@@ -325,5 +325,5 @@ def test_no_key_material_shows(world: World) -> None:
     shown = f"{answer!r} {answer.members} {key!r} {key.materials!r} {world.backend!r} {tables!r} {world.store!r}"
     assert key.id in shown
     assert secret.hex() not in shown and repr(secret)[2:-1] not in shown
-    for file in world.store.path.parent.iterdir():
+    for file in world.path.parent.iterdir():
         assert secret not in file.read_bytes()

@@ -100,7 +100,7 @@ def test_a_start_opens_no_key_and_no_grant_and_a_call_only_its_own(world: World,
 def test_a_grant_that_another_hand_changed_lets_nobody_do_anything(world: World, sql: str) -> None:
     key_id = world.new_key()
     give(world, key_id, "good", "worse")
-    with sqlite3.connect(world.store.path) as connection:
+    with sqlite3.connect(world.path) as connection:
         assert connection.execute(f"UPDATE entries SET body = CAST({sql} AS BLOB) WHERE id = 'worse'").rowcount == 1  # noqa: S608
     connection.close()
     tables = Tables(world.store)

@@ -11,6 +11,7 @@ import pytest
 from proxy.backends.local.keys import KEY
 from proxy.errors import KmsError
 from proxy.sealed_store import Changes, SealedStore
+from proxy.store_file import FileDatabase
 from tests.proxy.local.world import World, arn_of, call
 
 
@@ -141,7 +142,7 @@ def test_a_key_that_another_hand_changed_does_not_work_and_the_others_do(tmp_pat
     blobs = {key: world("Encrypt", KeyId=key, Plaintext=b"x")["CiphertextBlob"] for key in (good, bad)}
     world("CreateAlias", AliasName="alias/bad", TargetKeyId=bad)
     world("DisableKey", KeyId=bad)
-    with sqlite3.connect(world.store.path) as connection:
+    with sqlite3.connect(world.path) as connection:
         forged = f"UPDATE entries SET body = CAST({sql} AS BLOB) WHERE id = ?"  # noqa: S608 - ours
         assert connection.execute(forged, (bad,)).rowcount == 1
     connection.close()
@@ -165,7 +166,7 @@ def test_an_alias_that_another_hand_moved_is_not_followed(tmp_path: Path) -> Non
     world = World(tmp_path / "keystore.db")
     one, other = world.new_key(), world.new_key()
     world("CreateAlias", AliasName="alias/a", TargetKeyId=one)
-    with sqlite3.connect(world.store.path) as connection:
+    with sqlite3.connect(world.path) as connection:
         assert connection.execute("UPDATE entries SET parent = ? WHERE kind = 'alias'", (other,)).rowcount == 1
     connection.close()
     world.close()
@@ -176,11 +177,13 @@ def test_an_alias_that_another_hand_moved_is_not_followed(tmp_path: Path) -> Non
 
 def test_a_store_that_fails_is_an_internal_failure_and_changes_nothing(world: World) -> None:
     key = world.new_key()
-    blocker = sqlite3.connect(world.store.path, isolation_level=None)
+    blocker = sqlite3.connect(world.path, isolation_level=None)
     with world.store.change():
         pass  # the connection for changes exists from here on
-    assert world.store._writer is not None
-    world.store._writer.execute("PRAGMA busy_timeout = 0")
+    database = world.store._database
+    assert isinstance(database, FileDatabase)
+    assert database._writer is not None
+    database._writer.execute("PRAGMA busy_timeout = 0")
     blocker.execute("BEGIN IMMEDIATE")
     refusal = world.refused("DisableKey", KeyId=key)
     assert (refusal.code, refusal.status) == ("KMSInternalException", 500)

@@ -49,7 +49,8 @@ class World:
     def __init__(self, path: Path, clock: Clock | None = None, authoriser: Authoriser | None = None, **more: Any) -> None:
         if not path.exists():
             SealedStore.create(path, MASTER_KEY, INSTANCE).close()
-        self.store = SealedStore(path, MASTER_KEY)
+        self.path = path
+        self.store = SealedStore.at(path, MASTER_KEY)
         self.clock = clock or Clock()
         self.caller = ALICE
         self.permissions = Permissions(self.store)

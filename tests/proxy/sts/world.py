@@ -76,7 +76,8 @@ class World:
         if not path.exists():
             SealedStore.create(path, MASTER_KEY, INSTANCE).close()
         self.clock = clock or Clock()
-        self.store = SealedStore(path, MASTER_KEY)
+        self.path = path
+        self.store = SealedStore.at(path, MASTER_KEY)
         self.callers = Callers(self.store, self.clock, os.urandom)
         self.roles = Roles(self.store, self.clock, os.urandom)
         self.sts = StsService(self.store, self.callers, self.clock, os.urandom)
