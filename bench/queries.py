@@ -114,7 +114,7 @@ class Asked:
 def ask(data: Path, number: int) -> Asked:
     """Questions of the kind `number`, the first of them cold."""
     records = [record for record, _ in zip(samples(data, number), range(ASKED), strict=False)]
-    _forget(data)
+    forget(data)
     seconds, counts = [], []
     for record in records:
         began = time.perf_counter()
@@ -185,7 +185,7 @@ def part_of(whole: Path, data: Path, records: int) -> None:
     (folder / "mark").write_bytes(Mark(last.first_index + lines, last.first_index, last.path.stat().st_size, 0).encode())
 
 
-def _forget(data: Path) -> None:
+def forget(data: Path) -> None:
     """Take log and index out of the page cache."""
     os.sync()
     for path in (path for path in data.rglob("*") if path.is_file()):

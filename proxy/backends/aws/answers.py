@@ -29,6 +29,7 @@ _NOT_FORWARDED = frozenset(
         "content-length",
         "date",
         "x-amzn-requestid",
+        "x-keytrail-receipt",  # of a keytrail behind this one; ours stands in the answer
     ]
 )
 #: Members of answers, in the order of `resources`: ReEncrypt names its source first.

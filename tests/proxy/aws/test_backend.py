@@ -87,6 +87,7 @@ def call(operation: str, parameters: Mapping[str, Any], request: RawRequest | No
 
 def answered(document: object, status: int = 200, request_id: str | None = "aws-1") -> UpstreamResponse:
     headers = [(b"content-type", b"application/x-amz-json-1.1"), (b"date", b"x"), (b"cache-control", b"no-store")]
+    headers.append((b"x-keytrail-receipt", b"of a keytrail behind this one"))
     if request_id is not None:
         headers.append((b"x-amzn-requestid", request_id.encode()))
     return UpstreamResponse(status, tuple(headers), document if isinstance(document, bytes) else json.dumps(document).encode())
