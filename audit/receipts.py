@@ -63,11 +63,12 @@ class Awaited:
     """The receipts of one log, while its records are read in their order."""
 
     def __init__(self, receipts: Iterable[ClaimedReceipt]) -> None:
-        self._leaves: dict[int, set[bytes]] = {}
+        self._leaves: dict[int, bytes] = {}
         self.count = 0
         for receipt in receipts:
-            self._leaves.setdefault(receipt.sequence, set()).add(receipt.leaf)
             self.count += 1
+            if self._leaves.setdefault(receipt.sequence, receipt.leaf) != receipt.leaf:
+                self._leaves[receipt.sequence] = b""  # two that contradict each other: no record is the one of both
         self._met: list[tuple[int, str]] = []
 
     def meet(self, sequence: int, leaf: bytes, time: str) -> bool:
@@ -76,7 +77,7 @@ class Awaited:
         if expected is None:
             return True
         self._met.append((sequence, time))
-        return expected == {leaf}
+        return expected == leaf
 
     def unmet(self) -> Iterator[int]:
         """The records that a receipt was given for, and that were not met."""

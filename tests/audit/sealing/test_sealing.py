@@ -269,7 +269,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int, effect: Effect) -> Ca
     return lambda: done
 
 
-@pytest.mark.parametrize("sealed_before", [0, 13])
+@pytest.mark.parametrize("sealed_before", [0, 13, 250])  # from the last one on, a tile of the tree is filled
 @pytest.mark.parametrize("effect", ["nothing", "half", "all"])
 def test_a_crash_at_any_point_is_mended_by_the_next_start(tmp_path: Path, effect: Effect, sealed_before: int) -> None:
     total = 100
