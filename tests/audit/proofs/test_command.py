@@ -138,6 +138,26 @@ def test_what_cannot_be_found(house: House, tmp_path: Path, arguments: tuple[str
     assert not list(tmp_path.glob("*.tlog-proof"))
 
 
+def test_an_event_id_that_two_records_have_is_no_name(house: House, tmp_path: Path) -> None:
+    house.add(1, log="admin", eventID="event-7")
+    house.seal()
+    result = run(house, "prove", "event-7", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "several records have the event id event-7: admin/00000000000000000000.jsonl:2, w0/00000000000000000000.jsonl:7" in (
+        result.stderr
+    )
+    proved(house, tmp_path, "--log", "admin", "--sequence", "1")
+
+
+def test_damage_elsewhere_is_told_and_hinders_no_proof(house: House, tmp_path: Path) -> None:
+    house.edit(house.logs["w0"].lines[9], b"x" * len(house.logs["w0"].lines[9]))
+    result = run(house, "prove", "event-301", "--out", str(tmp_path))
+    assert result.exit_code == 1 and "WARNING: 1 damaged place in the log" in result.stderr
+    assert run(house, "verify-proof", str(tmp_path / "w0-300.tlog-proof"), "--key", key_of(house)).exit_code == 0
+    result = run(house, "prove", "event-10", "--out", str(tmp_path))
+    assert result.exit_code == 1 and "damage was met on the way, and the record may be there" in result.stderr
+
+
 def test_what_is_not_sealed_yet(house: House, tmp_path: Path) -> None:
     house.add(2_000, eventID="young")
     result = run(house, "prove", "young", "--out", str(tmp_path))
