@@ -14,7 +14,7 @@ from aiohttp import web
 
 from audit.errors import AuditError
 from audit.instance import Instance
-from audit.served_tree import find_resource, is_of_entries
+from audit.served_tree import EntryTooLong, find_resource, is_of_entries
 
 _log = logging.getLogger(__name__)
 _FOR_GOOD = "max-age=31536000, immutable"
@@ -29,9 +29,11 @@ def add_tree_routes(app: web.Application, data: Path, gives_entries: Callable[[]
             return web.Response(status=403, text="Entries are not served: the setting is `tlog_entries`.\n")
         try:
             found = await asyncio.to_thread(lambda: find_resource(Instance.load(data), log, path))
-        except (AuditError, OSError) as error:
-            _log.error("/tlog/%s/%s: %s", log, path, error)
+        except EntryTooLong as error:
             return web.Response(status=500, text=f"{error}\n")
+        except (AuditError, OSError) as error:  # what they say has paths of this host in it
+            _log.error("/tlog/%s/%s: %s", log, path, error)
+            return web.Response(status=500, text="It cannot be read; keytrail's own log says why.\n")
         if found is None:
             return web.Response(status=404, text="There is no such log, tile or bundle under its newest checkpoint.\n")
         if not found.is_immutable:

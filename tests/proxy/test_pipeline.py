@@ -282,6 +282,38 @@ async def test_what_is_not_recorded_has_no_receipt() -> None:
     assert (await world.walk(GENERATE)).receipt == ""
 
 
+LARGE = 250_000  # the default of max_body_bytes leaves no more
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters"),
+    [
+        ("GenerateDataKey", {"KeyId": "a" * LARGE}),
+        ("GenerateDataKey", {"KeyId": "a", "EncryptionContext": {"a": "\x01" * (LARGE // 6)}}),
+        ("GenerateDataKey", {"KeyId": "a", "EncryptionContext": {f"{number:06d}": "x" for number in range(LARGE // 14)}}),
+        ("GenerateDataKey", {"KeyId": "a", "GrantTokens": ["t" * 100] * (LARGE // 104)}),
+        ("PutKeyPolicy", {"KeyId": "a", "Policy": '"' * (LARGE // 2)}),
+        ("CreateKey", {"Description": "\ud800" * (LARGE // 6), "Policy": "é" * (LARGE // 6)}),
+        ("CreateAlias", {"AliasName": "alias/a", "TargetKeyId": "k" * LARGE}),
+        ("TagResource", {"KeyId": "a", "Tags": [{"TagKey": "k", "TagValue": "v" * 100}] * (LARGE // 140)}),
+        ("NewOperation" + "X" * 20_000, {"KeyId": "a" * LARGE}),
+        ("NewOperation", {"KeyId": "a" * LARGE, "Anything": ["b"] * 100}),
+    ],
+)
+@pytest.mark.parametrize("forwards", [False, True])
+async def test_no_call_makes_a_line_that_an_entry_bundle_cannot_hold(
+    operation: str, parameters: dict[str, object], forwards: bool
+) -> None:
+    """The answer is as large as the request, and so is what it says of itself in the headers."""
+    answer = Answer({"KeyMetadata": {"KeyId": "a" * LARGE, "Description": "é" * LARGE}, "KeyId": "b" * LARGE}, (KEY,))
+    world = World(answer, forwards=forwards)
+    raw = request(operation, parameters)
+    raw = replace(raw, headers=tuple((name, b"\xff" * 30_000 if name == b"user-agent" else value) for name, value in raw.headers))
+    response = await world.walk(raw)
+    assert response.receipt and world.log.lines
+    assert max(map(len, world.log.lines)) <= canonical.MAX_LINE_BYTES + 1
+
+
 async def test_a_poisoned_log_stops_every_call_before_the_backend() -> None:
     world = World()
     world.log.fault = "disk on fire"
