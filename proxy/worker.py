@@ -30,7 +30,7 @@ from proxy.errors import ProxyError
 from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
 from proxy.metrics import Counts
-from proxy.opening import open_store
+from proxy.opening import is_shared, open_store
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
 from proxy.store_database import StoreUnreachable
@@ -133,7 +133,8 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     _report(Status(ready=True))
     at_work = Work(settings, assembly, parts, listener, entrances)
     watching = [loop.create_task(_watch(log, store)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
-    keeper = UseKeeper(parts.uses, store, plan.log, log.records, partial(records_from, instance.log_folder(plan.log)))
+    marked = f"{instance.id}/{plan.log}" if is_shared(settings) else plan.log  # other hosts have logs of the same name
+    keeper = UseKeeper(parts.uses, store, marked, log.records, partial(records_from, instance.log_folder(plan.log)))
     beside = [loop.create_task(at_work.maintain(stop))]
     if settings.backend == "local":
         beside.append(loop.create_task(keeper.keep(stop, time.time())))

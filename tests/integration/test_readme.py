@@ -1,7 +1,8 @@
 """README.md's recipes, run as they stand there, in their order, by one reader: each must work and show what it promises.
 
 A block marked `sh` runs in bash, a block marked `python` in the interpreter; what a block exports, the next one has. `sh serve`
-and `sh tail` run until they are told to stop. What is marked `sh aws` is for test_readme_aws.py. The ports are not the README's,
+and `sh tail` run until they are told to stop. What is marked `sh aws` is for test_readme_aws.py, and
+`sh postgresql` for test_shared_keystore.py. The ports are not the README's,
 since these may be in use on this machine.
 
 `make …` is not run here: its targets are checked to be in the Makefile. `make test` is what runs this test, and test_demo.py runs
@@ -147,8 +148,12 @@ class Ran:
     err: str
 
 
-def recipes(*, for_aws: bool = False) -> list[Recipe]:
-    """Every block that is marked `sh` or `python`, in order; or every one that is marked `sh aws`, which then is no mark."""
+#: First marks of blocks that other tests run.
+_ELSEWHERE = ("aws", "postgresql")
+
+
+def recipes(*, elsewhere: str = "") -> list[Recipe]:
+    """Every block that is marked `sh` or `python`, in order; or every one whose first mark is `elsewhere`, which then is none."""
     found: list[Recipe] = []
     heading, opened, code = "", "", []  # `opened` is the mark of the block that we are in
     start = 0
@@ -158,8 +163,10 @@ def recipes(*, for_aws: bool = False) -> list[Recipe]:
                 code.append(line)
                 continue
             language, _, mark = opened.partition(" ")
-            is_for_aws, mark = mark.startswith("aws"), mark.removeprefix("aws").strip()
-            if language in ("sh", "python") and is_for_aws is for_aws:
+            first = mark.partition(" ")[0]
+            whose = first if first in _ELSEWHERE else ""
+            mark = mark.removeprefix(whose).strip()
+            if language in ("sh", "python") and whose == elsewhere:
                 found.append(Recipe(heading, start, language, mark, "\n".join(code)))
             opened, code = "", []
         elif line.startswith("```"):

@@ -26,7 +26,7 @@ from tests.integration.conftest import keytrail_command
 from tests.integration.test_readme import Ran, Reader, free_ports, recipes
 from tests.integration.test_topologies import ALICE, CREDENTIALS, PRIVATE_DNS, REGION
 
-RECIPES = recipes(for_aws=True)
+RECIPES = recipes(elsewhere="aws")
 
 
 @dataclass

@@ -6,6 +6,7 @@ import base64
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from tests.integration.components.postgresql import PostgreSQL
 from tests.integration.conftest import LIMIT_S, Server, keytrail, keytrail_command, wait_until
 from tests.integration.test_faults import Changes, kill_worker
+from tests.integration.test_readme import Reader, recipes
 
 if TYPE_CHECKING:
     from types_boto3_kms import KMSClient
@@ -151,3 +153,23 @@ def test_whenever_a_worker_or_the_server_is_killed_the_store_and_the_logs_agree(
 def restart(postgresql: PostgreSQL) -> None:
     postgresql.kill()
     postgresql.start()
+
+
+def test_the_readmes_recipe_works_on_each_host(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    (recipe,) = recipes(elsewhere="postgresql")
+    (tmp_path / "master.key").write_bytes(base64.b64encode(os.urandom(32)))
+    database = postgresql.new_database()
+    (tmp_path / "pgpass").write_text(f"*:*:*:*:{postgresql.password}\n")
+    (tmp_path / "pgpass").chmod(0o600)
+    places = {
+        "postgresql://keytrail@db.example/keytrail?sslmode=verify-full": postgresql.url(database, password=False),
+        "/etc/keytrail": str(tmp_path),
+    }
+    told, path = [], f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for host in ("one", "two"):
+        (tmp_path / host).mkdir()
+        ran = Reader(tmp_path / host, places, {"PATH": path}).run(recipe)
+        assert ran is not None and ran.exit_code == 0, ran
+        told.append(ran.out)
+    assert "The first caller's credentials are in" in told[0] and "The key store was there" in told[1]
+    assert all("1 alias" in out and "1 key" in out for out in told)

@@ -43,14 +43,21 @@ def call(operation: str, region: str = REGION, caller: Principal = ALICE, **para
 
 
 class World:
-    """One worker: a store handle and a backend. Two of them on one path are two workers. `caller` is who calls. `more` is the
-    backend's."""
+    """One worker: a store handle and a backend. Two of them on one path are two workers; with a `store` of their own, on one
+    server, they are two hosts. `caller` is who calls. `more` is the backend's."""
 
-    def __init__(self, path: Path, clock: Clock | None = None, authoriser: Authoriser | None = None, **more: Any) -> None:
-        if not path.exists():
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock | None = None,
+        authoriser: Authoriser | None = None,
+        store: SealedStore | None = None,
+        **more: Any,
+    ) -> None:
+        if store is None and not path.exists():
             SealedStore.create(path, MASTER_KEY, INSTANCE).close()
         self.path = path
-        self.store = SealedStore.at(path, MASTER_KEY)
+        self.store = store or SealedStore.at(path, MASTER_KEY)
         self.clock = clock or Clock()
         self.caller = ALICE
         self.permissions = Permissions(self.store)
