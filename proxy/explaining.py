@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import orjson
 import typer
@@ -22,6 +22,16 @@ from audit.instance import Instance
 from audit.query.render import clean
 from proxy import settings
 from proxy.authorization import PolicyAuthoriser, asked_of, identity_rules, key_rules, refusal
+from proxy.backends.local.grants import (
+    CONTEXT_MEMBERS,
+    CREATE_GRANT,
+    RETIRE_GRANT,
+    Grant,
+    context_of,
+    covers_child,
+    is_in_effect,
+    meant_grant,
+)
 from proxy.backends.local.keys import Key
 from proxy.backends.local.lookup import resolve
 from proxy.backends.local.principals import names_of as grantee_names
@@ -42,6 +52,10 @@ from proxy.sealed_store import SealedStore
 
 _CONTEXT_MEMBERS = {"kms:ReEncryptFrom": "SourceEncryptionContext", "kms:ReEncryptTo": "DestinationEncryptionContext"}
 _KEY_MEMBERS = {"kms:ReEncryptFrom": "SourceKeyId", "kms:ReEncryptTo": "DestinationKeyId"}
+
+
+#: Whether a grant is in effect for the call that is asked about.
+InEffect: TypeAlias = Callable[[Grant], bool]
 
 
 class NotAsked(SetupError):
@@ -107,6 +121,8 @@ def explain(
     action = next((one for one in ACTIONS if one.lower() == question.action.lower()), None)
     if action is None:
         raise NotAsked(f"{question.action!r} is no action of KMS, such as kms:Decrypt")
+    if action == f"kms:{RETIRE_GRANT}" and "GrantId" not in (question.parameters or {}):
+        raise NotAsked(f"{action} is about one grant, which itself says who may: name it by --grant")
     principal = _principal(store, question.caller)
     tables = Tables(store)
     call = _call(question, action, principal)
@@ -125,7 +141,7 @@ def explain(
         considered += [
             _looked_at(rule, action, resource, names_of(principal), asked) for rule in key_rules(key, principal, action)
         ]
-        considered += _grants(tables, call, action, key, verdict)
+        considered += _grants(tables, call, action, key, verdict, lambda grant: is_in_effect(grant, call, clock(), grant_delay_s))
     return Explanation(principal.arn, action, resource, verdict, message, tuple(considered))
 
 
@@ -160,15 +176,35 @@ def _why(rule: Rule, action: str, resource: str, caller: Names, asked: Asked) ->
     return "applies"
 
 
-def _grants(tables: Tables, call: KmsCall, action: str, key: Key, verdict: Verdict) -> Iterator[Considered]:
-    """The grants of the key to the caller, as far as they are for the action."""
+def _grants(tables: Tables, call: KmsCall, action: str, key: Key, verdict: Verdict, in_effect: InEffect) -> Iterator[Considered]:
+    """The grants of the key to the caller; of RetireGrant, the one that is to be retired."""
     decides = None if verdict.allowed_by is None else verdict.allowed_by.grant
+    operation = action.removeprefix("kms:")
+    if operation == RETIRE_GRANT:
+        meant = meant_grant(tables, call, key)
+        if meant is None:
+            raise NotAsked(f"the key has no grant {call.parameters['GrantId']}")
+        why = "applies" if decides else "another word decides" if verdict.allowed_by else "it does not let the caller retire it"
+        yield Considered(f"grant {meant.id}", "Allow RetireGrant of itself", why)
+        return
     for name in grantee_names(call.principal.arn):
         for grant in tables.grants_to(key, name, None):
-            why = "applies" if grant.id == decides else "not about this action"
-            if grant.id != decides and action.removeprefix("kms:") in grant.operations:
-                why = "does not decide: another word does, its constraints are not met, or it is not in effect yet"
+            why = "applies" if grant.id == decides else _why_not(grant, call, operation, in_effect)
             yield Considered(f"grant {grant.id}", f"Allow {', '.join(grant.operations)}", why)
+
+
+def _why_not(grant: Grant, call: KmsCall, operation: str, in_effect: InEffect) -> str:
+    """Why a grant to the caller does not decide."""
+    member = CONTEXT_MEMBERS.get(operation)
+    if operation not in grant.operations:
+        return "not about this action"
+    if grant.limits.source_arn is not None:
+        return "its constraint SourceArn is met by calls of AWS services alone"
+    if member is not None and not grant.limits.are_met_by(context_of(call.parameters.get(member))):
+        return "its constraints on the encryption context are not met"
+    if operation == CREATE_GRANT and not covers_child(grant, call):
+        return "a new grant without its constraints would be wider than it"
+    return "another word decides" if in_effect(grant) else "it is not in effect yet, but for calls with its token"
 
 
 def lines_of(explanation: Explanation) -> Iterator[str]:
@@ -238,6 +274,7 @@ def command(
     source_ip: Annotated[str, typer.Option("--source-ip", help="The client's address.")] = "",
     grant_token: Annotated[list[str] | None, typer.Option("--grant-token", help="May be repeated.")] = None,
     alias: Annotated[str | None, typer.Option("--alias", help="For kms:CreateAlias and its kin: the alias's name.")] = None,
+    grant: Annotated[str | None, typer.Option("--grant", help="For kms:RetireGrant: the grant's id.")] = None,
     region: Annotated[str | None, typer.Option("--region", help="[default: the key's, or the instance's]")] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     data: Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")] = None,
@@ -262,7 +299,7 @@ def command(
             {name: value for name, _, value in pairs},
             source_ip,
             tuple(grant_token or ()),
-            {} if alias is None else {"AliasName": alias},
+            {name: value for name, value in (("AliasName", alias), ("GrantId", grant)) if value is not None},
         )
         store = open_store(instance, chosen)
         found = explain(store, question, clock_of(chosen.clock), chosen.grant_delay_s)

@@ -23,4 +23,5 @@ def seed(
     anything differs, nothing is made."""
     with opened_instance(config, data) as (instance, chosen):
         made = seeding.seed(instance, chosen, file)
-    typer.echo(f"{made.made} of {made.made + made.there} keys were made; the others were there.")
+    others = "; the others were there" if made.there else ""
+    typer.echo(f"{made.made} of {made.made + made.there} keys were made{others}.")

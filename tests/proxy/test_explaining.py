@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,19 +131,77 @@ def test_what_is_not_known_is_named(host: Host) -> None:
     assert explained(host, 1, *ask, "--source-ip", "192.0.2.1")["in_doubt"] == []
 
 
+def put_grant(host: Host, number: str, *operations: str, **members: Any) -> str:
+    """The id of a grant of the key `alias/demo` to the user demo."""
+    region, account_id, name = key_of(host).split(":")[3:]
+    made = Grant(
+        number * 64,
+        region,
+        name.removeprefix("key/"),
+        account_id,
+        account_id,
+        DEMO,
+        operations,
+        token_key=bytes(32),
+        **{"created_s": 1.0, **members},
+    )
+    with host.permissions._store.change() as tx:
+        KeysInChange(tx).put_grant(made)
+    return made.id
+
+
 def test_it_names_the_grant_that_allows(host: Host) -> None:
     key = key_of(host)
     host.put_policy(DEMO, "own", document(statement(action="sqs:*")))
-    region, account_id, name = key.split(":")[3:]
-    key_id, grant = name.removeprefix("key/"), "a" * 64
-    with host.permissions._store.change() as tx:
-        KeysInChange(tx).put_grant(
-            Grant(grant, region, key_id, account_id, account_id, DEMO, ("Decrypt",), 1.0, token_key=bytes(32))
-        )
+    grant = put_grant(host, "a", "Decrypt")
     found = explained(host, 0, "--caller", DEMO, "--action", "kms:Decrypt", "--key", key)
     assert found["allowed_by"] == {"grant": grant}
     assert found["considered"][-1] == {"name": f"grant {grant}", "effect": "Allow Decrypt", "why": "applies"}
     assert explained(host, 1, "--caller", DEMO, "--action", "kms:Encrypt", "--key", key)
+
+
+def test_it_says_of_each_grant_why_it_does_not_decide(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = ("--caller", DEMO, "--key", "alias/demo", "--action")
+    host.put_policy(DEMO, "own", document(statement(action="kms:Encrypt")))
+    on_context = {"EncryptionContextSubset": {"tenant": "acme"}}
+    put_grant(host, "a", "Decrypt", constraints=on_context)
+    put_grant(host, "b", "Encrypt", "CreateGrant", constraints=on_context)
+    put_grant(host, "c", "Decrypt", constraints={"SourceArn": "arn:aws:s3:us-east-1:111122223333:bucket"})
+    put_grant(host, "d", "Decrypt", created_s=time.time())
+
+    def told(*words: str, exit_code: int) -> dict[str, str]:
+        considered = explained(host, exit_code, *words)["considered"]
+        return {one["name"][-1]: one["why"] for one in considered if one["name"].startswith("grant ")}
+
+    not_met, no_service = (
+        "its constraints on the encryption context are not met",
+        "its constraint SourceArn is met by calls of AWS services alone",
+    )
+    monkeypatch.setenv("KEYTRAIL_GRANT_DELAY_S", "300")
+    assert told(*ask, "kms:Decrypt", "--context", "tenant=globex", exit_code=1) == {
+        "a": not_met,
+        "b": "not about this action",
+        "c": no_service,
+        "d": "it is not in effect yet, but for calls with its token",
+    }
+    assert told(*ask, "kms:Decrypt", "--context", "tenant=acme", exit_code=0)["a"] == "applies"
+    assert told(*ask, "kms:Encrypt", "--context", "tenant=acme", exit_code=0)["b"] == "another word decides"
+    assert told(*ask, "kms:CreateGrant", exit_code=1)["b"] == "a new grant without its constraints would be wider than it"
+
+
+def test_who_may_retire_a_grant_the_grant_itself_says(host: Host) -> None:
+    host.put_policy(DEMO, "own", document(statement(action="kms:Encrypt")))
+    own, other = put_grant(host, "a", "Decrypt", "RetireGrant"), put_grant(host, "b", "Decrypt")
+    ask = ("--caller", DEMO, "--key", "alias/demo", "--action", "kms:RetireGrant")
+    found = explained(host, 0, *ask, "--grant", own)
+    assert found["allowed_by"] == {"grant": own}
+    assert found["considered"][-1] == {"name": f"grant {own}", "effect": "Allow RetireGrant of itself", "why": "applies"}
+    assert explained(host, 1, *ask, "--grant", other)["considered"][-1]["why"] == "it does not let the caller retire it"
+    host.put_policy(DEMO, "own", document(statement(action="kms:RetireGrant")))
+    assert explained(host, 0, *ask, "--grant", other)["considered"][-1]["why"] == "another word decides"
+    for words, told in (((), "name it by --grant"), (("--grant", "c" * 64), f"the key has no grant {'c' * 64}")):
+        result = run(host, "explain", *ask, *words)
+        assert result.exit_code == 2 and told in result.stderr
 
 
 def test_callers_are_asked_about_by_access_key_or_before_they_have_one(host: Host) -> None:

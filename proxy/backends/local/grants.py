@@ -145,7 +145,7 @@ def _first(
     operation = action.removeprefix("kms:")
     if operation == RETIRE_GRANT:
         grant = meant_grant(view, call, key)
-        may = grant is not None and _may_retire(grant, names) and _is_in_effect(grant, call, now_s, delay_s)
+        may = grant is not None and _may_retire(grant, names) and is_in_effect(grant, call, now_s, delay_s)
         return grant if may else None
     member = CONTEXT_MEMBERS.get(operation)
     context = None if member is None else context_of(call.parameters.get(member))
@@ -153,8 +153,8 @@ def _first(
         for grant in view.grants_to(key, name, context):
             if (
                 grant.allows(operation, context)
-                and (operation != CREATE_GRANT or _covers_child(grant, call))
-                and _is_in_effect(grant, call, now_s, delay_s)
+                and (operation != CREATE_GRANT or covers_child(grant, call))
+                and is_in_effect(grant, call, now_s, delay_s)
             ):
                 return grant
     return None
@@ -186,11 +186,13 @@ def _may_retire(grant: Grant, names: tuple[str, ...]) -> bool:
     return root_arn(partition_of(grant.region), grant.issuer) in names
 
 
-def _covers_child(grant: Grant, call: KmsCall) -> bool:
+def covers_child(grant: Grant, call: KmsCall) -> bool:
+    """Whether the grant that a CreateGrant asks for is not wider than `grant`."""
     return grant.covers(call.parameters.get("Operations") or (), limits_of(call.parameters.get("Constraints")))
 
 
-def _is_in_effect(grant: Grant, call: KmsCall, now_s: float, delay_s: float) -> bool:
+def is_in_effect(grant: Grant, call: KmsCall, now_s: float, delay_s: float) -> bool:
+    """Whether the grant is old enough to be found, or the call sends a token of it."""
     if delay_s <= 0 or now_s - grant.created_s >= delay_s:
         return True
     return any(is_token_of(token, grant.id, grant.token_key) for token in sent_tokens(call))

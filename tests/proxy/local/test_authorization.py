@@ -228,6 +228,30 @@ def test_resources_of_identity_policies_are_keys_and_aliases(world: World) -> No
     world("DeleteAlias", AliasName="alias/a")
 
 
+def test_an_alias_is_taken_from_a_key_by_who_may_with_that_key(world: World) -> None:
+    left, following = world.new_key(), world.new_key()
+    world("CreateAlias", AliasName="alias/a", TargetKeyId=left)
+    aliases = f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/*"
+    give(world, ALICE, statement(action="kms:*Alias", Resource=[aliases, arn_of(following)]))
+    for operation, parameters in (("UpdateAlias", {"TargetKeyId": following}), ("DeleteAlias", {})):
+        refusal = world.refused(operation, AliasName="alias/a", **parameters)
+        assert refusal.code == "AccessDeniedException"
+        assert f"kms:{operation} on resource: {arn_of(left)} " in str(refusal.message)
+    give(world, ALICE, statement(action="kms:*Alias", Resource=[aliases, arn_of(left), arn_of(following)]))
+    world("UpdateAlias", AliasName="alias/a", TargetKeyId=following)
+    world("DeleteAlias", AliasName="alias/a")
+
+
+def test_a_new_key_is_tagged_and_given_a_policy_by_who_may(world: World) -> None:
+    asked: dict[str, Any] = {"Tags": [{"TagKey": "a", "TagValue": "1"}], "Policy": document(of_account())}
+    for member, action in (("Tags", "kms:TagResource"), ("Policy", "kms:PutKeyPolicy")):
+        give(world, ALICE, statement(), statement("Deny", action))
+        refusal = world.refused("CreateKey", **{member: asked[member]})
+        assert refusal.code == "AccessDeniedException" and f"to perform: {action} on" in str(refusal.message)
+        assert world("CreateKey", Description="neither")
+    assert len(world("ListKeys")["Keys"]) == 2
+
+
 def test_a_change_of_policies_counts_from_the_next_call_of_every_worker(pair: tuple[World, World]) -> None:
     one, other = pair
     key = one.new_key()

@@ -258,6 +258,20 @@ def test_a_dry_run_may_leave_the_ciphertext_out(world: World) -> None:
     assert world.refused("Decrypt", **dry).code == "ValidationException"
     refusal = world.refused("Decrypt", KeyId=key, DryRun=True)
     assert "'ciphertextBlob'" in (refusal.message or "") and refusal.code == "ValidationException"
+    assert world.refused("Decrypt", KeyId=key, DryRunModifiers=dry["DryRunModifiers"]).code == "ValidationException"
+    blob = world("Encrypt", KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+    assert world("Decrypt", CiphertextBlob=blob, DryRunModifiers=dry["DryRunModifiers"])["Plaintext"] == b"x"
+
+
+def test_a_dry_run_without_a_ciphertext_looks_at_the_keys_all_the_same(world: World) -> None:
+    key, disabled = world.new_key(), world.new_key()
+    signing = world.new_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
+    world("DisableKey", KeyId=disabled)
+    dry: dict[str, Any] = {"DryRun": True, "DryRunModifiers": ["IGNORE_CIPHERTEXT"]}
+    for wrong, code in ((disabled, "DisabledException"), (signing, "InvalidKeyUsageException")):
+        assert world.refused("Decrypt", KeyId=wrong, **dry).code == code
+        assert world.refused("ReEncrypt", SourceKeyId=wrong, DestinationKeyId=key, **dry).code == code
+        assert world.refused("ReEncrypt", SourceKeyId=key, DestinationKeyId=wrong, **dry).code == code
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,17 @@ def test_a_name_makes_a_retry_of_the_same_request_find_its_grant(world: World) -
     assert world("CreateGrant", KeyId=key, **asked)["GrantId"] not in made
 
 
+def test_a_name_is_of_one_account_that_makes_grants(granted: World) -> None:
+    key = granted.new_key()
+    granted("CreateGrant", KeyId=key, GranteePrincipal=BOB.arn, Operations=["Decrypt", "CreateGrant"])
+    alices = granted("CreateGrant", KeyId=key, **MINIMAL, Name="n")["GrantId"]
+    as_caller(granted, BOB)
+    bobs = granted("CreateGrant", KeyId=arn_of(key), **MINIMAL, Name="n")["GrantId"]
+    assert bobs != alices
+    issuers = {entry["GrantId"]: entry["IssuingAccount"] for entry in entries(as_caller(granted, ALICE), key)}
+    assert (issuers[alices], issuers[bobs]) == (f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:iam::{OTHER}:root")
+
+
 def test_a_retry_that_reaches_another_worker_finds_the_grant(pair: tuple[World, World]) -> None:
     one, other = pair
     key = one.new_key()

@@ -10,10 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 
+from proxy.backends.local import imports
 from proxy.backends.local.due import Happening
 from proxy.backends.local.keys import KEY
-from proxy.backends.local.material import PrivateKey, pair_secret
-from proxy.backends.local.specs import SPECS
+from proxy.backends.local.material import NewSecret, PrivateKey, pair_secret
+from proxy.backends.local.specs import SPECS, KeySpec
 from proxy.backends.local.wrapping import read_material
 from tests.proxy.local.importing import OAEP, WITH_AES, import_material, new_external_key, parameters_for_import, sent, wrap
 from tests.proxy.local.test_rotation import current, maintain, rotations
@@ -163,6 +164,23 @@ def test_a_token_of_one_worker_is_good_on_the_other(pair: tuple[World, World]) -
     members = sent(one, key, MATERIAL)
     other("ImportKeyMaterial", **members)
     assert state(one, key) == "Enabled"
+
+
+def test_a_key_that_is_scheduled_for_deletion_meanwhile_takes_no_material(
+    pair: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    key = new_external_key(one)
+    members = sent(one, key, MATERIAL)
+
+    def read_meanwhile(spec: KeySpec, material: bytes) -> NewSecret | None:
+        other("ScheduleKeyDeletion", KeyId=key)
+        return read_material(spec, material)
+
+    monkeypatch.setattr(imports, "read_material", read_meanwhile)
+    refusal = one.refused("ImportKeyMaterial", **members)
+    assert (refusal.code, refusal.message) == ("KMSInvalidStateException", f"{arn_of(key)} is pending deletion.")
+    assert rotations(one, key, "ALL_KEY_MATERIAL") == [] and state(one, key) == "PendingDeletion"
 
 
 @pytest.mark.parametrize("algorithm", [OAEP, WITH_AES])
