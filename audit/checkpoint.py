@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from audit.errors import CheckpointInvalid
 from audit.merkle import HASH_BYTES
 
+ED25519_BYTES = 32
 _ED25519 = 0x01
-_SIGNATURE_PREFIX = "\u2014 "  # em dash, as the specification wants it
+SIGNATURE_PREFIX = "\u2014 "  # em dash, as the specification wants it
 _MAX_NOTE_CHARS = 1_000_000
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 _NAME = re.compile(r"[^\s+]+")
@@ -50,10 +51,10 @@ class VerifierKey:
 
     @property
     def key_id(self) -> bytes:
-        return sha256(f"{self.name}\n".encode() + bytes([_ED25519]) + self.public_key).digest()[:4]
+        return key_id(self.name, _ED25519, self.public_key)
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(bytes([_ED25519]) + self.public_key).decode()}"
+        return write_key(self.name, _ED25519, self.public_key)
 
     @classmethod
     def of(cls, name: str, private_key: Ed25519PrivateKey) -> VerifierKey:
@@ -62,17 +63,36 @@ class VerifierKey:
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
         """Read a verifier key. Raises `CheckpointInvalid`."""
-        name, _, rest = text.strip().partition("+")
-        key_id, _, encoded = rest.partition("+")
-        key = _decode(encoded)
-        if not _NAME.fullmatch(name) or key is None or len(key) != 33:
-            raise CheckpointInvalid("not a verifier key: it should be NAME+KEYID+BASE64")
-        if key[0] != _ED25519:
-            raise CheckpointInvalid(f"verifier key {name}: algorithm {key[0]} is not Ed25519")
-        verifier = cls(name, key[1:])
-        if verifier.key_id.hex() != key_id:
-            raise CheckpointInvalid(f"verifier key {name}: its key id is {verifier.key_id.hex()}, not {key_id}")
-        return verifier
+        name, algorithm, public_key = read_key(text)
+        if algorithm != _ED25519:
+            raise CheckpointInvalid(f"verifier key {name}: algorithm {algorithm} is not Ed25519")
+        if len(public_key) != ED25519_BYTES:
+            raise CheckpointInvalid(f"verifier key {name}: its key is not {ED25519_BYTES} bytes long")
+        return cls(name, public_key)
+
+
+def key_id(name: str, algorithm: int, public_key: bytes) -> bytes:
+    """The four bytes that stand before a signature (signed-note, "Signatures")."""
+    return sha256(f"{name}\n".encode() + bytes([algorithm]) + public_key).digest()[:4]
+
+
+def write_key(name: str, algorithm: int, public_key: bytes) -> str:
+    """A public key as text: `NAME+KEYID+BASE64` (signed-note, "Verifier keys")."""
+    encoded = base64.b64encode(bytes([algorithm]) + public_key).decode()
+    return f"{name}+{key_id(name, algorithm, public_key).hex()}+{encoded}"
+
+
+def read_key(text: str) -> tuple[str, int, bytes]:
+    """Name, algorithm and key of what `write_key` wrote, whatever the algorithm. Raises `CheckpointInvalid`."""
+    name, _, rest = text.strip().partition("+")
+    told, _, encoded = rest.partition("+")
+    key = decode_base64(encoded)
+    if not _NAME.fullmatch(name) or key is None or len(key) < 2:
+        raise CheckpointInvalid("not a verifier key: it should be NAME+KEYID+BASE64")
+    expected = key_id(name, key[0], key[1:]).hex()
+    if told != expected:
+        raise CheckpointInvalid(f"verifier key {name}: its key id is {expected}, not {told}")
+    return name, key[0], key[1:]
 
 
 def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
@@ -80,22 +100,31 @@ def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
     verifier = VerifierKey.of(checkpoint.origin, key)
     text = checkpoint.text()
     signature = base64.b64encode(verifier.key_id + key.sign(text.encode())).decode()
-    return f"{text}\n{_SIGNATURE_PREFIX}{checkpoint.origin} {signature}\n"
+    return f"{text}\n{SIGNATURE_PREFIX}{checkpoint.origin} {signature}\n"
 
 
 def open_note(note: str, verifier: VerifierKey) -> str:
     """The text of a note that `verifier` signed. Raises `CheckpointInvalid`."""
-    text, signatures = _parse(note)
-    for name, key_id, signature in signatures:
-        if name != verifier.name or key_id != verifier.key_id:
+    text, signatures = parse_note(note)
+    for name, signer, signature in signatures:
+        if name != verifier.name or signer != verifier.key_id:
             continue
         try:
             Ed25519PublicKey.from_public_bytes(verifier.public_key).verify(signature, text.encode())
         except InvalidSignature:
             raise CheckpointInvalid(f"the signature of {name} is not genuine") from None
         return text
-    signers = ", ".join(f"{name} (key id {key_id.hex()})" for name, key_id, _ in signatures)
+    signers = ", ".join(f"{name} (key id {signer.hex()})" for name, signer, _ in signatures)
     raise CheckpointInvalid(f"not signed by {verifier.name} (key id {verifier.key_id.hex()}), but by {signers}")
+
+
+def sole_signature(note: str, verifier: VerifierKey) -> str:
+    """A note that `verifier` signed, without the signatures of others. Raises `CheckpointInvalid`."""
+    text, signatures = parse_note(note)
+    for name, signer, signature in signatures:
+        if name == verifier.name and signer == verifier.key_id:
+            return f"{text}\n{SIGNATURE_PREFIX}{name} {base64.b64encode(signer + signature).decode()}\n"
+    raise CheckpointInvalid(f"not signed by {verifier.name}")
 
 
 def open_checkpoint(note: str, verifier: VerifierKey) -> Checkpoint:
@@ -105,7 +134,7 @@ def open_checkpoint(note: str, verifier: VerifierKey) -> Checkpoint:
 
 def claimed_checkpoint(note: str) -> Checkpoint:
     """What a note says, with no signature checked. Raises `CheckpointInvalid`."""
-    return parse_checkpoint(_parse(note)[0])
+    return parse_checkpoint(parse_note(note)[0])
 
 
 def parse_checkpoint(text: str) -> Checkpoint:
@@ -114,7 +143,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
     if len(lines) < 4 or not lines[0]:
         raise CheckpointInvalid("not a checkpoint: it should have an origin, a size and a root hash")
     origin, size, encoded = lines[:3]
-    root = _decode(encoded)
+    root = decode_base64(encoded)
     if not _SIZE.fullmatch(size):
         raise CheckpointInvalid(f"checkpoint of {origin}: {size[:30]!r} is not a tree size")
     if root is None or len(root) != HASH_BYTES:
@@ -130,20 +159,20 @@ def split_notes(text: str) -> list[str]:
     current: list[str] = []
     signed = False
     for line in text.splitlines(keepends=True):
-        if signed and not line.startswith(_SIGNATURE_PREFIX):
+        if signed and not line.startswith(SIGNATURE_PREFIX):
             notes.append("".join(current))
             current, signed = [], False
             if line == "\n":
                 continue
         current.append(line)
-        signed = signed or line.startswith(_SIGNATURE_PREFIX)
+        signed = signed or line.startswith(SIGNATURE_PREFIX)
     if current:
         notes.append("".join(current))
     return notes
 
 
-def _parse(note: str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
-    """A note's text and its signatures: name, key id, signature."""
+def parse_note(note: str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
+    """A note's text and its signatures: name, key id, signature. Nothing is checked. Raises `CheckpointInvalid`."""
     if len(note) > _MAX_NOTE_CHARS:
         raise CheckpointInvalid("the note is too long")
     text, gap, block = note.rpartition("\n\n")
@@ -151,15 +180,15 @@ def _parse(note: str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
         raise CheckpointInvalid("not a signed note: it should be a text, an empty line, and signature lines")
     signatures = []
     for line in block[:-1].split("\n"):
-        name, _, encoded = line.removeprefix(_SIGNATURE_PREFIX).partition(" ")
-        data = _decode(encoded)
-        if not line.startswith(_SIGNATURE_PREFIX) or not _NAME.fullmatch(name) or data is None or len(data) < 5:
+        name, _, encoded = line.removeprefix(SIGNATURE_PREFIX).partition(" ")
+        data = decode_base64(encoded)
+        if not line.startswith(SIGNATURE_PREFIX) or not _NAME.fullmatch(name) or data is None or len(data) < 5:
             raise CheckpointInvalid("not a signed note: a signature line is malformed")
         signatures.append((name, data[:4], data[4:]))
     return text + "\n", signatures
 
 
-def _decode(encoded: str) -> bytes | None:
+def decode_base64(encoded: str) -> bytes | None:
     """Base64, exactly as one would write it; None where it is not."""
     try:
         data = base64.b64decode(encoded, validate=True)

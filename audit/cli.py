@@ -23,6 +23,7 @@ COMMANDS: Places = {
     **dict.fromkeys(("attest-absence", "verify-attestation"), "audit.attest.command:app"),
     **dict.fromkeys(("checkpoint", "verify"), "audit.verify_command:app"),
     **dict.fromkeys(("prove", "verify-proof"), "audit.proofs.command:app"),
+    "witness": "audit.witnessing.command:app",
     "report": "audit.report_command:app",
     "index": "audit.query.index.commands:app",
     "import": "audit.imports.command:app",

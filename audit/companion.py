@@ -2,8 +2,8 @@
 
 The supervisor starts it as `python -m MODULE DATA`. The first line on its standard input is its plan, JSON: settings, of which
 one may be a secret, and so they are no arguments. When standard input ends, it is time to go, so that no companion outlives a
-supervisor that was killed. On standard output it reports its status, a JSON line a change. Without a supervisor it can be run by
-hand, or by an init system: its plan is then empty, or what is piped to it.
+supervisor that was killed. On standard output it reports its status, a JSON line a change, and counts where it has any. Without
+a supervisor it can be run by hand, or by an init system: its plan is then empty, or what is piped to it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Status:
 
 #: Is told the status of a companion.
 Report = Callable[[Status], None]
+#: Counts for the metrics: of each its name, the values of its labels, and how much.
+Counts = list[list[str | int]]
+ReportCounts = Callable[[Counts], None]
 
 
 class Reporter:
@@ -46,6 +49,18 @@ class Reporter:
         if status != self._told:
             self._told = status
             print(orjson.dumps(asdict(status)).decode(), flush=True)
+
+
+class CountsReporter:
+    """Tells the supervisor, on standard output, all counts when one has changed."""
+
+    def __init__(self) -> None:
+        self._told: Counts = []
+
+    def __call__(self, counts: Counts) -> None:
+        if counts != self._told:
+            self._told = counts
+            print(orjson.dumps(counts).decode(), flush=True)
 
 
 def read_plan(stream: int | None = None) -> Plan:

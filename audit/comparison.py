@@ -15,7 +15,7 @@ from audit.checkpoint import Checkpoint
 from audit.merkle import HASH_BYTES, Frontier
 from audit.report import Fault
 
-HISTORY, SAVED = 5, 7  # the steps that checkpoints are compared in
+HISTORY, SAVED, COSIGNED = 5, 7, 11  # the steps that checkpoints are compared in
 MAX_FAULTS = 50  # of one step of one log; the rest is counted
 
 
@@ -53,7 +53,7 @@ class Target:
     """A genuine checkpoint that the tree over the lines has to come to."""
 
     checkpoint: Checkpoint
-    step: int  # HISTORY or SAVED
+    step: int  # HISTORY, SAVED or COSIGNED
     name: str
 
 
@@ -67,7 +67,7 @@ class Comparison:
 
     def __init__(self, targets: Iterator[Target], leaves: Path | None, faults: Faults) -> None:
         self.records = self.sealed = 0
-        self.compared = {HISTORY: 0, SAVED: 0}
+        self.compared = {HISTORY: 0, SAVED: 0, COSIGNED: 0}
         self.altered: tuple[int, str, int] | None = None
         self.missing: list[tuple[int, int]] = []
         self._faults = faults
@@ -140,7 +140,7 @@ class Comparison:
         newest: Target | None = None
         while self._target is not None:
             self.compared[self._target.step] += 1
-            if self._target.step == SAVED:
+            if self._target.step != HISTORY:
                 self._cut(self._target)
             else:
                 newest = self._target
@@ -168,7 +168,7 @@ class Comparison:
             self._forget_differing()
             self._tree, self._base, agrees = kept, kept.copy(), True
         if self.altered is not None and size > self.altered[0]:
-            if target.step == SAVED or not self._faults.count(HISTORY):
+            if target.step != HISTORY or not self._faults.count(HISTORY):
                 index, segment, line = self.altered
                 self._faults.add(
                     target.step,
@@ -177,7 +177,7 @@ class Comparison:
                     line,
                 )
         elif not agrees:
-            if target.step == SAVED or not self._faults.count(HISTORY):
+            if target.step != HISTORY or not self._faults.count(HISTORY):
                 place = f"between records {self._base.size} and {size - 1}"
                 self._faults.add_here(
                     target.step, f"the lines do not have the root of {target.name}: they differ {place}, up to here"

@@ -22,7 +22,7 @@ import orjson
 
 from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
-from audit.comparison import HISTORY, SAVED, Comparison, Faults, Target
+from audit.comparison import COSIGNED, HISTORY, SAVED, Comparison, Faults, Target
 from audit.errors import CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
@@ -31,6 +31,7 @@ from audit.receipts import Awaited, ClaimedReceipt
 from audit.report import LogReport, Report, Step, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
+from audit.witnessed import Demand
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read
 
@@ -45,6 +46,7 @@ TITLES = {
     8: "every call that changes state has its outcome",
     9: "the mark agrees with the lines",
     10: "every receipt that was given is of a record that is here, under a checkpoint",
+    11: "the newest cosigned checkpoint fulfils the policy, and is of this tree",
 }
 _CHUNK_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 << 20
@@ -72,14 +74,17 @@ def verify(
     progress: Progress | None = None,
     now_us: Callable[[], int] = _now_us,
     receipts: Iterable[ClaimedReceipt] = (),
+    demand: Demand | None = None,
 ) -> Report:
     """Verify every log of the instance in `data`.
 
-    `keys` are trusted instead of the public key in the data folder; `saved` are the texts of checkpoint files kept elsewhere,
-    with one or several notes each, of any of the logs; `receipts` are a client's, of any of them. Raises `CheckpointInvalid`
-    where a saved file holds no checkpoint, `NoInstance`, OSError.
+    `keys` are trusted instead of the public key in the data folder, and so are the logs' of the policy in `demand`; `saved` are
+    the texts of checkpoint files kept elsewhere, with one or several notes each, of any of the logs; `receipts` are a client's,
+    of any of them; `demand` is what the newest cosigned checkpoint of each has to fulfil. Raises `CheckpointInvalid` where a
+    saved file holds no checkpoint, `NoInstance`, OSError.
     """
-    trusted = {key.name: key for key in keys}
+    listed = demand.policy.logs if demand is not None else ()
+    trusted = {key.name: key for key in (*(log.key for log in listed), *keys)}
     notes: dict[str, list[str]] = {}
     for text in saved:
         if not text.strip():
@@ -96,7 +101,8 @@ def verify(
     meter = _Meter(progress, sum(path.stat().st_size for path in data.glob("log/*/*.jsonl")))
 
     def check_of(origin: str) -> _LogCheck:
-        return _LogCheck(instance, origin, trusted.get(origin), notes.get(origin, []), Awaited(given.get(origin, ())))
+        given_for = Awaited(given.get(origin, ()))
+        return _LogCheck(instance, origin, trusted.get(origin), notes.get(origin, []), given_for, demand, now_us())
 
     return Report(tuple(_verify_log(partial(check_of, origin), meter, now_us) for origin in origins))
 
@@ -123,7 +129,16 @@ class _Meter:
 class _LogCheck:
     """The steps of one log in one pass over its lines."""
 
-    def __init__(self, instance: Instance, origin: str, key: VerifierKey | None, saved: list[str], receipts: Awaited) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        origin: str,
+        key: VerifierKey | None,
+        saved: list[str],
+        receipts: Awaited,
+        demand: Demand | None,
+        now_us: int,
+    ) -> None:
         name = origin.removeprefix(instance.origin(""))
         self._is_foreign = name == origin or "/" in name or name in {"", ".", ".."}  # no folder here can be meant
         self._log = origin if self._is_foreign else name
@@ -132,6 +147,8 @@ class _LogCheck:
         self._checkpoints = instance.checkpoint_folder(name)
         self._saved, self._key_given = saved, key is not None
         self._receipts = receipts
+        self._demand, self._started_s = demand, now_us / 1_000_000
+        self._cosigned = "not asked for: no policy was given" if demand is None else "there is none"
         self._verifier = key or _key_in_data_folder(instance, origin)
         self._faults = Faults(self._log, iter(TITLES))
         self._tree = Comparison(iter(()), None, self._faults)  # nothing to compare with, until `run` has read the checkpoints
@@ -157,10 +174,11 @@ class _LogCheck:
 
     def run(self, meter: _Meter) -> None:
         """Checkpoints first, then lines. `latest` follows the history, so it is read between two looks at how far that goes."""
+        cosigned = self._read_cosigned()
         settled = self.history_bytes()
         self._latest = _read_if_there(self._checkpoints / "latest") if settled else None
         history = self._read_history(settled, self.history_bytes())
-        targets = iter(merge(history, self._read_saved(), key=lambda target: target.checkpoint.size))
+        targets = iter(merge(history, self._read_saved(), cosigned, key=lambda target: target.checkpoint.size))
         leaves = self._checkpoints / "leaves"
         with Comparison(targets, leaves if settled and leaves.exists() else None, self._faults) as self._tree:
             self._look_at_folder()
@@ -314,6 +332,23 @@ class _LogCheck:
                 self._faults.add(7, f"{name}: {error}")
         return iter(sorted(targets, key=lambda target: target.checkpoint.size))
 
+    def _read_cosigned(self) -> Iterator[Target]:
+        """The newest checkpoint that witnesses cosigned, where it is genuine."""
+        note = None if self._demand is None or self._is_foreign else _read_if_there(self._checkpoints / "cosigned")
+        if self._demand is None or note is None:
+            return iter(())
+        try:
+            if self._verifier is None:
+                raise CheckpointInvalid("there is no key to check it with")
+            checkpoint = _open_own(note, self._verifier)
+            for shortcoming in self._demand.shortcomings(note, self._started_s):
+                self._faults.add(COSIGNED, f"the newest cosigned checkpoint, of {checkpoint.size} records: {shortcoming}")
+            self._cosigned = f"{checkpoint.size} records, {self._demand.told(note, self._started_s)}"
+        except CheckpointInvalid as error:
+            self._faults.add(COSIGNED, f"the newest cosigned checkpoint: {error}")
+            return iter(())
+        return iter((Target(checkpoint, COSIGNED, f"the newest cosigned checkpoint ({checkpoint.size} records)"),))
+
     # --- the rest
 
     def _meet_mark(self, mark: Mark) -> None:
@@ -369,6 +404,7 @@ class _LogCheck:
             mark = f"byte {self._mark.offset} of {segment_name(self._mark.segment)}"
             self._faults.add_here(9, f"the mark says that record {self._mark.records - 1} ends at {mark}, where no line does")
         self._look_at_receipts(now_us)
+        self._miss_cosigned(now_us)
         checked = self._what_was_checked()
         steps = []
         for number, title in TITLES.items():
@@ -378,6 +414,13 @@ class _LogCheck:
                 is_checked, detail = checked[number]
                 steps.append(Step(number, title, Verdict.PASSED if is_checked else Verdict.NOT_CHECKED, detail))
         return LogReport(self._log, tuple(steps), self._faults.listed(), self._tree.records, self._tree.sealed)
+
+    def _miss_cosigned(self, now_us: int) -> None:
+        """A log whose records are to be cosigned, and that has no genuine cosigned checkpoint."""
+        if self._demand is None or self._demand.is_empty or not self._tree.records or self._is_young(now_us):
+            return
+        if not self._tree.compared[COSIGNED] and not self._faults.count(COSIGNED):
+            self._faults.add(COSIGNED, f"there is no cosigned checkpoint of its {self._tree.records} records")
 
     def _what_was_checked(self) -> dict[int, tuple[bool, str]]:
         """For each step that found no fault: whether there was anything to check, and what."""
@@ -422,6 +465,7 @@ class _LogCheck:
                 self._receipts.count > 0,
                 f"{self._receipts.count} given{unsealed}" if self._receipts.count else "none was given",
             ),
+            11: (self._tree.compared[COSIGNED] > 0, self._cosigned),
         }
 
 

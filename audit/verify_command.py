@@ -11,13 +11,16 @@ import typer
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
 from audit.instance import Instance
+from audit.policy_file import Policy, PolicyInvalid
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.render import clean
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
+from audit.query.times import parse_span_s
 from audit.receipts import read_receipts
 from audit.report import Report, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.verify import verify as verify_logs
+from audit.witnessed import Demand
 
 app = typer.Typer()
 
@@ -52,16 +55,23 @@ def verify(
         list[Path] | None,
         typer.Option(help="A file of receipts that a client collected, one a line; - is standard input. Repeatable."),
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy file: the newest cosigned checkpoint of every log has to have its quorum.")
+    ] = None,
+    max_age: Annotated[
+        str | None, typer.Option(help="With --policy: 10m, 2h. Its quorum's cosignatures must not be older.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Verify every log against its checkpoints, in numbered steps (docs/verify.md), also while the proxy serves."""
     with errors():
         keys = [_verifier_key(text) for text in key or []]
+        demand = _demand(policy, max_age)
         with progress_bar("Verifying") as bar:
             saved = [_saved(path) for path in checkpoint or []]
             collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
-            report = verify_logs(data, keys, saved, bar, receipts=collected)
+            report = verify_logs(data, keys, saved, bar, receipts=collected, demand=demand)
         if json:
             sys.stdout.buffer.write(report.to_json())
         else:
@@ -87,6 +97,17 @@ def _verifier_key(text: str) -> VerifierKey:
         return VerifierKey.parse(text)
     except CheckpointInvalid as error:
         raise QueryError(f"--key: {error}") from error  # mistyped: nothing was verified yet
+
+
+def _demand(policy: Path | None, max_age: str | None) -> Demand | None:
+    if policy is None:
+        if max_age is not None:
+            raise QueryError("--max-age needs --policy")
+        return None
+    try:
+        return Demand(Policy.parse(policy.read_bytes()), None if max_age is None else parse_span_s(max_age))
+    except PolicyInvalid as error:
+        raise QueryError(f"{policy}: {error}") from error
 
 
 def _saved(path: Path) -> str:

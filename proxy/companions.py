@@ -46,4 +46,11 @@ class Companion:
 COMPANIONS = (
     Companion("sealer", "audit.sealing", Ends.AFTER_THE_WORKERS),
     Companion("indexer", "audit.query.index.follow", Ends.WITH_THE_WORKERS, is_wanted=lambda settings: settings.index),
+    Companion(
+        "witnesses",
+        "audit.witnessing",
+        Ends.LAST,
+        is_wanted=lambda settings: settings.witness_policy is not None,
+        plan=lambda settings: {"policy": str(settings.witness_policy)},
+    ),
 )

@@ -37,12 +37,16 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "handshakes_failed": ("Connections that ended before they were a client's: TLS, PROXY protocol, CONNECT.", ()),
 }
 #: Values that rise and fall.
-_GAUGES: Mapping[str, str] = {
+_GAUGES: dict[str, str] = {
     "calls_under_way": "Calls that have no answer yet.",
     "connections": "Connections of clients.",
     "tunnels_open": "Tunnels to other hosts that are open.",
     "descriptors": "Open file descriptors of the workers.",
     "tasks": "Tasks on the workers' event loops.",
+}
+#: Values of the logs that companions tell, by log; not there where none is told.
+_LOG_GAUGES: dict[str, str] = {
+    "cosigned_timestamp_seconds": "When the quorum of witnesses last stood by the log's newest cosigned checkpoint (0: never).",
 }
 
 
@@ -112,7 +116,7 @@ class Metrics(Collector):
         """`worker` has ended; the next one of its name begins at nothing."""
         last = self._now.pop(worker, None)
         if last is not None:
-            self._before.update({key: value for key, value in last.items() if key[0] not in _GAUGES})
+            self._before.update({key: value for key, value in last.items() if key[0] not in _GAUGES | _LOG_GAUGES})
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, as prometheus-client wants them."""
@@ -127,6 +131,12 @@ class Metrics(Collector):
             yield counter
         for name, words in _GAUGES.items():
             yield GaugeMetricFamily(f"keytrail_{name}", words, value=total[(name,)])
+        for name, words in _LOG_GAUGES.items():
+            gauge = GaugeMetricFamily(f"keytrail_{name}", words, labels=("log",))
+            for key, value in total.items():
+                if key[0] == name:
+                    gauge.add_metric(list(key[1:]), value)
+            yield gauge
         yield self._latency(total)
         ready = GaugeMetricFamily("keytrail_ready", "Whether the process is ready.", labels=("process",))
         for process, is_ready in self._ready().items():

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     segment_max_age_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
     index: bool = True
     tlog_entries: bool = False
+    witness_policy: MaybePath = None
     grant_tokens: Literal["clear", "sha256"] = "clear"
     grant_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     clock: MaybePath = None

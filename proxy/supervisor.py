@@ -53,6 +53,7 @@ _FIXED = frozenset(
         "segment_max_bytes",
         "segment_max_age_s",
         "index",
+        "witness_policy",
         "proxy_protocol",
     ]
 )

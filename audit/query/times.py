@@ -36,6 +36,14 @@ def parse_time(text: str, now: datetime) -> datetime:
         raise QueryError(f"not a time: {text!r}; accepted: {ACCEPTED}") from error
 
 
+def parse_span_s(text: str) -> float:
+    """The seconds of a span such as ``10m`` or ``2 hours``. Raises `QueryError` that names what is accepted."""
+    found = _RELATIVE.fullmatch(text.strip().lower())
+    if found is None or found[2] not in _SECONDS or "ago" in text:
+        raise QueryError(f"not a span of time: {text!r}; accepted: 45s, 10m, 2h, 7d, 1w")
+    return float(int(found[1]) * _SECONDS[found[2]])
+
+
 def time_text(moment: datetime) -> str:
     """`moment` as the log writes times: UTC, microseconds, 27 characters, so that text sorts as time does."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds").rjust(26, "0") + "Z"

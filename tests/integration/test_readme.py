@@ -95,6 +95,14 @@ PROMISED = {
         r"attest",
         r"attest",
     ],
+    "Witnesses": [
+        r"log admin: 1 of 1 witnesses cosigned; the quorum stands by \d+ records \(20",
+        r"log w0: 1 of 1 witnesses cosigned; the quorum stands by \d+ records \(20",
+        r"✓ 11\. the newest cosigned checkpoint fulfils the policy.*: \d+ records, cosigned by first, \d+ s ago",
+        r"✓ 11\. ",
+        r"Verified\.",
+        r"No log has contradicted itself",
+    ],
     "Callers": [
         r"ASIA\w{16}: its credentials are in .*, profile bob\.",
         r"alias/demo|Made by keytrail init",
@@ -187,8 +195,13 @@ class Reader:
         self, folder: Path, places: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         self.folder = folder
-        self._listen, self._admin = (f"127.0.0.1:{port}" for port in free_ports(2))
-        self._places = {"127.0.0.1:4599": self._listen, "127.0.0.1:4598": self._admin, **(places or {})}
+        self._listen, self._admin, witness = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self._places = {
+            "127.0.0.1:4599": self._listen,
+            "127.0.0.1:4598": self._admin,
+            "127.0.0.1:4600": witness,
+            **(places or {}),
+        }
         self._exported = folder / "exported.sh"
         self._serving: tuple[Recipe, subprocess.Popen[str]] | None = None
         (folder / ".venv").symlink_to(sys.prefix)
