@@ -261,6 +261,13 @@ EXPECTED: Mapping[str, Expected] = {
         ),
         exits=(0, 0, 0),
     ),
+    "Can this one record be proved to an auditor?": Expected(
+        (
+            says(0, r"w\d-\d+\.json: the record, number \d+ of log w\d", absent=("WARNING",)),
+            says(1, r"Proved: this record is number \d+ of the log keytrail/\w+/w\d", r"event event-7\.", absent=("event-8",)),
+        ),
+        exits=(0, 0),
+    ),
     "Who searched the audit log?": Expected(
         (
             says(
