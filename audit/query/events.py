@@ -48,11 +48,13 @@ DERIVED: dict[str, tuple[str, str]] = {
     ),
     "outcome": (
         """CASE WHEN phase = 'intent' THEN 'intent'
+                WHEN effect = 'made' THEN 'ok'
+                WHEN effect = 'none' THEN 'failed'
                 WHEN phase = 'unknown' OR effect = 'unknown' THEN 'unknown'
                 WHEN error_code IS NULL THEN 'ok'
                 WHEN error_code = 'DryRunOperationException' THEN 'dry run'
                 ELSE 'failed' END""",
-        "ok, failed, unknown, dry run, intent",
+        "ok, failed, unknown, dry run, intent; of a lost outcome what `effect` knows of it",
     ),
     "origin": ("origin", "keytrail: a record of the logs here; cloudtrail: it was imported, and is no evidence"),
 }

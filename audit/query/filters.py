@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from audit.errors import QueryError
 from audit.query.times import time_text
-from audit.record import Phase
+from audit.record import Effect, Phase
 
 #: A parsed line. Any: it is JSON from a file, and every access below asks for the type that it needs.
 Record: TypeAlias = Mapping[str, Any]
@@ -169,6 +169,30 @@ def extension(record: Record) -> Record:
 def fingerprints(record: Record, *which: str) -> list[str]:
     """The fingerprints in `record`: of the request's blobs, then of the response's; or of `which` only."""
     return [text for name in which or ("fingerprintsIn", "fingerprintsOut") for text in extension(record).get(name) or ()]
+
+
+def allowances(record: Record) -> list[str]:
+    """What allowed each action of the call: ``grant ID``, ``POLICY: STATEMENT``, or the policy alone, which is ``host``."""
+    entries = extension(record).get("allowedBy")
+    return [_allowance(one) for one in entries if isinstance(one, Mapping)] if isinstance(entries, list) else []
+
+
+def _allowance(one: Record) -> str:
+    grant = _text(one, "grant")
+    return f"grant {grant}" if grant is not None else ": ".join(filter(None, (_text(one, "policy"), _text(one, "statement"))))
+
+
+def was_done(record: Record) -> bool | None:
+    """Whether what `record` asks for was done; None where nobody knows. Of a lost outcome `effect` tells."""
+    facts = extension(record)
+    match facts.get("effect"):
+        case Effect.MADE.value:
+            return True
+        case Effect.NONE.value:
+            return False
+        case Effect.UNKNOWN.value:
+            return None
+    return None if facts.get("phase") == Phase.UNKNOWN.value else record.get("errorCode") is None
 
 
 def resource_arns(record: Record) -> list[str]:

@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from audit.query.filters import Record, contexts, extension, fingerprints, named_keys, resource_arns
+from audit.query.filters import Record, allowances, contexts, extension, fingerprints, named_keys, resource_arns
 from audit.query.lines import Found
 from audit.query.trace import caller_of
 
 #: Unicode categories that are never printed as they are: control, format (directions), surrogates, line and paragraph
 #: separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_GRANT = len("grant ") + 12
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -67,6 +68,7 @@ CSV_COLUMNS: dict[str, Callable[[Found, Record], str]] = {
     "accessKeyId": lambda _, record: _text((record.get("userIdentity") or {}).get("accessKeyId")),
     "sourceIPAddress": lambda _, record: _text(record.get("sourceIPAddress")),
     "userAgent": lambda _, record: _text(record.get("userAgent")),
+    "allowedBy": lambda _, record: ", ".join(allowances(record)),
     "keys": lambda _, record: " ".join(resource_arns(record) or dict.fromkeys(named_keys(record))),
     "context": lambda _, record: orjson.dumps(contexts(record)).decode() if contexts(record) else "",
     "fingerprintsIn": lambda _, record: " ".join(fingerprints(record, "fingerprintsIn")),
@@ -112,15 +114,13 @@ def write_table(found: Iterable[Found], console: Console) -> None:
 def record_line(one: Found) -> Text:
     """A record on one line, for `tail`. Raises `DamagedLog`."""
     record = one.record
-    error = _text(record.get("errorCode"))
-    phase = _text(extension(record).get("phase"))
     parts = [
         plain(one.time[:23] + "Z", "dim"),
         plain(_text(record.get("eventName")), "bold"),
         plain(short_caller(caller_of(record))),
     ]
-    if error or phase != "outcome":
-        parts.append(plain(" ".join(filter(None, (phase if phase != "outcome" else "", error))), "red"))
+    if failure := _failure(record):
+        parts.append(plain(failure, "red"))
     parts.append(plain(" ".join(map(short_key, resource_arns(record) or dict.fromkeys(named_keys(record))))))
     parts.append(plain(context_text(contexts(record)), "cyan"))
     return Text("  ").join(part for part in parts if part)
@@ -149,17 +149,31 @@ def _table(page: list[Found]) -> Table:
     for one in page:
         record = one.record
         keys = " ".join(map(short_key, resource_arns(record) or dict.fromkeys(named_keys(record))))
-        phase, error = _text(extension(record).get("phase")), _text(record.get("errorCode"))
-        result = " ".join(filter(None, (phase if phase != "outcome" else "", error))) or "ok"
+        failure = _failure(record)
+        result = failure or " ".join(["ok", *(f"by {one}" for one in dict.fromkeys(map(_short_allowance, allowances(record))))])
         table.add_row(
             plain(one.time[:23].replace("T", " ")),
             plain(_text(record.get("eventName"))),
             plain(short_caller(caller_of(record))),
             plain(keys),
             plain(context_text(contexts(record))),
-            plain(result, "" if result == "ok" else "red"),
+            plain(result, "red" if failure else ""),
         )
     return table
+
+
+def _failure(record: Record) -> str:
+    """Of a record that is no answered call: its phase, its error code, and what is known of the effect."""
+    phase, effect = _text(extension(record).get("phase")), _text(extension(record).get("effect"))
+    return " ".join(filter(None, (phase if phase != "outcome" else "", _text(record.get("errorCode")), effect and f"({effect})")))
+
+
+def _short_allowance(allowance: str) -> str:
+    """Of a grant's 64 digits as many as tell it from others; of a statement named like its policy the name once."""
+    if allowance.startswith("grant "):
+        return allowance if len(allowance) <= _GRANT else allowance[:_GRANT] + "…"
+    policy, _, statement = allowance.partition(": ")
+    return policy if statement == policy else allowance
 
 
 def cell(text: str) -> str:

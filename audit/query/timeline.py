@@ -16,6 +16,12 @@ _STYLES = {
     Step.DRY_RUN: "dim",
     Step.KEY: "yellow",
 }
+#: What is added where the outcome does not tell whether the change was made.
+_EFFECTS = {
+    "made": ", its outcome was lost, and the change was made",
+    "none": ", its outcome was lost, and no change was made",
+    "unknown": ", and the change may or may not have been made",
+}
 _WIDTH = max(len(step.value) for step in Step)
 
 
@@ -85,7 +91,7 @@ def _caveats(story: Story) -> list[str]:
 
 
 def _write_entry(story: Story, entry: Entry, console: Console) -> None:
-    outcome = f": {entry.error}" if entry.error else ""
+    outcome = f": {entry.error}{_EFFECTS.get(entry.effect or '', '')}" if entry.error else _EFFECTS.get(entry.effect or "", "")
     head = plain(f"{_moment(entry.time)}  ", "dim")
     head.append_text(plain(f"{entry.step.value:{_WIDTH}}", _STYLES[entry.step]))
     head.append_text(plain(f"  {entry.event} by {short_caller(entry.caller)} from {entry.source}{outcome}"))
@@ -96,6 +102,8 @@ def _write_entry(story: Story, entry: Entry, console: Console) -> None:
         details = [f"(about the key) {_keys(entry)}"]
     if entry.context:
         details.append(f"context {context_text(entry.context)}")
+    if entry.allowed_by:
+        details.append(f"allowed by {', '.join(dict.fromkeys(entry.allowed_by))}")
     for label, blobs in (("blob in ", entry.blobs_in), ("blob out", entry.blobs_out)):
         details += [f"{label} {blob[:16]}… {_relation(story, blob)}" for blob in blobs if len(story.blobs) > 1]
     details.append(str(entry.place))

@@ -12,17 +12,28 @@ where they did.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from audit.query.engine import Progress, search
-from audit.query.filters import Filter, KeyName, Record, contexts, extension, fingerprints, named_keys, resource_arns
+from audit.query.filters import (
+    Filter,
+    KeyName,
+    Record,
+    allowances,
+    contexts,
+    extension,
+    fingerprints,
+    named_keys,
+    resource_arns,
+    was_done,
+)
 from audit.query.lines import Damage, Found, Place
 from audit.query.scan import Coverage
-from audit.record import Phase
+from audit.record import Effect
 
 MAX_BLOBS = 256
 MAX_ENTRIES = 10_000
@@ -63,7 +74,8 @@ class Relation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of the story. `keys` are ARNs; `error` is CloudTrail's code."""
+    """One record of the story. `keys` are ARNs; `allowed_by` has what allowed each action, as `allowances` says it; `error` is
+    CloudTrail's code. `effect` tells of a change whose outcome does not say whether it was made: made, unknown."""
 
     step: Step
     time: str
@@ -74,7 +86,9 @@ class Entry:
     context: dict[str, dict[str, str]]
     blobs_in: tuple[str, ...]
     blobs_out: tuple[str, ...]
+    allowed_by: tuple[str, ...]
     error: str | None
+    effect: str | None
     event_id: str | None
     place: Place
 
@@ -193,10 +207,10 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
     wanted = [fingerprint]
     filters = [Filter(fingerprints=(fingerprint,))]
     if not use_index:  # reading everything once is better than twice
-        filters.append(Filter(events=KEY_EVENTS, error="none"))
+        filters.append(Filter(events=KEY_EVENTS))
     while True:
         with search(data, filters, progress=progress, use_index=use_index) as result:
-            collected.add(_entry(found) for found in result.records())
+            collected.add(_entries(result.records()))
             coverage, damaged = result.coverage, list(dict.fromkeys([*damaged, *result.damaged]))
         wanted = sorted({blob for edge in collected.edges for blob in edge if not known.isdisjoint(edge)} - known)
         if len(known) + len(wanted) > MAX_BLOBS:
@@ -209,7 +223,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
     keys = {key for entry in collected.entries.values() for key in entry.keys if key}
     if keys and use_index:
         with search(data, _key_events(keys), progress=progress, use_index=use_index) as result:
-            collected.add(_entry(found) for found in result.records())
+            collected.add(_entries(result.records()))
             coverage, damaged = result.coverage, list(dict.fromkeys([*damaged, *result.damaged]))
     if collected.left_out:
         incomplete.append(f"{collected.left_out} more calls are counted above and not listed")
@@ -226,16 +240,25 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
 
 def _key_events(keys: set[str]) -> list[Filter]:
     if len(keys) > MAX_KEYS:
-        return [Filter(events=KEY_EVENTS, error="none")]
-    return [Filter(events=KEY_EVENTS, error="none", key=KeyName.parse(key)) for key in sorted(keys)]
+        return [Filter(events=KEY_EVENTS)]
+    return [Filter(events=KEY_EVENTS, key=KeyName.parse(key)) for key in sorted(keys)]
 
 
 def _timeline(collected: _Collected) -> tuple[Entry, ...]:
     """The uses in the order of time, with what happened to their keys from the first of them on."""
     uses = sorted(collected.entries.values(), key=lambda entry: (entry.time, entry.place))
-    keys = {key for entry in uses for key in entry.keys}
-    about = [entry for entry in collected.key_entries if uses and entry.time >= uses[0].time and not keys.isdisjoint(entry.keys)]
+    keys = {_key_id(key) for entry in uses for key in entry.keys}
+    about = [
+        entry
+        for entry in collected.key_entries
+        if uses and entry.time >= uses[0].time and not keys.isdisjoint(map(_key_id, entry.keys))
+    ]
     return tuple(sorted([*uses, *about], key=lambda entry: (entry.time, entry.place)))
+
+
+def _key_id(name: str) -> str:
+    """What an ARN ends with; where the outcome of a change was lost, the key may be named by that alone."""
+    return name.rpartition("/")[2]
 
 
 def _relations(asked: str, known: set[str], edges: set[tuple[str, str]]) -> dict[str, Relation]:
@@ -256,8 +279,15 @@ def _reachable(start: str, edges: set[tuple[str, str]]) -> set[str]:
     return reached
 
 
-def _entry(found: Found) -> Entry:
-    record = found.record
+def _entries(records: Iterable[Found]) -> Iterator[Entry]:
+    """Of changes to keys only those that were made, or may have been."""
+    for found in records:
+        entry = _entry(found, found.record)
+        if entry.step is not Step.KEY or was_done(found.record) is not False:
+            yield entry
+
+
+def _entry(found: Found, record: Record) -> Entry:
     return Entry(
         step=_step(record),
         time=found.time,
@@ -268,7 +298,9 @@ def _entry(found: Found) -> Entry:
         context=contexts(record),
         blobs_in=tuple(fingerprints(record, "fingerprintsIn")),
         blobs_out=tuple(fingerprints(record, "fingerprintsOut")),
+        allowed_by=tuple(allowances(record)),
         error=record.get("errorCode"),
+        effect=_effect(record),
         event_id=record.get("eventID"),
         place=found.place,
     )
@@ -277,7 +309,7 @@ def _entry(found: Found) -> Entry:
 def _step(record: Record) -> Step:
     if record.get("eventName") in KEY_EVENTS:
         return Step.KEY
-    if record.get("errorCode") is not None or extension(record).get("phase") == Phase.UNKNOWN.value:
+    if was_done(record) is not True:
         return Step.DRY_RUN if record.get("errorCode") == "DryRunOperationException" else Step.REFUSED
     match record.get("eventName"):
         case "Decrypt":
@@ -286,6 +318,11 @@ def _step(record: Record) -> Step:
             return Step.REENCRYPTED
         case _:
             return Step.MADE
+
+
+def _effect(record: Record) -> str | None:
+    told = extension(record).get("effect")
+    return told if isinstance(told, str) else Effect.UNKNOWN.value if was_done(record) is None else None
 
 
 def caller_of(record: Record) -> str:

@@ -57,6 +57,7 @@ STRUCTURE: Mapping[str, Shape] = {
             "fingerprintsOut": [_TEXT],
             "upstream": {"host": _TEXT, "status": "INTEGER", "requestId": _TEXT},
             "deniedBy": {"policy": _TEXT, "statement": _TEXT},
+            "allowedBy": [{"grant": _TEXT, "policy": _TEXT, "statement": _TEXT}],
         },
     },
 }
@@ -64,6 +65,9 @@ _EXTENSION = "x.additionalEventData.keytrail"
 _PARAMETERS = "x.requestParameters"
 _DELETED = "x.responseElements.deletionDate"  # seconds since the epoch, or text
 _DELETED_US = f"try_cast(try_cast({_DELETED} AS DOUBLE) * 1e6 AS BIGINT)"
+#: As `filters.allowances` says it.
+_ALLOWED = f"""[CASE WHEN one."grant" IS NOT NULL THEN 'grant ' || one."grant" ELSE concat_ws(': ', one.policy, one.statement) END
+    FOR one IN {_EXTENSION}.allowedBy IF one IS NOT NULL]"""
 _NAMES = f"""list_filter(list_concat([r.ARN FOR r IN x.resources],
     [{_PARAMETERS}.keyId, {_PARAMETERS}.sourceKeyId, {_PARAMETERS}.destinationKeyId, {_PARAMETERS}.targetKeyId,
      {_PARAMETERS}.aliasName, x.responseElements.keyId]), name -> name IS NOT NULL)"""
@@ -122,6 +126,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "upstream_status": (f"{_EXTENSION}.upstream.status", "its HTTP status"),
     "denied_policy": (f"{_EXTENSION}.deniedBy.policy", "the guardrail that refused"),
     "denied_statement": (f"{_EXTENSION}.deniedBy.statement", "its statement"),
+    "allowed_by": (_ALLOWED, "of the embedded KMS: what allowed each action, as grant ID, POLICY: STATEMENT, or host"),
     "log": (f"{_EXTENSION}.log", "the log that the record is in"),
     "record": ("record", "its index there, from 0"),
     "start": ("start", "where its line begins in its segment, bytes"),

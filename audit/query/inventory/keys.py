@@ -13,12 +13,11 @@ from enum import Enum
 from typing import Any
 
 from audit.query.engine import search
-from audit.query.filters import Filter, KeyName, Record, extension, resource_arns
+from audit.query.filters import Filter, KeyName, Record, resource_arns, was_done
 from audit.query.inventory.uses import Snapshot, Wrapping, destination
 from audit.query.lines import Found
 from audit.query.times import time_text
 from audit.query.trace import caller_of
-from audit.record import Phase
 
 
 class KeyState(Enum):
@@ -146,12 +145,12 @@ class KeyRing:
 
     def _note(self, record: Record, time: str) -> None:
         event = str(record.get("eventName"))
-        is_unsure = extension(record).get("phase") == Phase.UNKNOWN.value or extension(record).get("effect") == "unknown"
-        if record.get("errorCode") is not None and not is_unsure:
+        done = was_done(record)
+        if done is False:
             return
         for arn in _keys(record):
             life = self._lives.get(arn, KeyLife())
-            if is_unsure:
+            if done is None:
                 self._lives[arn] = replace(life, doubt=f"{event} at {time}")
             elif event in _ROTATIONS:
                 self._rotated[arn] = time

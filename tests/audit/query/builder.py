@@ -24,8 +24,8 @@ def at(seconds: float) -> datetime:
 
 
 def record(event: str = "Decrypt", **changes: Any) -> dict[str, Any]:
-    """A record without its place. `changes`: user, key (ARN or None), context, blobs_in, blobs_out, error, phase, and
-    any top-level name."""
+    """A record without its place. `changes`: user, key (ARN or None), context, blobs_in, blobs_out, error, phase, effect,
+    allowed_by (a list, as recorded), and any top-level name."""
     user = changes.pop("user", "alice")
     key = changes.pop("key", KEY_A)
     extension: dict[str, Any] = {"phase": changes.pop("phase", "outcome")}
@@ -35,6 +35,9 @@ def record(event: str = "Decrypt", **changes: Any) -> dict[str, Any]:
     ):
         if blobs:
             extension[name] = [fingerprint(blob) for blob in blobs]
+    for name, member in (("effect", changes.pop("effect", None)), ("allowedBy", changes.pop("allowed_by", None))):
+        if member is not None:
+            extension[name] = member
     extension |= {"identityProof": "signature-verified", "backend": "local", "topology": "endpoint"}
     error = changes.pop("error", None)
     if error:

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from audit import cli
 from audit.errors import QueryError
 from audit.query.events import COLUMNS, open_events
-from audit.query.filters import Filter, contexts, fingerprints, resource_arns
+from audit.query.filters import Filter, allowances, contexts, fingerprints, resource_arns
 from audit.query.index.layout import index_folder
 from audit.query.statement import admit, limited
 from tests.audit.query.builder import KEY_A, LogBuilder, at, fingerprint
@@ -103,6 +103,33 @@ def test_calls_leave_out_the_intents_of_changes(tmp_path: Path) -> None:
         ("EnableKey", "unknown"),
     ]
     assert rows(tmp_path, "SELECT count(*) FROM events") == [(3,)]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_what_is_known_of_a_lost_outcome_is_its_outcome(tmp_path: Path, indexed: bool) -> None:
+    log = LogBuilder(tmp_path)
+    for effect in ("made", "none", None):
+        log.add(1, "DisableKey", phase="unknown", error="KMSInternalException", effect=effect)
+    log.add(2, "DisableKey", error="InternalFailure", effect="unknown")
+    log.rotate()
+    if indexed:
+        compacted(tmp_path)
+    assert rows(tmp_path, "SELECT outcome FROM calls ORDER BY record") == [("ok",), ("failed",), ("unknown",), ("unknown",)]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_what_allowed_each_action(tmp_path: Path, indexed: bool) -> None:
+    log = LogBuilder(tmp_path)
+    policy, grant = {"policy": "key policy", "statement": "it's: 1"}, {"grant": "g-1"}
+    told = [[policy], [grant, {"policy": "host"}], [], None, [None, grant, {}]]
+    records = [orjson.loads(log.add(number, "ReEncrypt", allowed_by=by)) for number, by in enumerate(told)]
+    log.rotate()
+    if indexed:
+        compacted(tmp_path)
+    found = rows(tmp_path, "SELECT allowed_by FROM calls ORDER BY record")
+    assert [by or [] for (by,) in found] == [allowances(one) for one in records]
+    assert found[:3] == [(["key policy: it's: 1"],), (["grant g-1", "host"],), ([],)]
+    assert rows(tmp_path, "SELECT record FROM calls WHERE list_contains(allowed_by, 'grant g-1') ORDER BY record") == [(1,), (4,)]
 
 
 def test_columns_that_are_made_of_others(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit.errors import QueryError
 from audit.query.engine import search
-from audit.query.filters import Filter, KeyName, contexts, parse_pair, source_matches
+from audit.query.filters import Filter, KeyName, allowances, contexts, parse_pair, source_matches, was_done
 from audit.record import Phase
 from tests.audit.query.builder import KEY_A, KEY_B, LogBuilder, at, fingerprint, placed, record
 
@@ -53,6 +53,30 @@ def test_context_pairs_must_all_hold(place: str) -> None:
     assert Filter(context=(("tenant", "acme"), ("table", "orders"))).matches(found)
     assert not Filter(context=(("tenant", "acme"), ("table", "users"))).matches(found)
     assert not Filter(context=(("acme", "tenant"),)).matches(found)
+
+
+def test_what_allowed_each_action_in_words() -> None:
+    by = [{"grant": "g-1"}, {"policy": "key policy", "statement": "partners"}, {"policy": "host"}]
+    assert allowances(record_with(allowed_by=by)) == ["grant g-1", "key policy: partners", "host"]
+    assert allowances(record_with()) == []
+
+
+LOST = {"phase": "unknown", "error": "KMSInternalException"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "done"),
+    [
+        ({}, True),
+        ({"error": "AccessDenied"}, False),
+        ({"error": "InternalFailure", "effect": "unknown"}, None),
+        (LOST, None),
+        ({**LOST, "effect": "made"}, True),
+        ({**LOST, "effect": "none"}, False),
+    ],
+)
+def test_whether_it_was_done(changes: dict[str, Any], done: bool | None) -> None:
+    assert was_done(record_with(event="DisableKey", **changes)) is done
 
 
 def test_intents_only_when_asked_for() -> None:

@@ -127,6 +127,48 @@ def test_a_story_says_what_happened_and_what_it_does_not_tell(tmp_path: Path) ->
     assert "\x1b" not in shown
 
 
+GRANT = {"grant": "ab" * 32}
+
+
+def test_a_table_says_what_allowed_a_call(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, allowed_by=[GRANT])
+    log.add(2, allowed_by=[{"policy": "KMSFullAccess", "statement": "KMSFullAccess"}] * 2)
+    log.add(3, "CreateKey", phase="unknown", error="KMSInternalException", effect="made", allowed_by=[])
+    out = io.StringIO()
+    write_table(found_in(tmp_path), make_console(out, width=400))
+    _, first, second, third = out.getvalue().splitlines()
+    assert first.rstrip().endswith("ok by grant abababababab…")
+    assert second.rstrip().endswith("ok by KMSFullAccess")
+    assert third.rstrip().endswith("unknown KMSInternalException (made)")
+    assert "unknown KMSInternalException (made)" in str(record_line(found_in(tmp_path)[2]))
+    table = io.StringIO(newline="")
+    write_csv(found_in(tmp_path), table)
+    assert [row["allowedBy"] for row in csv.DictReader(io.StringIO(table.getvalue(), newline=""))] == [
+        f"grant {GRANT['grant']}",
+        "KMSFullAccess: KMSFullAccess, KMSFullAccess: KMSFullAccess",
+        "",
+    ]
+
+
+def test_a_story_says_by_which_grant_a_key_was_unwrapped_and_what_may_have_been_done(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, "Decrypt", user="bob", blobs_in=["one"], allowed_by=[GRANT])
+    log.add(2, "DisableKey", phase="unknown", error="KMSInternalException", effect="made")
+    log.add(3, "EnableKey", phase="unknown", error="KMSInternalException")
+    out = io.StringIO()
+    write_story(trace(tmp_path, fingerprint("one")), make_console(out))
+    assert f"allowed by grant {GRANT['grant']}\n" in out.getvalue()
+    assert (
+        "DisableKey by user/alice from 10.0.0.7: KMSInternalException, its outcome was lost, and the change was made"
+        in out.getvalue()
+    )
+    assert (
+        "EnableKey by user/alice from 10.0.0.7: KMSInternalException, and the change may or may not have been made"
+        in out.getvalue()
+    )
+
+
 def test_a_story_that_is_not_there_says_so_plainly(tmp_path: Path) -> None:
     LogBuilder(tmp_path).add(1)
     out = io.StringIO()

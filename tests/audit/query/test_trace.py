@@ -51,6 +51,34 @@ def test_the_story_of_a_data_key(tmp_path: Path) -> None:
     assert story.to_json()["entries"][0]["context"] == {"encryptionContext": {"tenant": "acme"}}
 
 
+def test_what_became_of_a_keys_change_whose_outcome_was_lost(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, "GenerateDataKey", blobs_out=["one"])
+    lost = {"phase": "unknown", "error": "KMSInternalException"}
+    log.add(2, "DisableKey", effect="made", **lost)
+    log.add(3, "EnableKey", effect="none", key=None, requestParameters={"keyId": KEY_A}, **lost)
+    log.add(4, "PutKeyPolicy", key=None, requestParameters={"keyId": KEY_A.rpartition("/")[2]}, **lost)
+    log.add(5, "ScheduleKeyDeletion", error="InternalFailure", effect="unknown")
+    log.add(6, "ScheduleKeyDeletion", error="AccessDenied")
+    for use_index in (False, True):
+        entries = trace(tmp_path, ONE, use_index=use_index).entries
+        assert [(entry.event, entry.step, entry.effect) for entry in entries] == [
+            ("GenerateDataKey", Step.MADE, None),
+            ("DisableKey", Step.KEY, "made"),
+            ("PutKeyPolicy", Step.KEY, "unknown"),
+            ("ScheduleKeyDeletion", Step.KEY, "unknown"),
+        ]
+
+
+def test_the_story_tells_what_allowed_each_call(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path)
+    log.add(1, "GenerateDataKey", blobs_out=["one"], allowed_by=[{"policy": "KMSFullAccess", "statement": "KMSFullAccess"}])
+    log.add(2, "Decrypt", blobs_in=["one"], allowed_by=[{"grant": "g-1"}])
+    story = trace(tmp_path, ONE)
+    assert [entry.allowed_by for entry in story.entries] == [("KMSFullAccess: KMSFullAccess",), ("grant g-1",)]
+    assert story.to_json()["entries"][1]["allowed_by"] == ("grant g-1",)
+
+
 def chain(log: LogBuilder, *blobs: str) -> None:
     for seconds, (source, made) in enumerate(itertools.pairwise(blobs)):
         log.add(10 + seconds, "ReEncrypt", blobs_in=[source], blobs_out=[made])

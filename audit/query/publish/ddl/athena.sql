@@ -9,6 +9,8 @@ SELECT *,
        CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 2) END AS role,
        CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 3) END AS session_name,
        CASE WHEN phase = 'intent' THEN 'intent'
+            WHEN effect = 'made' THEN 'ok'
+            WHEN effect = 'none' THEN 'failed'
             WHEN phase = 'unknown' OR effect = 'unknown' THEN 'unknown'
             WHEN error_code IS NULL THEN 'ok'
             WHEN error_code = 'DryRunOperationException' THEN 'dry run'
@@ -68,6 +70,7 @@ CREATE EXTERNAL TABLE NAMESPACE.NAME_files (
     `upstream_status` int,
     `denied_policy` string,
     `denied_statement` string,
+    `allowed_by` array<string>,
     `log` string,
     `record` bigint,
     `start` bigint,
@@ -90,6 +93,8 @@ SELECT *,
        CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 2) END AS role,
        CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 3) END AS session_name,
        CASE WHEN phase = 'intent' THEN 'intent'
+            WHEN effect = 'made' THEN 'ok'
+            WHEN effect = 'none' THEN 'failed'
             WHEN phase = 'unknown' OR effect = 'unknown' THEN 'unknown'
             WHEN error_code IS NULL THEN 'ok'
             WHEN error_code = 'DryRunOperationException' THEN 'dry run'

@@ -16,6 +16,8 @@ SELECT *,
        CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 2) END AS role,
        CASE WHEN caller LIKE '%:assumed-role/%' THEN split_part(caller, '/', 3) END AS session_name,
        CASE WHEN phase = 'intent' THEN 'intent'
+            WHEN effect = 'made' THEN 'ok'
+            WHEN effect = 'none' THEN 'failed'
             WHEN phase = 'unknown' OR effect = 'unknown' THEN 'unknown'
             WHEN error_code IS NULL THEN 'ok'
             WHEN error_code = 'DryRunOperationException' THEN 'dry run'

@@ -119,6 +119,13 @@ def test_a_call_whose_outcome_nobody_knows_is_a_doubt_and_no_fact(log: LogBuilde
     assert taken(log, [stored("one", "one")])["one"].lost is Loss.UNTOLD
 
 
+def test_of_a_lost_outcome_counts_what_is_known_of_it(log: LogBuilder) -> None:
+    key_event(log, 1, "DisableKey", KEY_A, phase="unknown", error="KMSInternalException", effect="made")
+    key_event(log, 2, "EnableKey", KEY_A, phase="unknown", error="KMSInternalException", effect="none")
+    life = KeyRing(Snapshot(log.data), at(100 * DAY_S)).life(KEY_A)
+    assert (life.state, life.doubt) == (KeyState.DISABLED, None)
+
+
 def test_objects_under_old_key_material(log: LogBuilder) -> None:
     add(log, 1, "GenerateDataKey", blobs_out=["old"], materials=M1)
     add(log, 2, "Encrypt", blobs_out=["new"], materials=M2)
