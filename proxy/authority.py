@@ -1,9 +1,9 @@
-"""The certificate authority of the forward proxy: it signs a leaf for each name of KMS's that is asked for.
+"""The certificate authority of the forward proxy: it signs a leaf for each name of KMS's, or STS's, that is asked for.
 
-A CA that is made here has critical name constraints for the names of KMS and for nothing else, so its key is of no use to a thief
-who wants to be another site. The names stand one by one, region by region, since a constraint has no wildcard in its middle; a
-name in it also permits those below it. So a region that AWS opens later needs a new CA, made by a version that knows it. Keys of
-leaves stay in memory.
+A CA that is made here has critical name constraints for the names of KMS and STS and for nothing else, so its key is of no use to
+a thief who wants to be another site. The names stand one by one, region by region, since a constraint has no wildcard in its
+middle; a name in it also permits those below it. So a region that AWS opens later needs a new CA, made by a version that knows
+it. Keys of leaves stay in memory.
 
 Source: RFC 5280 §4.2.1.10 (name constraints), CA/Browser Forum baseline requirements for the leaves' extensions.
 """
@@ -11,6 +11,7 @@ Source: RFC 5280 §4.2.1.10 (name constraints), CA/Browser Forum baseline requir
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import ssl
 import tempfile
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.errors import SetupError
-from proxy.kms.hosts import endpoint_host, kms_region, partition_of
+from proxy.kms.hosts import STS_GLOBAL, Service, endpoint_host, kms_region, partition_of, sts_region
 
 MAX_LEAVES = 512
 _LEAF_LIFE = timedelta(days=7)
@@ -52,7 +53,7 @@ def make(*, name: str = "keytrail KMS interception CA", days: int = 3_650) -> tu
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(_kms_only(), critical=True)
+        .add_extension(_kms_and_sts_only(), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
         .sign(private, hashes.SHA384())
@@ -81,12 +82,12 @@ class Authority:
         return held is not None and datetime.now(UTC) < held[1]
 
     def leaf_context(self, host: str) -> ssl.SSLContext:
-        """A server's context with a leaf for `host`, a name of KMS's in lower case. Minting one takes some milliseconds.
+        """A server's context with a leaf for `host`, a name of KMS's or STS's in lower case. Minting one takes some milliseconds.
 
         Raises SetupError for any other name.
         """
-        if kms_region(host) is None:
-            raise SetupError(f"{host} is no name of KMS's: no certificate is made for it")
+        if kms_region(host) is None and sts_region(host) is None:
+            raise SetupError(f"{host} is no name of KMS's or STS's: no certificate is made for it")
         with self._lock:
             held = self._leaves.get(host)
             if held is not None and datetime.now(UTC) < held[1]:
@@ -149,17 +150,18 @@ def system_bundles() -> list[Path]:
     return [Path(ssl.get_default_verify_paths().openssl_cafile), Path("/etc/ssl/certs/ca-certificates.crt")]
 
 
-def _kms_only() -> x509.NameConstraints:
-    """The names of KMS in every region that is known, and no other name, address, mailbox or URI."""
-    hosts: dict[str, None] = {}
+def _kms_and_sts_only() -> x509.NameConstraints:
+    """The names of KMS and STS in every region that is known, and no other name, address, mailbox or URI."""
+    hosts: dict[str, None] = {STS_GLOBAL: None}
+    services: tuple[Service, ...] = ("kms", "sts")
     for partition in botocore.loaders.create_loader().load_data("partitions")["partitions"]:
         for region in partition["regions"]:
             if region.endswith("-global"):
                 continue
-            for fips in (False, True):
+            for service, fips in itertools.product(services, (False, True)):
                 for dual_stack in (False, True):
-                    hosts[endpoint_host(region, fips=fips, dual_stack=dual_stack)] = None
-                hosts[f"{'kms-fips' if fips else 'kms'}.{region}.vpce.{partition_of(region).suffix}"] = None
+                    hosts[endpoint_host(region, service=service, fips=fips, dual_stack=dual_stack)] = None
+                hosts[f"{service}{'-fips' if fips else ''}.{region}.vpce.{partition_of(region).suffix}"] = None
     everywhere = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
     # A mailbox or URI at a host that cannot be (RFC 6761 §6.4) leaves all others out, as an empty list of names cannot.
     nowhere: list[x509.GeneralName] = [x509.RFC822Name("nowhere.invalid"), x509.UniformResourceIdentifier("nowhere.invalid")]

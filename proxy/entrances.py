@@ -60,6 +60,7 @@ class Entrances:
                 _others(settings),
                 self._tunnels,
                 handshake_s=handshake_s,
+                answers_sts=settings.backend == "local",
             )
             welcome = self._forward.welcome
             self._doors.append(Door(self._bind("forward_listen"), welcome, greeting_s=handshake_s, proxied=proxied))
@@ -78,6 +79,7 @@ class Entrances:
             self._tls.reload(*tls)
         if self._forward is not None and leaves is not None:
             self._forward.leaves, self._forward.others = leaves, others
+            self._forward.answers_sts = settings.backend == "local"
         self._tunnels.limit(connect_s=settings.aws_connect_timeout_s, idle_s=settings.idle_timeout_s)
         for door in self._doors:
             door.greeting_s = settings.request_timeout_s

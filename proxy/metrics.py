@@ -33,7 +33,7 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "tunnel_bytes_from_clients": ("Bytes that went through tunnels to other hosts.", ()),
     "tunnel_bytes_to_clients": ("Bytes that came back through tunnels from other hosts.", ()),
     "connect_refused": ("CONNECT requests that were refused.", ()),
-    "connect_intercepted": ("CONNECT requests to KMS, whose calls keytrail answers.", ()),
+    "connect_intercepted": ("CONNECT requests to KMS or STS, whose calls keytrail answers.", ()),
     "handshakes_failed": ("Connections that ended before they were a client's: TLS, PROXY protocol, CONNECT.", ()),
 }
 #: Values that rise and fall.

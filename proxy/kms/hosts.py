@@ -1,15 +1,20 @@
-"""The names that real AWS KMS has: which region a host name stands for, and which name a region has. Pure.
+"""The names that real AWS KMS has, and STS: which region a host name stands for, and which name a region has. Pure.
 
 A name is KMS's only as a whole: ``kms.us-east-1.amazonaws.com.evil.example`` is not. The table is AWS's partitions; a region is
-told to be in one by its first letters, as botocore does, so that a region that opens tomorrow is known today.
+told to be in one by its first letters, as botocore does, so that a region that opens tomorrow is known today. STS has one name
+without a region besides.
 
-Source: botocore/data/partitions.json and kms/2014-11-01/endpoint-rule-set-1.json; AWS KMS developer guide, "VPC endpoints".
+Source: botocore/data/partitions.json, kms/2014-11-01/endpoint-rule-set-1.json and sts/2011-06-15/endpoint-rule-set-1.json; AWS
+KMS developer guide, "VPC endpoints".
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Service: TypeAlias = Literal["kms", "sts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +41,43 @@ PARTITIONS = (
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
 
-def _pattern(partition: Partition) -> str:
+#: STS's name in no region of its own, and the region that calls to it are signed for.
+STS_GLOBAL = "sts.amazonaws.com"
+_STS_GLOBAL_REGION = "us-east-1"
+
+
+def _pattern(service: Service, partition: Partition) -> str:
     suffix = re.escape(partition.suffix)
     names = [
-        rf"kms(?:-fips)?\.(?P<r1>{partition.region})\.{suffix}",
-        rf"(?:{_LABEL}\.)kms(?:-fips)?\.(?P<r2>{partition.region})\.vpce\.{suffix}",
+        rf"{service}(?:-fips)?\.(?P<r1>{partition.region})\.{suffix}",
+        rf"(?:{_LABEL}\.){service}(?:-fips)?\.(?P<r2>{partition.region})\.vpce\.{suffix}",
     ]
     if partition.dual_stack is not None:
-        names.append(rf"kms(?:-fips)?\.(?P<r3>{partition.region})\.{re.escape(partition.dual_stack)}")
+        names.append(rf"{service}(?:-fips)?\.(?P<r3>{partition.region})\.{re.escape(partition.dual_stack)}")
     return "|".join(names)
 
 
-_HOSTS = tuple(re.compile(_pattern(partition), re.ASCII) for partition in PARTITIONS)
+def _patterns(service: Service) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(_pattern(service, partition), re.ASCII) for partition in PARTITIONS)
+
+
+_KMS_HOSTS, _STS_HOSTS = _patterns("kms"), _patterns("sts")
 _REGIONS = tuple((re.compile(partition.region, re.ASCII), partition) for partition in PARTITIONS)
 
 
 def kms_region(host: str) -> str | None:
     """The region of a real KMS host name, in any case, with no port and at most one dot at its end; None for any other name."""
+    return _region(host, _KMS_HOSTS)
+
+
+def sts_region(host: str) -> str | None:
+    """As `kms_region`, of STS's names; us-east-1 for the one without a region."""
+    return _STS_GLOBAL_REGION if host.lower().removesuffix(".") == STS_GLOBAL else _region(host, _STS_HOSTS)
+
+
+def _region(host: str, patterns: tuple[re.Pattern[str], ...]) -> str | None:
     name = host.lower().removesuffix(".")
-    for pattern in _HOSTS:
+    for pattern in patterns:
         if (found := pattern.fullmatch(name)) is not None:
             return found[found.lastgroup or 0]
     return None
@@ -65,8 +88,8 @@ def partition_of(region: str) -> Partition:
     return next((partition for pattern, partition in _REGIONS if pattern.fullmatch(region)), PARTITIONS[0])
 
 
-def endpoint_host(region: str, *, fips: bool = False, dual_stack: bool = False) -> str:
-    """The host name of KMS in `region`: ``kms.eu-central-1.amazonaws.com``."""
+def endpoint_host(region: str, *, service: Service = "kms", fips: bool = False, dual_stack: bool = False) -> str:
+    """The host name of `service` in `region`: ``kms.eu-central-1.amazonaws.com``."""
     partition = partition_of(region)
     suffix = partition.dual_stack if dual_stack and partition.dual_stack is not None else partition.suffix
-    return f"{'kms-fips' if fips else 'kms'}.{region}.{suffix}"
+    return f"{service}{'-fips' if fips else ''}.{region}.{suffix}"

@@ -1,7 +1,9 @@
 """The forward proxy: for clients with HTTPS_PROXY (CONNECT) and, in plain HTTP, HTTP_PROXY (absolute form).
 
-CONNECT to KMS is answered, and TLS is ended here under a leaf of the corporate CA; what is within are calls like any other. Other
-hosts are tunnelled unread, refused, or tunnelled where they are listed. A name is KMS's only as a whole, and only on port 443.
+CONNECT to KMS is answered, and TLS is ended here under a leaf of the corporate CA; what is within are calls like any other. So is
+CONNECT to STS, where the embedded KMS answers: callers' sessions are its own. In front of AWS sessions are AWS's, and STS is a
+host like others, and so it is where it is listed. Other hosts are tunnelled unread, refused, or tunnelled where they are listed.
+A name is KMS's only as a whole, and only on port 443.
 
 Source: RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form).
 """
@@ -17,7 +19,7 @@ from typing import Literal, Protocol
 
 from proxy.domain import Origin
 from proxy.errors import SetupError
-from proxy.kms.hosts import kms_region
+from proxy.kms.hosts import kms_region, sts_region
 from proxy.listeners.door import Unwelcome, Visitor, answer, take_head
 from proxy.listeners.reverse import MAX_HEAD_BYTES, Listener
 from proxy.listeners.tls import ServerNames, begin_tls
@@ -87,11 +89,20 @@ class _Request:
 
 class ForwardProxy:
     """How visitors of the forward proxy's port are taken over. `names` watch the contexts of `leaves`; `handshake_s` bounds TLS
-    with an intercepted client."""
+    with an intercepted client. `answers_sts`: whether calls to STS are answered here."""
 
     def __init__(
-        self, listener: Listener, leaves: Leaves, names: ServerNames, others: OtherHosts, tunnels: Tunnels, *, handshake_s: float
+        self,
+        listener: Listener,
+        leaves: Leaves,
+        names: ServerNames,
+        others: OtherHosts,
+        tunnels: Tunnels,
+        *,
+        handshake_s: float,
+        answers_sts: bool = False,
     ) -> None:
+        self.answers_sts = answers_sts
         self.others = others
         self.leaves = leaves
         self.intercepted = 0
@@ -107,13 +118,19 @@ class ForwardProxy:
         if request is None or request.host is None:
             answer(visitor.sock, "400 Bad Request", _FORWARD_PROXY)
             raise Unwelcome("its first request was none for a forward proxy")
-        is_kms = kms_region(request.host) is not None
-        if request.is_connect and is_kms and request.port == 443:
+        is_answered = self._answers(request.host, request.port)
+        if request.is_connect and is_answered and request.port == 443:
             await self._intercept(visitor, request.host)
-        elif not request.is_connect and is_kms and request.port == 80:
+        elif not request.is_connect and is_answered and request.port == 80:
             await self._take_plain(visitor, request)
         else:
             await self._pass_on(visitor, request, request.host)
+
+    def _answers(self, host: str, port: int) -> bool:
+        """Whether calls to `host` are answered here."""
+        if kms_region(host) is not None:
+            return True
+        return self.answers_sts and sts_region(host) is not None and not self.others.lists(host, port)
 
     async def _intercept(self, visitor: Visitor, host: str) -> None:
         self.intercepted += 1
@@ -126,7 +143,7 @@ class ForwardProxy:
         await begin_tls(visitor, self._listener, context, "forward-proxy", self._handshake_s, self._names)
 
     async def _take_plain(self, visitor: Visitor, request: _Request) -> None:
-        """A call to KMS over plain HTTP: answered like any other, and sent on over TLS."""
+        """A call to KMS or STS over plain HTTP: answered like any other; to AWS it goes on over TLS."""
         origin = Origin(visitor.peer, "forward-proxy", visitor.claimed_peer)
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: self._listener.connection(lambda _: origin, request.head), visitor.sock)

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias, cast
 import httptools
 
 from proxy.domain import HttpFault, Origin, RawRequest, RawResponse
-from proxy.kms.hosts import kms_region
+from proxy.kms.hosts import kms_region, sts_region
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_CHUNK_OVERHEAD = 8  # a body in chunks of one byte takes six times its size
@@ -43,7 +43,7 @@ _REASONS |= {500: "Internal Server Error", 503: "Service Unavailable"}
 _BROKEN = HttpFault(400, "SerializationException", "The HTTP request could not be parsed.")
 _UPGRADE = HttpFault(400, "SerializationException", "Neither CONNECT nor another protocol is served here.")
 _NO_PATH = HttpFault(400, "SerializationException", "The request's target is not a path.")
-_NOT_KMS = HttpFault(403, "AccessDeniedException", "On this connection keytrail answers calls to AWS KMS alone.")
+_NOT_KMS = HttpFault(403, "AccessDeniedException", "On this connection keytrail answers calls to AWS KMS and STS alone.")
 _TWO_HOSTS = HttpFault(400, "SerializationException", "The request's target and its Host header name different hosts.")
 _SLOW = HttpFault(408, "RequestTimeoutException", "The request was not received in time.")
 _LARGE_HEAD = HttpFault(431, "RequestHeaderSectionTooLarge", f"The request's head is over {MAX_HEAD_BYTES} bytes.")
@@ -413,12 +413,13 @@ def _plain_origin(transport: asyncio.BaseTransport) -> Origin:
 
 def _in_origin_form(target: bytes, headers: list[tuple[bytes, bytes]], origin: Origin) -> tuple[bytes, HttpFault | None]:
     """The path and query of a target in absolute form, which is what the client signed (RFC 9112 §3.2.2). It is for a proxy, and
-    for KMS: any other is a fault."""
+    for KMS or STS: any other is a fault."""
     scheme, _, rest = target.partition(b"://")
     authority, slash, path = rest.partition(b"/")
     if origin.topology != "forward-proxy" or scheme.lower() != b"http":
         return target, _NO_PATH
-    if kms_region(authority.decode("latin-1").removesuffix(":80")) is None:
+    host = authority.decode("latin-1").removesuffix(":80")
+    if kms_region(host) is None and sts_region(host) is None:
         return target, _NOT_KMS
     if [value.lower() for name, value in headers if name == b"host"] != [authority.lower()]:
         return target, _TWO_HOSTS

@@ -22,7 +22,7 @@ from cryptography import x509
 from proxy.authority import server_context
 from proxy.domain import ClientCertificate, Origin, TlsDetails
 from proxy.errors import SetupError
-from proxy.kms.hosts import kms_region
+from proxy.kms.hosts import kms_region, sts_region
 from proxy.listeners.door import Unwelcome, Visitor, Welcome, answer, peek
 from proxy.listeners.reverse import Listener
 
@@ -130,7 +130,7 @@ def _with_tls(origin: Origin, session: ssl.SSLObject, name: str | None) -> Origi
     details = TlsDetails(session.version() or "", cipher[0] if cipher else "", name)
     certificate = session.getpeercert(binary_form=True)
     topology = origin.topology
-    if topology == "endpoint" and name is not None and kms_region(name) is not None:
+    if topology == "endpoint" and name is not None and (kms_region(name) is not None or sts_region(name) is not None):
         topology = "private-dns"
     return replace(
         origin, topology=topology, tls=details, client_certificate=None if certificate is None else read_certificate(certificate)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 KMS = f"kms.{REGION}.amazonaws.com"
+STS = f"sts.{REGION}.amazonaws.com"
 ALICE_ARN = "arn:aws:iam::111122223333:user/alice"
 ALICE = ("AKIAQ222222222222222", "alices-secret")
 APP = Credential("apps-secret", "apps-session-token", "arn:aws:sts::111122223333:assumed-role/app/one")
@@ -297,6 +298,47 @@ def test_a_client_certificate_is_asked_for_within_connect_too(world: World, tmp_
         assert server.count_records() == before
 
 
+def sts_client(
+    server: Server, bundle: Path, proxy: str | None = None, host: str = STS
+) -> Any:  # Any: the types are those of KMS alone
+    """STS as the first caller of an embedded KMS asks it, under its own name."""
+    access_key_id, secret_access_key = server.credentials()
+    return boto3.client(
+        "sts",
+        region_name=REGION,
+        endpoint_url=f"https://{host}",
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+        verify=str(bundle),
+        config=botocore.config.Config(retries={"total_max_attempts": 1}, proxies={"https": proxy} if proxy else {}),
+    )
+
+
+def of_sts(server: Server) -> dict[str, Any]:
+    """The newest record, of a call to STS."""
+    record = server.records()[-1]
+    assert record["eventSource"] == "sts.amazonaws.com"
+    return record
+
+
+@pytest.mark.parametrize("host", [STS, "sts.amazonaws.com"])
+def test_sts_under_its_own_names_by_private_dns(world: World, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    certificate = world.authority.server(KMS, STS, "sts.amazonaws.com")
+    tls = {"tls_listen": "127.0.0.1:0", "tls_certificate": str(certificate.chain), "tls_key": str(certificate.key)}
+    with world.keytrail(f"private-dns-of-{host}", backend="local", aws_signing="re-sign", **tls) as server:
+        ask, port = socket.getaddrinfo, int(server.tls_url.rpartition(":")[2])
+
+        def private_dns(name: Any, service: Any, *more: Any, **other: Any) -> Any:  # Any: as the library's own
+            return ask("127.0.0.1", port, *more, **other) if name == host else ask(name, service, *more, **other)
+
+        monkeypatch.setattr(socket, "getaddrinfo", private_dns)
+        session = sts_client(server, world.authority.bundle, host=host).get_session_token()["Credentials"]
+        record = of_sts(server)
+        assert (record["eventName"], record["responseElements"]["accessKeyId"]) == ("GetSessionToken", session["AccessKeyId"])
+        assert keytrail(record)["topology"] == "private-dns"
+        assert record["tlsDetails"]["clientProvidedHostHeader"] == host
+
+
 # --- the forward proxy
 
 
@@ -415,6 +457,40 @@ def test_boto3_for_another_service_is_refused_clearly(forward: Server) -> None:
     sts = boto3.client("sts", region_name=REGION, aws_access_key_id="x", aws_secret_access_key="y", config=config)
     with pytest.raises(ProxyConnectionError):
         sts.get_caller_identity()
+
+
+def test_sts_is_intercepted_where_the_embedded_kms_answers(world: World) -> None:
+    settings = {"backend": "local", "aws_signing": "re-sign", "forward_listen": "127.0.0.1:0"}
+    with world.keytrail("forward-local", **settings) as server:
+        for host in (STS, "sts.amazonaws.com"):
+            sts = sts_client(server, bundle_of(server), server.forward_url, host)
+            assert sts.get_caller_identity()["Arn"].endswith(":user/demo")
+            record = of_sts(server)
+            assert (record["eventName"], keytrail(record)["topology"]) == ("GetCallerIdentity", "forward-proxy")
+            assert record["tlsDetails"]["clientProvidedHostHeader"] == host
+        session = sts.get_session_token()["Credentials"]
+        kms = boto3.client(
+            "kms",
+            region_name=REGION,
+            aws_access_key_id=session["AccessKeyId"],
+            aws_secret_access_key=session["SecretAccessKey"],
+            aws_session_token=session["SessionToken"],
+            verify=str(bundle_of(server)),
+            config=botocore.config.Config(proxies={"https": server.forward_url}),
+        )
+        assert kms.generate_data_key(KeyId="alias/demo", KeySpec="AES_256")["Plaintext"]
+        assert server.metrics()["keytrail_connect_intercepted_total"] >= 3
+
+
+def test_sts_is_another_host_where_its_name_is_listed_or_aws_answers(forward: Server, world: World) -> None:
+    with pytest.raises(ProxyConnectionError):  # in front of AWS: refused like any other that is not listed
+        sts_client(forward, bundle_of(forward), forward.forward_url).get_caller_identity()
+    settings = {"backend": "local", "aws_signing": "re-sign", "forward_listen": "127.0.0.1:0"}
+    with (
+        world.keytrail("forward-listed", forward_listed=STS, **settings) as server,
+        pytest.raises(ProxyConnectionError),  # `forward_others` refuses, whatever is listed
+    ):
+        sts_client(server, bundle_of(server), server.forward_url).get_caller_identity()
 
 
 def test_a_listed_host_is_tunnelled_unread_and_counted(world: World) -> None:

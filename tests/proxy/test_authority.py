@@ -24,6 +24,8 @@ from tests.integration.components import require_program
 KMS = "kms.us-east-1.amazonaws.com"
 NAMES = [KMS, "kms-fips.us-gov-west-1.amazonaws.com", "kms.cn-north-1.amazonaws.com.cn", "kms.eu-west-1.api.aws"]
 NAMES.append("vpce-0123456789abcdef0-abcdefgh.kms.us-east-1.vpce.amazonaws.com")
+NAMES += ["sts.amazonaws.com", "sts.eu-central-1.amazonaws.com", "sts-fips.us-east-1.amazonaws.com", "sts.eu-west-1.api.aws"]
+NAMES.append("vpce-0123456789abcdef0-abcdefgh.sts.us-east-1.vpce.amazonaws.com")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def leaf_by_a_thief(files: tuple[Path, Path], *names: x509.GeneralName) -> ssl.S
     return context
 
 
-@pytest.mark.parametrize("name", ["example.org", "sts.us-east-1.amazonaws.com", "amazonaws.com", f"{KMS}.evil.example"])
+@pytest.mark.parametrize("name", ["example.org", "s3.us-east-1.amazonaws.com", "amazonaws.com", f"{KMS}.evil.example"])
 def test_the_cas_key_is_of_no_use_for_other_names(files: tuple[Path, Path], name: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
         handshake(leaf_by_a_thief(files, x509.DNSName(name)), files[0], name)
@@ -102,7 +104,7 @@ def test_openssl_takes_the_ca_for_one(files: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("name", ["example.org", "", "KMS.us-east-1.amazonaws.com.evil.example", "127.0.0.1"])
 def test_no_leaf_is_made_for_another_name(files: tuple[Path, Path], name: str) -> None:
-    with pytest.raises(SetupError, match="no name of KMS"):
+    with pytest.raises(SetupError, match="no name of KMS's or STS's"):
         Authority(*files).leaf_context(name)
 
 

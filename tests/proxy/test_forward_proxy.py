@@ -86,6 +86,7 @@ async def forward_proxy(
     greeting_s: float = 5.0,
     proxied: TrustedNetworks | None = None,
     address: str = "127.0.0.1",
+    answers_sts: bool = False,
 ) -> AsyncIterator[World]:
     """A forward proxy on loopback, which believes to listen on `address`; afterwards no task and no descriptor of it is left."""
     before = sockets()
@@ -99,7 +100,8 @@ async def forward_proxy(
     port: int = sock.getsockname()[1]
     listener = Listener(walk, Limits(1 << 16, 5.0, 5.0))
     tunnels = Tunnels(frozenset({(address, port)}), connect_s=2.0, idle_s=5.0)
-    proxy = ForwardProxy(listener, NoLeaves(), ServerNames(), OtherHosts(rule, listed), tunnels, handshake_s=2.0)
+    others = OtherHosts(rule, listed)
+    proxy = ForwardProxy(listener, NoLeaves(), ServerNames(), others, tunnels, handshake_s=2.0, answers_sts=answers_sts)
     door = Door(sock, proxy.welcome, greeting_s=greeting_s, proxied=proxied)
     try:
         yield World(port, proxy, tunnels, door, seen)
@@ -249,6 +251,23 @@ def test_calls_to_kms_in_absolute_form_are_calls(run: Run) -> None:
                 (b"/again", "forward-proxy", None),
                 (b"http://example.org/", "forward-proxy", 403),
             ]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("host", ["sts.us-east-1.amazonaws.com", "sts.amazonaws.com"])
+@pytest.mark.parametrize(
+    ("answers_sts", "listed", "status"),
+    [(True, (), 200), (False, (), 403), (True, ("sts.amazonaws.com:80", "sts.us-east-1.amazonaws.com:80"), 403)],
+)
+def test_calls_to_sts_are_calls_where_it_is_answered_here_and_not_listed(
+    run: Run, host: str, answers_sts: bool, listed: tuple[str, ...], status: int
+) -> None:
+    async def scenario() -> None:
+        async with forward_proxy("refuse", listed, answers_sts=answers_sts) as world:
+            message = f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+            assert (await world.ask(message.encode())).startswith(b"HTTP/1.1 %d " % status)
+            assert [(raw.target, raw.origin.topology) for raw in world.seen] == [(b"/", "forward-proxy")] * (status == 200)
 
     run(scenario())
 

@@ -251,7 +251,10 @@ async def world_of(
 
 @pytest.mark.parametrize(
     ("name", "topology"),
-    [(None, "endpoint"), ("keytrail.example", "endpoint"), (KMS, "private-dns"), (f"{KMS}.evil.example", "endpoint")],
+    [
+        *((None, "endpoint"), ("keytrail.example", "endpoint"), (f"{KMS}.evil.example", "endpoint")),
+        *((KMS, "private-dns"), ("sts.us-east-1.amazonaws.com", "private-dns"), ("sts.amazonaws.com", "private-dns")),
+    ],
 )
 def test_the_session_is_known_with_a_name_and_without(run: Run, tmp_path: Path, name: str | None, topology: str) -> None:
     async def scenario() -> None:
