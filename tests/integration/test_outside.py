@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import subprocess
 import threading
@@ -13,7 +14,15 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_der_public_key,
+)
 
 from tests.integration.conftest import Server
 from tests.proxy.local.enclave import MODULE_ID, PCRS, Enclave, Nitro
@@ -57,10 +66,7 @@ def test_an_answer_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
     good: Any = enclave.recipient()
     answer = kms.generate_data_key(KeyId="alias/demo", KeySpec="AES_256", Recipient=good)
     assert not answer.get("Plaintext")
-    (tmp_path / "message").write_bytes(answer["CiphertextForRecipient"])
-    (tmp_path / "key").write_bytes(enclave.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    opens = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", "message", "-inkey", "key"]
-    opened = subprocess.run(opens, check=True, capture_output=True, cwd=tmp_path).stdout
+    opened = _opened(answer["CiphertextForRecipient"], enclave, tmp_path)
     assert kms.decrypt(CiphertextBlob=answer["CiphertextBlob"])["Plaintext"] == opened
 
     bad: Any = enclave.recipient(module_id="")
@@ -76,6 +82,52 @@ def test_an_answer_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
     assert denied["errorCode"] == "ValidationException"
     log = json.dumps(server.records())
     assert opened.hex() not in log and "ublicKey" not in log
+
+
+def test_a_key_pair_and_an_agreement_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
+    nitro = Nitro(now=datetime.now(UTC))
+    enclave, root = Enclave(nitro), tmp_path / "root.pem"
+    root.write_bytes(nitro.root.certificate.public_bytes(Encoding.PEM))
+    server = _started(own_server, KEYTRAIL_ATTESTATION_ROOT=str(root))
+    kms = server.client()
+    good: Any = enclave.recipient()
+    pair = kms.generate_data_key_pair(KeyId="alias/demo", KeyPairSpec="ECC_NIST_P256", Recipient=good)
+    assert not pair.get("PrivateKeyPlaintext")
+    private_der = _opened(pair["CiphertextForRecipient"], enclave, tmp_path)
+    private = load_der_private_key(private_der, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    assert private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == pair["PublicKey"]
+    assert kms.decrypt(CiphertextBlob=pair["PrivateKeyCiphertextBlob"])["Plaintext"] == private_der
+
+    agreeing = kms.create_key(KeySpec="ECC_NIST_P256", KeyUsage="KEY_AGREEMENT")["KeyMetadata"]["KeyId"]
+    asked: Any = {"KeyId": agreeing, "KeyAgreementAlgorithm": "ECDH", "PublicKey": pair["PublicKey"]}
+    derived = kms.derive_shared_secret(**asked, Recipient=good)
+    assert not derived.get("SharedSecret")
+    secret = _opened(derived["CiphertextForRecipient"], enclave, tmp_path)
+    own = load_der_public_key(kms.get_public_key(KeyId=agreeing)["PublicKey"])
+    assert isinstance(own, ec.EllipticCurvePublicKey)
+    assert secret == private.exchange(ec.ECDH(), own) == kms.derive_shared_secret(**asked)["SharedSecret"]
+
+    bad: Any = enclave.recipient(module_id="")
+    with pytest.raises(ClientError) as refused:
+        kms.derive_shared_secret(**asked, Recipient=bad)
+    assert refused.value.response["Error"]["Code"] == "ValidationException"
+
+    [made], [attested, plain, denied] = _outcomes(server, "GenerateDataKeyPair"), _outcomes(server, "DeriveSharedSecret")
+    for record in (made, attested):
+        assert record["additionalEventData"]["recipient"]["attestationDocumentModuleId"] == MODULE_ID
+    assert "recipient" not in plain["additionalEventData"] and "recipient" not in denied["additionalEventData"]
+    log = json.dumps(server.records())
+    for found in (private_der, secret):
+        assert found.hex() not in log and base64.b64encode(found).decode() not in log
+
+
+def _opened(message: bytes, enclave: Enclave, folder: Path) -> bytes:
+    """What the enclave reads, by OpenSSL's own reader of CMS."""
+    (folder / "message").write_bytes(message)
+    (folder / "key").write_bytes(enclave.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    opens = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", "message", "-inkey", "key"]
+    return subprocess.run(opens, check=True, capture_output=True, cwd=folder).stdout
 
 
 def test_a_key_whose_other_half_is_outside(own_server: Server, key_manager: XksProxy, tmp_path: Path) -> None:

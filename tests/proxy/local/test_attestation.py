@@ -13,7 +13,14 @@ import pytest
 from botocore.session import get_session
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA224, SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_der_public_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -312,14 +319,20 @@ def test_the_envelope_is_framed_as_aws_frames_it() -> None:
 CALLS: dict[str, dict[str, Any]] = {
     "Decrypt": {},
     "GenerateDataKey": {"KeySpec": "AES_256"},
+    "GenerateDataKeyPair": {"KeyPairSpec": "ECC_NIST_P256"},
     "GenerateRandom": {"NumberOfBytes": 32},
+    "DeriveSharedSecret": {"KeyAgreementAlgorithm": "ECDH"},
 }
+PEER = ec.generate_private_key(ec.SECP256R1())
 
 
 def _ask(world: World, operation: str, recipient: object, **more: object) -> dict[str, Any]:
     """The members of a request that is answered but for its recipient."""
     members = CALLS[operation] | {"Recipient": recipient} | more
-    if operation != "GenerateRandom":
+    if operation == "DeriveSharedSecret":
+        members["KeyId"] = world.new_key(KeySpec="ECC_NIST_P256", KeyUsage="KEY_AGREEMENT")
+        members["PublicKey"] = PEER.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    elif operation != "GenerateRandom":
         members["KeyId"] = world.new_key()
     if operation == "Decrypt":
         members["CiphertextBlob"] = world("Encrypt", KeyId=members["KeyId"], Plaintext=b"secret")["CiphertextBlob"]
@@ -328,15 +341,28 @@ def _ask(world: World, operation: str, recipient: object, **more: object) -> dic
 
 @pytest.mark.parametrize("operation", CALLS)
 def test_who_is_attested_gets_the_answer_and_nobody_else(attesting: World, operation: str, tmp_path: Path) -> None:
-    answer = attesting.ask(operation, **_ask(attesting, operation, ENCLAVE.recipient()))
-    assert "Plaintext" not in answer.members and "KeyMaterialId" not in answer.members
+    asked = _ask(attesting, operation, ENCLAVE.recipient())
+    answer = attesting.ask(operation, **asked)
+    assert not {"Plaintext", "PrivateKeyPlaintext", "SharedSecret"} & answer.members.keys()
+    assert ("KeyMaterialId" in answer.members) == (operation == "GenerateDataKeyPair")
     secret = opened(answer.members["CiphertextForRecipient"], ENCLAVE, tmp_path)
-    if operation == "Decrypt":
-        assert secret == b"secret" and answer.members["EncryptionAlgorithm"] == "SYMMETRIC_DEFAULT"
-    else:
-        assert len(secret) == 32
-    if operation == "GenerateDataKey":
-        assert attesting("Decrypt", CiphertextBlob=answer.members["CiphertextBlob"])["Plaintext"] == secret
+    match operation:
+        case "Decrypt":
+            assert secret == b"secret" and answer.members["EncryptionAlgorithm"] == "SYMMETRIC_DEFAULT"
+        case "GenerateDataKey":
+            assert len(secret) == 32
+            assert attesting("Decrypt", CiphertextBlob=answer.members["CiphertextBlob"])["Plaintext"] == secret
+        case "GenerateDataKeyPair":
+            private = load_der_private_key(secret, None)
+            public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            assert public == answer.members["PublicKey"]
+            assert attesting("Decrypt", CiphertextBlob=answer.members["PrivateKeyCiphertextBlob"])["Plaintext"] == secret
+        case "DeriveSharedSecret":
+            own = load_der_public_key(attesting("GetPublicKey", KeyId=asked["KeyId"])["PublicKey"])
+            assert isinstance(own, ec.EllipticCurvePublicKey)
+            assert secret == PEER.exchange(ec.ECDH(), own)
+        case "GenerateRandom":
+            assert len(secret) == 32
     assert len(answer.keys) == (operation != "GenerateRandom")
 
 
@@ -368,7 +394,7 @@ def test_a_recipient_is_whole(attesting: World, recipient: dict[str, Any], messa
 
 def test_a_dry_run_looks_at_the_document_too(attesting: World) -> None:
     good, bad = ENCLAVE.recipient(), ENCLAVE.recipient(digest="SHA1")
-    for operation in ("Decrypt", "GenerateDataKey"):
+    for operation in ("Decrypt", "GenerateDataKey", "GenerateDataKeyPair", "DeriveSharedSecret"):
         members = _ask(attesting, operation, good, DryRun=True)
         assert attesting.refused(operation, **members).code == "DryRunOperationException"
         assert attesting.refused(operation, **members | {"Recipient": bad}).code == "ValidationException"

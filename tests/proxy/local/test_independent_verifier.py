@@ -1,4 +1,4 @@
-"""What the handlers make, read by the openssl command, and the other way round: another implementation, on another path.
+"""What the handlers make, read by the openssl command and by dilithium-py, and the other way round: others' implementations.
 
 The command is linked with a library of its own. An algorithm that it lacks is skipped, with that as the reason.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any  # members of requests: JSON values, as in `proxy.domain.Members`
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa
+from dilithium_py.ml_dsa import ML_DSA_44, ML_DSA_65, ML_DSA_87
 
 from proxy.backends.local.specs import ENCRYPT_DECRYPT, GENERATE_VERIFY_MAC, KEY_AGREEMENT, SIGN_VERIFY, SPECS
 from tests.proxy.local.given import given_key, made, pkcs8, spki
@@ -133,3 +134,45 @@ def test_openssl_reads_a_data_key_pair(world: World, tmp_path: Path, spec: str) 
     path.write_bytes(pair["PrivateKeyPlaintext"])
     assert openssl("pkey", "-inform", "DER", "-in", path, "-pubout", "-outform", "DER") == pair["PublicKey"]
     assert b"valid" in openssl("pkey", "-inform", "DER", "-in", path, "-check", "-noout")
+
+
+# --- ML-DSA, by an implementation of FIPS 204 in Python
+
+SEED = bytes(range(32))
+#: Parameter set → both implementations' key of `SEED`.
+OURS: dict[str, Any] = {  # Any: classes of the library, which have no common one
+    "ML_DSA_44": mldsa.MLDSA44PrivateKey,
+    "ML_DSA_65": mldsa.MLDSA65PrivateKey,
+    "ML_DSA_87": mldsa.MLDSA87PrivateKey,
+}
+THEIRS: dict[str, Any] = {"ML_DSA_44": ML_DSA_44, "ML_DSA_65": ML_DSA_65, "ML_DSA_87": ML_DSA_87}  # Any: it has no types
+
+
+@pytest.mark.parametrize("spec", sorted(OURS))
+def test_another_implementation_verifies_what_ml_dsa_signed(world: World, spec: str) -> None:
+    theirs, key = THEIRS[spec], given_key(world, spec, SIGN_VERIFY, OURS[spec].from_seed_bytes(SEED))
+    public, _ = theirs.key_derive(SEED)
+    assert world("GetPublicKey", KeyId=key)["PublicKey"].endswith(public)
+    chosen: dict[str, Any] = {"KeyId": key, "SigningAlgorithm": "ML_DSA_SHAKE_256"}
+    mu = theirs.prehash_external_mu(public, MESSAGE)
+    for form in ({"Message": MESSAGE}, {"Message": mu, "MessageType": "EXTERNAL_MU"}):
+        signature = world("Sign", **chosen, **form)["Signature"]
+        assert theirs.verify(public, MESSAGE, signature)
+        assert not theirs.verify(public, MESSAGE[1:], signature)
+        assert not theirs.verify(public, MESSAGE, signature, ctx=b"another")
+        assert not theirs.verify(public, MESSAGE, signature[:-1] + bytes((signature[-1] ^ 1,)))
+
+
+@pytest.mark.parametrize("spec", sorted(OURS))
+def test_ml_dsa_verifies_what_another_implementation_signed(world: World, spec: str) -> None:
+    theirs, key = THEIRS[spec], given_key(world, spec, SIGN_VERIFY, OURS[spec].from_seed_bytes(SEED))
+    public, private = theirs.key_derive(SEED)
+    chosen: dict[str, Any] = {"KeyId": key, "SigningAlgorithm": "ML_DSA_SHAKE_256"}
+    mu = theirs.prehash_external_mu(public, MESSAGE)
+    representative: dict[str, Any] = {"Message": mu, "MessageType": "EXTERNAL_MU"}
+    for signature in (theirs.sign(private, MESSAGE), theirs.sign_external_mu(private, mu)):
+        assert world("Verify", **chosen, Message=MESSAGE, Signature=signature)["SignatureValid"]
+        assert world("Verify", **chosen, **representative, Signature=signature)["SignatureValid"]
+    with_context = theirs.sign(private, MESSAGE, ctx=b"another")
+    for form in ({"Message": MESSAGE}, representative):
+        assert world.refused("Verify", **chosen, **form, Signature=with_context).code == "KMSInvalidSignatureException"
