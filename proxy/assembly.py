@@ -131,6 +131,7 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
             verifier=Verifier(callers.find, service="sts", must_sign=HOST_SIGNED, clock_us=clock_us),
             dialect=StsDialect.load(),
             backend=sts,
+            authorise=authorise,
             recorder=recording(event_source="sts.amazonaws.com", resource_type="AWS::IAM::Role", has_accounts=True),
         )
     recorder = recording(has_accounts=settings.backend == "local")

@@ -29,13 +29,14 @@ from proxy.backends.local.tables import Tables, View
 from proxy.domain import AllowedBy, KmsCall, Principal
 from proxy.errors import KmsError, SetupError
 from proxy.kms.arn import alias_arn, key_arn
+from proxy.kms.principals import owner_of
 from proxy.permissions import BUILT_IN, Held, Permissions
 from proxy.policy import at_hand
 from proxy.policy.access import ACROSS_ACCOUNTS, ACTIONS, ALIAS_OPERATIONS, WITHOUT_KEY, Access, AuthorizationRequest, KeyFacts
 from proxy.policy.asked import Asked
 from proxy.policy.decision import KEY_POLICY, AskedOfKey, Case, Refused, Rule, Verdict, case_of, rules_of
 from proxy.policy.document import INVALID_PRINCIPALS, NO_PRINCIPAL, Document, Finding, Form, Statement, action_glob_matches, read
-from proxy.policy.principals import names_of, owner_of
+from proxy.policy.principals import names_of
 
 HOST = "host"
 _BY_HOST = Verdict(AllowedBy(policy=HOST))

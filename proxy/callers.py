@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import heapq
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +21,7 @@ import orjson
 
 from proxy.domain import Principal, SessionContext, SessionIssuer
 from proxy.errors import SetupError
+from proxy.kms.principals import Kind, parse_principal
 from proxy.sealed_store import Body, Entry, SealedStore, Secret, Transaction
 
 IAM_USER = "IAMUser"
@@ -34,8 +34,6 @@ _KEPT_US = 24 * 3600 * 1_000_000  # a session's row behind its end
 _MOST_PRUNED = 100  # at a time
 
 #: IAM: user names of up to 64, role names of up to 64, session names of 2 to 64 characters; a user may have a path.
-_USER_ARN = re.compile(r"arn:aws[a-z-]*:iam::([0-9]{12}):user/(?:[!-.0-~]+/)*([\w+=,.@-]{1,64})", re.ASCII)
-_SESSION_ARN = re.compile(r"arn:aws[a-z-]*:sts::([0-9]{12}):assumed-role/([\w+=,.@-]{1,64})/([\w+=,.@-]{2,64})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,8 @@ class ListedCaller:
 class Callers:
     """The callers in a sealed store. `find` is for one thread; the rest may be called from any.
 
-    `clock` gives seconds since the epoch, `random(n)` n unpredictable bytes. Every change is durable when it returns.
+    `clock` gives seconds since the epoch, `random(n)` n unpredictable bytes. Every change is durable when it returns; `note` is
+    told of each within its transaction.
     """
 
     def __init__(
@@ -73,8 +72,10 @@ class Callers:
         store: SealedStore,
         clock: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
+        note: Callable[[Transaction], None] = lambda tx: None,
     ) -> None:
         self._store = store
+        self._note = note
         self._clock = clock
         self._random = random
         self._by_key: dict[str, Caller | Entry] = {}  # a row until it is first asked for
@@ -188,6 +189,7 @@ class Callers:
             entry = _existing(tx, access_key_id)
             if entry.body["enabled"] is not enabled:
                 _put(tx, access_key_id, {**entry.body, "enabled": enabled}, entry.secret)
+                self._note(tx)
             return ListedCaller(_principal(entry), enabled, entry.body["created_s"])
 
     def _put_new(self, tx: Transaction, principal: Principal) -> Caller:
@@ -207,6 +209,7 @@ class Callers:
             enabled=True,
         )
         _put(tx, principal.access_key_id, body, Secret(orjson.dumps([caller.secret_access_key, caller.session_token])))
+        self._note(tx)
         return caller
 
     def _new_access_key_id(self, tx: Transaction, type: str) -> str:
@@ -256,10 +259,11 @@ def _check_new(arn: str, others: Sequence[Principal]) -> None:
 
 def _read_arn(arn: str) -> tuple[str, str, str | None]:
     """Type, account and user name. Raises SetupError."""
-    if user := _USER_ARN.fullmatch(arn):
-        return IAM_USER, user[1], user[2]
-    if role := _SESSION_ARN.fullmatch(arn):
-        return ASSUMED_ROLE, role[1], None
+    found = parse_principal(arn)
+    if found is not None and found.kind is Kind.USER:
+        return IAM_USER, found.account_id, found.name
+    if found is not None and found.kind is Kind.SESSION:
+        return ASSUMED_ROLE, found.account_id, None
     raise SetupError(
         f"{arn!r} is not the ARN of a caller: it must be arn:aws:iam::ACCOUNT:user/NAME or"
         " arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION"

@@ -20,15 +20,17 @@ from pathlib import Path
 
 from proxy.domain import Principal, RawRequest
 from proxy.errors import SetupError
+from proxy.kms.principals import Kind, parse_principal
 from proxy.sigv4 import Verified, Verifier
 
 MAX_LEARNT = 10_000
-_ARN = re.compile(
-    r"arn:[a-z-]+:(?:iam::(?P<user_account>[0-9]{12}):user/(?:[!-.0-~]+/)*(?P<user>[\w+=,.@-]{1,64})"
-    r"|sts::(?P<account>[0-9]{12}):(?:assumed-role/[\w+=,.@-]{1,64}|federated-user)/[\w+=,.@-]{1,64}"
-    r"|iam::(?P<root_account>[0-9]{12}):root)",
-    re.ASCII,
-)
+#: Principal.type, as CloudTrail calls it, of those that call; a role itself never does.
+_TYPES = {
+    Kind.USER: "IAMUser",
+    Kind.ROOT: "Root",
+    Kind.SESSION: "AssumedRole",
+    Kind.FEDERATED_USER: "FederatedUser",
+}
 _DENIED = re.compile(r"User: (\S+) is not authorized to perform: ")
 _ACCESS_KEY_ID = re.compile(r"\w{16,128}", re.ASCII)
 _OWN_KEY_ID = re.compile(r"A[KS]IA[A-Z2-7]{16}")
@@ -52,7 +54,7 @@ class ClaimReader:
     def learn(self, access_key_id: str, message: str) -> None:
         """AWS denied a call of `access_key_id` with `message`, which names whose key it is."""
         told = _DENIED.match(message)
-        if access_key_id in self._known or told is None or _ARN.fullmatch(told[1]) is None:
+        if access_key_id in self._known or told is None or not _is_caller(told[1]):
             return
         self._learnt[access_key_id] = _principal(access_key_id, told[1])
         self._learnt.move_to_end(access_key_id)
@@ -73,7 +75,7 @@ def read_access_keys(path: Path) -> dict[str, str]:
         # What stands in the wrong place may be a secret: it is named by its place.
         if not _ACCESS_KEY_ID.fullmatch(key):
             raise SetupError(f"{path}: entry {number} does not begin with an access key id")
-        if not isinstance(arn, str) or not _ARN.fullmatch(arn):
+        if not isinstance(arn, str) or not _is_caller(arn):
             raise SetupError(f"{path}: what stands behind {key} is not the ARN of a user, a role session, or a root")
     return table
 
@@ -90,15 +92,17 @@ def account_of(access_key_id: str) -> str | None:
     return account if len(account) == 12 else None
 
 
+def _is_caller(arn: str) -> bool:
+    found = parse_principal(arn)
+    return found is not None and found.kind in _TYPES
+
+
 def _principal(access_key_id: str, arn: str) -> Principal:
-    found = _ARN.fullmatch(arn)
-    if found is None:
+    found = parse_principal(arn)
+    if found is None or found.kind not in _TYPES:
         raise SetupError(f"{arn!r} is not the ARN of a user, a role session, or a root")
-    account = found["user_account"] or found["account"] or found["root_account"]
-    kind = "IAMUser" if found["user"] else "Root" if found["root_account"] else "AssumedRole"
-    if ":federated-user/" in arn:
-        kind = "FederatedUser"
-    return Principal(kind, arn, account, access_key_id, "", found["user"])  # AWS's id of it is not known here
+    user_name = found.name if found.kind is Kind.USER else None
+    return Principal(_TYPES[found.kind], arn, found.account_id, access_key_id, "", user_name)  # AWS's id of it is not known here
 
 
 @lru_cache(maxsize=1_024)

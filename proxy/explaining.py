@@ -1,8 +1,8 @@
 """`keytrail explain`: which statement or grant decides whether a caller may do something, and what else was looked at.
 
 It asks what a call would ask, of the store as it is, and changes nothing in it. What a call would tell and the question does not
-(the client's address, whether it comes by TLS) is not known, and counts against the caller; the answer names it. Guardrails,
-which are asked before the embedded KMS is, are not looked at: `keytrail policy simulate` is for them.
+(the client's address, whether it comes by TLS) is not known, and counts against the caller; the answer names it. The guardrails
+of these settings are asked first, as before a call, and what they do not let pass is denied whatever else allows it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,23 @@ from proxy.backends.local.grants import (
 )
 from proxy.backends.local.keys import Key
 from proxy.backends.local.lookup import resolve
-from proxy.backends.local.principals import names_of as grantee_names
 from proxy.backends.local.tables import Tables
 from proxy.callers import ASSUMED_ROLE, IAM_USER, Callers
 from proxy.clock import clock_of
 from proxy.domain import KmsCall, Principal
 from proxy.errors import ProxyError, SetupError
 from proxy.kms.operations import OPERATIONS
+from proxy.kms.principals import Kind, parse_principal
+from proxy.kms.principals import names_of as grantee_names
 from proxy.opening import open_store
 from proxy.permissions import Permissions
-from proxy.policy.access import ACTIONS, actions_of
+from proxy.policy.access import ACTIONS, AuthorizationRequest, accesses, actions_of
 from proxy.policy.asked import Asked
-from proxy.policy.decision import Rule, Verdict
+from proxy.policy.decision import Verdict
+from proxy.policy.document import Statement
+from proxy.policy.evaluate import BeforeCall, Decision, Guardrails, load
+from proxy.policy.evaluate import refusal as guardrail_refusal
+from proxy.policy.folder import read_folder
 from proxy.policy.patterns import MAYBE, NO, YES
 from proxy.policy.principals import Names, names_of
 from proxy.sealed_store import SealedStore
@@ -87,35 +92,48 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer: `verdict`, the refusal's `message` where it is one, and every statement and grant that was looked at."""
+    """The answer: what the guardrails say (`guardrail`), and the embedded KMS (`verdict`); the refusal's `message` where it is
+    one, and every statement and grant that was looked at."""
 
     caller: str
     action: str
     resource: str
+    guardrail: Decision
     verdict: Verdict
     message: str | None
     considered: tuple[Considered, ...]
 
     @property
     def is_allowed(self) -> bool:
-        return self.verdict.allowed_by is not None
+        return self.guardrail.allowed and self.verdict.allowed_by is not None
+
+    @property
+    def in_doubt(self) -> tuple[str, ...]:
+        """What is not known, where that decides."""
+        return self.verdict.in_doubt if self.guardrail.allowed else self.guardrail.in_doubt
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        by = self.verdict.allowed_by
+        by = self.verdict.allowed_by if self.is_allowed else None
+        denied_by = self.guardrail.denied_by
         return {
             "caller": self.caller,
             "action": self.action,
             "resource": self.resource,
             "allowed": self.is_allowed,
             "allowed_by": None if by is None else {name: value for name, value in asdict(by).items() if value is not None},
+            "denied_by_guardrail": None if denied_by is None else asdict(denied_by),
             "message": self.message,
-            "in_doubt": list(self.verdict.in_doubt),
+            "in_doubt": list(self.in_doubt),
             "considered": [asdict(one) for one in self.considered],
         }
 
 
 def explain(
-    store: SealedStore, question: Question, clock: Callable[[], float] = time.time, grant_delay_s: float = 0.0
+    store: SealedStore,
+    question: Question,
+    guardrails: Guardrails,
+    clock: Callable[[], float] = time.time,
+    grant_delay_s: float = 0.0,
 ) -> Explanation:
     """Answer `question`. Raises NotAsked where it cannot be: an unknown action, access key or key."""
     action = next((one for one in ACTIONS if one.lower() == question.action.lower()), None)
@@ -131,31 +149,51 @@ def explain(
         raise NotAsked(f"there is no key {question.key} in {question.region}, or it is deleted")
     authoriser = PolicyAuthoriser(Permissions(store), clock, grant_delay_s)
     verdict = authoriser.decide(tables, call, action, key)
-    message = None if verdict.allowed_by is not None else refusal(call, action, key, verdict).message
+    request = AuthorizationRequest.of(call, principal.account_id, question.source_ip)
+    guardrail = guardrails.decide(request, action)
+    message = None
+    if not guardrail.allowed:
+        message = guardrail_refusal(request, guardrail).message
+    elif verdict.allowed_by is None:
+        message = refusal(call, action, key, verdict).message
     access = authoriser.case(call, action, key).access
     resource, asked = access.resource, asked_of(tables, call, access, key)
-    considered = [
-        _looked_at(rule, action, resource, names_of(principal), asked) for rule in identity_rules(authoriser.held, principal)
+    considered = _guardrails(guardrails, request, action)
+    considered += [
+        _looked_at(rule.policy, rule.statement, action, resource, names_of(principal), asked)
+        for rule in identity_rules(authoriser.held, principal)
     ]
     if key is not None:
         considered += [
-            _looked_at(rule, action, resource, names_of(principal), asked) for rule in key_rules(key, principal, action)
+            _looked_at(rule.policy, rule.statement, action, resource, names_of(principal), asked)
+            for rule in key_rules(key, principal, action)
         ]
         considered += _grants(tables, call, action, key, verdict, lambda grant: is_in_effect(grant, call, clock(), grant_delay_s))
-    return Explanation(principal.arn, action, resource, verdict, message, tuple(considered))
+    return Explanation(principal.arn, action, resource, guardrail, verdict, message, tuple(considered))
 
 
-def _looked_at(rule: Rule, action: str, resource: str, caller: Names, asked: Asked) -> Considered:
-    statement = rule.statement
+def _guardrails(guardrails: Guardrails, request: AuthorizationRequest, action: str) -> list[Considered]:
+    """The guardrails' statements, for each resource that the action is on."""
+    return [
+        _looked_at(
+            f"guardrail {policy}", statement, action, access.resource, names_of(request.principal), BeforeCall(request, access)
+        )
+        for access in accesses(request)
+        if access.action == action
+        for policy, statement in guardrails.rules
+    ]
+
+
+def _looked_at(policy: str, statement: Statement, action: str, resource: str, caller: Names, asked: Asked) -> Considered:
     return Considered(
-        f"{rule.policy}, statement {statement.label}",
+        f"{policy}, statement {statement.label}",
         "Deny" if statement.denies else "Allow",
-        _why(rule, action, resource, caller, asked),
+        _why(statement, action, resource, caller, asked),
     )
 
 
-def _why(rule: Rule, action: str, resource: str, caller: Names, asked: Asked) -> str:
-    statement, who = rule.statement, rule.statement.principals
+def _why(statement: Statement, action: str, resource: str, caller: Names, asked: Asked) -> str:
+    who = statement.principals
     if not statement.is_about(action):
         return "not about this action"
     if who is not None and not (who.cover(caller) if statement.denies else who.mean(caller) or who.mean_account_of(caller)):
@@ -209,17 +247,19 @@ def _why_not(grant: Grant, call: KmsCall, operation: str, in_effect: InEffect) -
 
 def lines_of(explanation: Explanation) -> Iterator[str]:
     """The answer for people."""
-    by = explanation.verdict.allowed_by
+    by, guardrail = explanation.verdict.allowed_by, explanation.guardrail.denied_by
     what = f"{explanation.action} on {explanation.resource}"
-    if by is not None:
+    if by is not None and explanation.is_allowed:
         name = f"grant {by.grant}" if by.grant is not None else f"{by.policy}, statement {by.statement}"
         yield f"ALLOWED: {explanation.caller} may {what}, by {name}"
     else:
         yield f"DENIED: {explanation.message}"
-        if statement := explanation.verdict.by:
+        if guardrail is not None and guardrail.policy:
+            yield f"by the guardrail {guardrail.policy}, statement {guardrail.statement}"
+        elif guardrail is None and (statement := explanation.verdict.by):
             yield f"by {statement.policy}, statement {statement.statement.label}"
-    if explanation.verdict.in_doubt:
-        yield f"not known, and so against the caller: {', '.join(explanation.verdict.in_doubt)}"
+    if explanation.in_doubt:
+        yield f"not known, and so against the caller: {', '.join(explanation.in_doubt)}"
     yield "looked at:"
     for one in explanation.considered:
         yield f"  {one.name}: {one.effect}: {one.why}"
@@ -230,20 +270,23 @@ def _principal(store: SealedStore, caller: str) -> Principal:
     for one in Callers(store).list():
         if caller in (one.principal.access_key_id, one.principal.arn):
             return one.principal
-    parts = caller.split(":", 5)
-    if len(parts) == 6 and parts[:1] == ["arn"]:
-        name = parts[5].rpartition("/")[2]
-        if parts[2] == "iam" and parts[5].startswith("user/"):
-            return Principal(IAM_USER, caller, parts[4], "", "", name)
-        if parts[2] == "sts" and parts[5].startswith("assumed-role/"):
-            return Principal(ASSUMED_ROLE, caller, parts[4], "", "")
-        if parts[2] == "iam" and parts[5] == "root":
-            return Principal("Root", caller, parts[4], "", parts[4])
+    found = parse_principal(caller)
+    if found is not None:
+        match found.kind:
+            case Kind.USER:
+                return Principal(IAM_USER, caller, found.account_id, "", "", found.name)
+            case Kind.SESSION:
+                return Principal(ASSUMED_ROLE, caller, found.account_id, "", "")
+            case Kind.ROOT:
+                return Principal("Root", caller, found.account_id, "", found.account_id)
+            case Kind.ROLE | Kind.FEDERATED_USER:
+                pass
     raise NotAsked(f"{caller!r} is no access key of this keytrail, and not the ARN of a user or of a role's session")
 
 
 def _call(question: Question, action: str, principal: Principal) -> KmsCall:
-    operation = next(name for name in OPERATIONS if action in actions_of(name))
+    named = action.removeprefix("kms:")
+    operation = named if named in OPERATIONS else next(name for name in OPERATIONS if action in actions_of(name))
     parameters: dict[str, Any] = dict(question.parameters or {})  # Any: members of a request
     if question.key is not None:
         parameters[_KEY_MEMBERS.get(action, "KeyId")] = question.key
@@ -280,7 +323,9 @@ def command(
     data: Annotated[Path | None, typer.Option("--data", help="The data folder [default: ./keytrail-data].")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="The settings file [default: config/keytrail.toml].")] = None,
 ) -> None:
-    """Tell which statement or grant decides whether a caller may do something, and what else was looked at. Exits 1 for denied.
+    """Tell which guardrail, statement or grant decides whether a caller may do something, and what else was looked at.
+
+    Exits 1 for denied.
 
     A key that is named by an alias is asked about as a call by that alias would ask."""
     pairs = [pair.partition("=") for pair in context or ()]
@@ -302,7 +347,8 @@ def command(
             {name: value for name, value in (("AliasName", alias), ("GrantId", grant)) if value is not None},
         )
         store = open_store(instance, chosen)
-        found = explain(store, question, clock_of(chosen.clock), chosen.grant_delay_s)
+        guardrails = load(read_folder(chosen.policies)) if chosen.policies is not None else Guardrails(())
+        found = explain(store, question, guardrails, clock_of(chosen.clock), chosen.grant_delay_s)
     except (ProxyError, AuditError, OSError) as error:
         typer.echo(f"keytrail: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, NotAsked) else 3) from error

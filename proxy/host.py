@@ -33,10 +33,11 @@ from proxy.errors import SetupError
 from proxy.host_log import HostLog
 from proxy.kms.arn import partition_of
 from proxy.kms.operations import OPERATIONS
+from proxy.kms.principals import owner_of
 from proxy.opening import create_store, is_shared, open_shared, open_store, read_master_key, shared_place
 from proxy.permissions import Permissions
-from proxy.policy.principals import owner_of
-from proxy.sealed_store import MASTER_KEY_BYTES
+from proxy.recording import Exchange
+from proxy.sealed_store import MASTER_KEY_BYTES, Transaction
 from proxy.settings import Settings
 from proxy.sts.roles import Role, Roles
 
@@ -102,10 +103,11 @@ class Host:
         self.settings = settings
         self._store = open_store(instance, settings)
         self._log = HostLog(instance, settings, partial(effects.known, self._store))
+        self._noting: Exchange | None = None
         self._clock = clock_of(settings.clock)
-        self.callers = Callers(self._store, self._clock, os.urandom)
-        self.roles = Roles(self._store, self._clock, os.urandom)
-        self.permissions = Permissions(self._store)
+        self.callers = Callers(self._store, self._clock, os.urandom, self._note)
+        self.roles = Roles(self._store, self._clock, os.urandom, self._note)
+        self.permissions = Permissions(self._store, self._note)
 
     def __enter__(self) -> Host:
         return self
@@ -113,6 +115,21 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self._store.close()
         self._log.close()
+
+    def _note(self, tx: Transaction) -> None:
+        """Keep that the change was made which the command under way intends."""
+        if self._noting is not None and self._noting.intent_id is not None:
+            effects.keep(tx, self._noting.intent_id, self._noting.raw.received_us, ())
+
+    def _changed(
+        self, operation: Operation, parameters: Mapping[str, JsonValue], change: Callable[[], T], answer: Callable[[T], Answer]
+    ) -> T:
+        """Intent, change of callers, roles or policies, outcome."""
+        self._noting = exchange = self._log.exchange(operation, parameters)
+        try:
+            return self._log.recorded(exchange, "keytrail", change, answer)
+        finally:
+            self._noting = None
 
     def call(self, operation: str, parameters: Mapping[str, JsonValue]) -> Answer:
         """Make a KMS call on the embedded backend, in the instance's region."""
@@ -191,7 +208,7 @@ class Host:
 
     def _changed_policies(self, event: str, parameters: Mapping[str, JsonValue], change: Callable[[], T]) -> T:
         operation = Operation(event, mutates=True, request=("principalArn", "policyName", "policy"))
-        return self._log.recorded(self._log.exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
+        return self._changed(operation, parameters, change, lambda _: Answer({}))
 
     def add_role(self, arn: str, trust_policy: str, max_session_s: int, *, replace: bool) -> Role:
         """A role that may be assumed, of any account, or with `replace` another trust policy for it."""
@@ -208,7 +225,7 @@ class Host:
 
     def _changed_role(self, event: str, parameters: Mapping[str, JsonValue], change: Callable[[], Role]) -> Role:
         operation = Operation(event, mutates=True, request=("roleArn", "policy", "maxSessionDuration"))
-        return self._log.recorded(self._log.exchange(operation, parameters), "keytrail", change, lambda _: Answer({}))
+        return self._changed(operation, parameters, change, lambda _: Answer({}))
 
     def _require_partition(self, arn: str) -> None:
         """Raises SetupError for an ARN of another partition than that of the instance's region; accounts are not shared."""
@@ -229,7 +246,7 @@ class Host:
         def answer(made: T) -> Answer:
             return Answer({"accessKeyId": made.principal.access_key_id} if isinstance(made, Caller) else {})
 
-        return self._log.recorded(self._log.exchange(operation, parameters), "keytrail", change, answer)
+        return self._changed(operation, parameters, change, answer)
 
     def _saved(self, caller: Caller, profile: str) -> Caller:
         write_credentials(self.instance.credentials, profile, caller)

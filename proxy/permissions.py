@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from proxy.errors import SetupError
+from proxy.kms.principals import Kind, parse_principal
 from proxy.sealed_store import SealedStore, Transaction
 
 FULL_ACCESS = "KMSFullAccess"
@@ -36,7 +37,6 @@ MOST_POLICIES, MOST_CHARACTERS = 10, 6_144
 _KIND = "permissions"
 _NO_REGION = ""
 _NAME = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
-_OWNER = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:(?:user/(?:[!-.0-~]+/)*|role/)[\w+=,.@-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,11 @@ class Held:
 
 
 class Permissions:
-    """The identity policies in a sealed store. May be used from any thread; every change is durable when it returns."""
+    """The identity policies in a sealed store. May be used from any thread; every change is durable when it returns, and `note`
+    is told of it within its transaction."""
 
-    def __init__(self, store: SealedStore) -> None:
+    def __init__(self, store: SealedStore, note: Callable[[Transaction], None] = lambda tx: None) -> None:
+        self._note = note
         self._store = store
         self._lock = threading.Lock()
         self._generation = 0
@@ -99,6 +101,7 @@ class Permissions:
             if len(policies) > MOST_POLICIES:
                 raise SetupError(f"{owner} has {MOST_POLICIES} policies, the most there can be")
             _put(tx, owner, policies)
+            self._note(tx)
 
     def remove(self, owner: str, name: str) -> None:
         """Take the policy `name` from `owner`, be it the built-in one. Raises SetupError where it has none of that name."""
@@ -108,6 +111,7 @@ class Permissions:
             if policies.pop(name, None) is None:
                 raise SetupError(f"{owner} has no policy {name}")
             _put(tx, owner, policies)
+            self._note(tx)
 
     def reset(self, owner: str) -> None:
         """Give `owner` the built-in policy, and no other."""
@@ -115,10 +119,12 @@ class Permissions:
         with self._store.change() as tx:
             if tx.get(_KIND, _NO_REGION, owner) is not None:
                 tx.delete(_KIND, _NO_REGION, owner)
+                self._note(tx)
 
 
 def _check_owner(owner: str) -> None:
-    if not _OWNER.fullmatch(owner):
+    found = parse_principal(owner)
+    if found is None or not (found.kind is Kind.USER or (found.kind is Kind.ROLE and found.role == owner)):
         raise SetupError(f"{owner!r} is not the ARN of a user or a role, and of no session of one")
 
 

@@ -34,6 +34,7 @@ from proxy.errors import SetupError
 from proxy.host_log import HostLog
 from proxy.kms.arn import RESERVED_ALIAS_PREFIX, alias_arn, is_alias_name, key_arn
 from proxy.opening import open_store
+from proxy.recording import Exchange
 from proxy.sealed_store import SealedStore, Secret
 from proxy.settings import Settings
 
@@ -104,8 +105,9 @@ def seed(instance: Instance, settings: Settings, path: Path) -> Seeded:
                 operation = Operation("SeedKey", mutates=True, request=("keyId", "keySpec", "keyUsage"))
                 told = {"keyId": one.use.arn, "keySpec": one.facts["spec"], "keyUsage": one.facts["usage"]}
                 arns = tuple(alias_arn(one.region, one.account_id, name) for name in one.aliases)
-                made = partial(_make, store, one, Answer({}, (one.use,), arns))
-                log.recorded(log.exchange(operation, told), "keytrail", made, _told)
+                exchange = log.exchange(operation, told)
+                made = partial(_make, store, one, Answer({}, (one.use,), arns), exchange)
+                log.recorded(exchange, "keytrail", made, _told)
         return Seeded(len(missing), len(wanted) - len(missing))
     finally:
         store.close()
@@ -199,8 +201,8 @@ def _told(answer: Answer) -> Answer:
     return answer
 
 
-def _make(store: SealedStore, wanted: Wanted, answer: Answer) -> Answer:
-    """Make what is lacking of it, in one transaction; gives `answer`."""
+def _make(store: SealedStore, wanted: Wanted, answer: Answer, exchange: Exchange) -> Answer:
+    """Make what is lacking of it, in one transaction, and keep that what `exchange` intends was done; gives `answer`."""
     now_s = round(time.time(), 3)
     with store.change() as tx:
         keys = KeysInChange(tx)
@@ -217,4 +219,6 @@ def _make(store: SealedStore, wanted: Wanted, answer: Answer) -> Answer:
                 raise SetupError(f"the alias {name} is there, of another key; it was not made")
             if alias is None:
                 keys.put_alias(key, name, now_s, now_s)
+        if tx.wrote and exchange.intent_id is not None:
+            effects.keep(tx, exchange.intent_id, exchange.raw.received_us, answer.keys, answer.aliases)
     return answer

@@ -32,7 +32,7 @@ from proxy.domain import Principal
 from proxy.errors import ProxyError, SetupError
 from proxy.kms.operations import OPERATIONS
 from proxy.policy import lint
-from proxy.policy.access import AuthorizationRequest
+from proxy.policy.access import STS_OPERATIONS, AuthorizationRequest
 from proxy.policy.document import Finding, Severity
 from proxy.policy.evaluate import Decision, Guardrails, load
 from proxy.policy.folder import read_folder
@@ -41,6 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Maps in requestParameters whose keys are the caller's own, by the API's names.
 _FREE_MAPS = ("EncryptionContext", "EncryptionContextSubset", "EncryptionContextEquals")
 _TIMES = ("ValidTo",)
+_SOURCES = ("kms.amazonaws.com", "sts.amazonaws.com")
 
 
 @dataclass(slots=True)
@@ -162,7 +163,7 @@ def _row(record: Record, request: AuthorizationRequest, decision: Decision) -> R
 def _requests(records: Iterable[Record]) -> Iterator[tuple[Record, AuthorizationRequest]]:
     """The calls in `records`, without what keytrail recorded of itself and of commands on its host."""
     for record in records:
-        if record.get("eventSource") == "kms.amazonaws.com" and extension(record).get("topology") != "host":
+        if record.get("eventSource") in _SOURCES and extension(record).get("topology") != "host":
             yield record, request_of(record)
 
 
@@ -197,7 +198,7 @@ def _account_of(record: Record, principal: Principal) -> str:
 def _parameters(record: Record) -> Mapping[str, Any] | None:
     """The request's members by the API's names; None where the record has left them out, or does not know the operation's."""
     recorded = record.get("requestParameters") or {}
-    if recorded.get("omitted") is True or record.get("eventName") not in OPERATIONS:
+    if recorded.get("omitted") is True or record.get("eventName") not in (*OPERATIONS, *STS_OPERATIONS):
         return None
     return {_upper_camel(name): _member(_upper_camel(name), value) for name, value in recorded.items()}
 

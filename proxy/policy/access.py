@@ -1,13 +1,18 @@
 """What a call is asked to be allowed for: IAM actions on resources, as far as the request tells. Pure.
 
-Most operations are one action of the same name on the key that `KeyId` names. The others stand in `_SPECIAL`.
+Most operations are one action of the same name on the key that `KeyId` names. The others stand in `_SPECIAL`, those of STS among
+them: no operation of KMS has the name of one of theirs.
 
 **Which key.** IAM decides on the key's ARN. A request may not tell it: an alias stands for some key of its account, and a Decrypt
 without KeyId finds its key in the ciphertext, of whatever account. Such a resource has `UNKNOWN_PART`s; a pattern that some keys
 match and others do not *may* match it, which counts against the caller. An alias ARN in a policy is, as in IAM, about
 the alias itself (CreateAlias and its kin), never about the key behind it; for calls by an alias there is ``kms:RequestAlias``.
 
-Source: AWS KMS developer guide, "AWS KMS permissions"; Service Authorization Reference (what CreateKey needs besides).
+Of GetCallerIdentity nobody decides: IAM lets everybody ask for it, whatever policies deny. Of GetSessionToken IAM says that
+policies do not control it; guardrails, which are the proxy's own, do.
+
+Source: AWS KMS developer guide, "AWS KMS permissions"; AWS STS API reference; IAM user guide, "Pass session tags", "Monitor and
+control actions taken with assumed roles"; Service Authorization Reference (what CreateKey needs besides).
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ _KMS_ARN = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _NO_RESOURCE = "*"
+_SOME_ROLE = f"arn:{UNKNOWN_PART}:iam::{UNKNOWN_PART}:role/{UNKNOWN_PART}"
 
 
 @dataclass(slots=True)
@@ -186,6 +192,23 @@ def _on_alias(request: AuthorizationRequest) -> tuple[Access, ...]:
     return tuple(Access(f"kms:{request.operation}", resource, request.region) for resource in (alias, *keys))
 
 
+def _assume_role(request: AuthorizationRequest) -> tuple[Access, ...]:
+    """On the role, by its ARN; and what tags and a source identity need besides."""
+    sent = request.parameters or {}
+    arn = sent.get("RoleArn")
+    role = arn if isinstance(arn, str) and UNKNOWN_PART not in arn else _SOME_ROLE  # not known of a record alone
+    needed = (("RoleArn", "sts:AssumeRole"), ("Tags", "sts:TagSession"), ("SourceIdentity", "sts:SetSourceIdentity"))
+    return tuple(Access(action, role, request.region) for member, action in needed if member == "RoleArn" or sent.get(member))
+
+
+def _get_session_token(request: AuthorizationRequest) -> tuple[Access, ...]:
+    return (Access("sts:GetSessionToken", _NO_RESOURCE, request.region),)
+
+
+def _nobody_decides(request: AuthorizationRequest) -> tuple[Access, ...]:
+    return ()
+
+
 #: Operations that IAM decides on no key of, though some name one.
 WITHOUT_KEY = (
     "GenerateRandom",
@@ -202,6 +225,9 @@ _SPECIAL: dict[str, Callable[[AuthorizationRequest], tuple[Access, ...]]] = {
     "ReplicateKey": _replicate_key,
     "UpdatePrimaryRegion": _update_primary_region,
     "ReEncrypt": _re_encrypt,
+    "AssumeRole": _assume_role,
+    "GetSessionToken": _get_session_token,
+    "GetCallerIdentity": _nobody_decides,
 }
 #: Actions by operation, where they are not one of the same name.
 _ACTIONS = {
@@ -211,12 +237,27 @@ _ACTIONS = {
 }
 
 
+#: Those of STS.
+_STS_ACTIONS: Mapping[str, tuple[str, ...]] = {
+    "AssumeRole": ("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"),
+    "GetSessionToken": ("sts:GetSessionToken",),
+    "GetCallerIdentity": (),
+}
+
+
 def actions_of(operation: str) -> tuple[str, ...]:
     """The actions that a call of `operation` may need."""
+    if (of_sts := _STS_ACTIONS.get(operation)) is not None:
+        return of_sts
     return _ACTIONS.get(operation) or (f"kms:{operation}",)
 
 
-#: Every action that a call can need.
+STS_OPERATIONS = tuple(_STS_ACTIONS)
+#: Every action that a call to STS can need.
+STS_ACTIONS = frozenset(action for actions in _STS_ACTIONS.values() for action in actions)
+#: Those that need a role.
+ON_ROLES = frozenset(_STS_ACTIONS["AssumeRole"])
+#: Every action that a call to KMS can need.
 ACTIONS = frozenset(action for operation in OPERATIONS for action in actions_of(operation))
 #: Those that are decided on a key that exists.
 KEY_ACTIONS = frozenset(action for name in OPERATIONS if name not in WITHOUT_KEY for action in actions_of(name)) - {

@@ -12,7 +12,7 @@ from proxy.domain import DeniedBy
 from proxy.errors import KmsError, SetupError
 from proxy.kms.operations import OPERATIONS
 from proxy.policy import keys, lint
-from proxy.policy.access import ACTIONS, Access, AuthorizationRequest, accesses, actions_of
+from proxy.policy.access import ACTIONS, STS_ACTIONS, STS_OPERATIONS, Access, AuthorizationRequest, accesses, actions_of
 from proxy.policy.asked import Asked
 from proxy.policy.document import Document, Severity, Statement, read
 from proxy.policy.patterns import MAYBE, NO, UNKNOWN_PART, YES
@@ -41,22 +41,24 @@ class Decision:
 ALLOWED = Decision(True)
 #: No statement allowed it.
 _NOTHING = DeniedBy("", "")
-_Rule = tuple[str, Statement]
+#: The name of a document, and a statement of it.
+Rule = tuple[str, Statement]
 
 
 class Guardrails:
     """A set of documents. Immutable; may be shared."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        rules = [(document.name, statement) for document in documents for statement in document.statements]
-        self._denies = [rule for rule in rules if rule[1].denies]
-        self._allows = [rule for rule in rules if not rule[1].denies]
-        self._by_action = {action: self._rules_about(action) for action in ACTIONS}
-        self._unconcerned = frozenset(
-            name for name in OPERATIONS if not self._allows and not any(self._by_action[action][0] for action in actions_of(name))
-        )
+        self.rules: tuple[Rule, ...] = tuple((one.name, statement) for one in documents for statement in one.statements)
+        self._denies = [rule for rule in self.rules if rule[1].denies]
+        self._allows = [rule for rule in self.rules if not rule[1].denies]
+        self._by_action = {action: self._rules_about(action) for action in ACTIONS | STS_ACTIONS}
+        self._unconcerned = frozenset(name for name in (*OPERATIONS, *STS_OPERATIONS) if not self._has_rules_for(name))
 
-    def _rules_about(self, action: str) -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
+    def _has_rules_for(self, operation: str) -> bool:
+        return any(self._allows or self._by_action[action][0] for action in actions_of(operation))
+
+    def _rules_about(self, action: str) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
         return (
             tuple(rule for rule in self._denies if rule[1].is_about(action)),
             tuple(rule for rule in self._allows if rule[1].is_about(action)),
@@ -66,12 +68,15 @@ class Guardrails:
         """Whether any statement could decide on a call of `operation`; where not, there is no need to ask."""
         return operation not in self._unconcerned
 
-    def decide(self, request: AuthorizationRequest) -> Decision:
-        """Whether `request` is allowed. What is certain goes before what is in doubt, and an explicit denial before another."""
+    def decide(self, request: AuthorizationRequest, action: str | None = None) -> Decision:
+        """Whether `request` is allowed, all of it or its `action` alone. What is certain goes before what is in doubt, and an
+        explicit denial before another."""
         if request.operation in self._unconcerned:
             return ALLOWED
         worst, worst_rank = ALLOWED, 0
         for access in accesses(request):
+            if action not in (None, access.action):
+                continue
             found, rank = self._decide(request, access)
             if rank > worst_rank:
                 worst, worst_rank = found, rank
@@ -81,7 +86,7 @@ class Guardrails:
         """The decision on one action, and how much it counts: 0 allowed, 1 and 2 denied in doubt, 3 and 4 denied."""
         denies, allows = self._by_action.get(access.action) or self._rules_about(access.action)
         doubtful: Decision | None = None
-        asked = _Asked(request, access)
+        asked = BeforeCall(request, access)
         for policy, statement in denies:
             asked.unknown.clear()
             result = statement.applies(access.resource, asked.look_up)
@@ -99,7 +104,7 @@ class Guardrails:
         return (ALLOWED, 0) if doubtful is None else (doubtful, 2)
 
 
-class _Asked(Asked):
+class BeforeCall(Asked):
     """By what a request tells, before anybody knows the key."""
 
     __slots__ = ()

@@ -14,7 +14,8 @@ What the proxy cannot know before a call (`proxy.policy.at_hand` is for the embe
 - Who a caller is whose signature only AWS can verify, and who is not in the map of access keys.
 
 ``kms:CallerAccount`` is known for every operation; AWS has it for those on keys and on custom key stores.
-Source: AWS KMS developer guide, "AWS KMS condition keys"; IAM user guide, "AWS global condition context keys".
+Source: AWS KMS developer guide, "AWS KMS condition keys"; IAM user guide, "AWS global condition context keys",
+"IAM and AWS STS condition context keys".
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from proxy.policy.access import CRYPTOGRAPHIC, KEY_ACTIONS, Access, AuthorizationRequest, KeyFacts, alias_of, key_resource
+from proxy.policy.access import (
+    CRYPTOGRAPHIC,
+    KEY_ACTIONS,
+    ON_ROLES,
+    Access,
+    AuthorizationRequest,
+    KeyFacts,
+    alias_of,
+    key_resource,
+)
 from proxy.policy.operators import Kind
 from proxy.policy.patterns import UNKNOWN_PART
 
@@ -93,6 +103,11 @@ def _property(name: str, kind: Kind, of_key: Callable[[KeyFacts], str], default:
         return in_create_key(request, access, suffix)
 
     return ConditionKey(name, kind, read, actions=KEY_ACTIONS | {"kms:CreateKey"}, unknown_for=KEY_ACTIONS)
+
+
+def _of_new_session(name: str, member: str, *, multi: bool = False) -> ConditionKey:
+    found_in = dict.fromkeys(ON_ROLES, (member,))
+    return ConditionKey(name, Kind.TEXT, _parameter(found_in, None), multi=multi, actions=ON_ROLES)
 
 
 def _row(name: str, member: str, *actions: str, kind: Kind = Kind.TEXT, default: str | None = None) -> ConditionKey:
@@ -179,8 +194,9 @@ def _encryption_algorithm(request: AuthorizationRequest, access: Access, _: str)
 def _tags(request: AuthorizationRequest) -> list[tuple[str, str]] | None:
     if request.parameters is None:
         return None
+    name, value = ("Key", "Value") if request.operation == "AssumeRole" else ("TagKey", "TagValue")
     try:
-        return [(str(tag["TagKey"]), str(tag["TagValue"])) for tag in request.parameters.get("Tags") or ()]
+        return [(str(tag[name]), str(tag[value])) for tag in request.parameters.get("Tags") or ()]
     except (KeyError, TypeError):
         return None
 
@@ -195,6 +211,16 @@ def _tag_keys(request: AuthorizationRequest, access: Access, _: str) -> Values:
         return None if request.parameters is None else _texts(request.parameters.get("TagKeys"))
     tags = _tags(request)
     return None if tags is None else tuple(dict.fromkeys(name for name, _ in tags))
+
+
+def _source_identity(request: AuthorizationRequest, access: Access, _: str) -> Values:
+    """What a new session is to have: the calling session's, or what is asked for."""
+    if access.action not in ON_ROLES:
+        return ()
+    session = request.principal.session
+    if session is not None and session.source_identity is not None:
+        return (session.source_identity,)
+    return None if request.parameters is None else _texts(request.parameters.get("SourceIdentity"))
 
 
 def _request_alias(request: AuthorizationRequest, access: Access, _: str) -> Values:
@@ -286,7 +312,7 @@ def _always(value: str, *actions: str) -> Read:
 
 _WITH_ALIAS = CRYPTOGRAPHIC | {"kms:DescribeKey", "kms:GetPublicKey"}
 _CONTEXTUAL = _ENCRYPTING | {"kms:CreateGrant"}
-_TAGGING = frozenset({"kms:CreateKey", "kms:ReplicateKey", "kms:TagResource"})
+_TAGGING = frozenset({"kms:CreateKey", "kms:ReplicateKey", "kms:TagResource"}) | ON_ROLES
 _FOR_GRANTS = ("kms:CreateGrant", "kms:ListGrants", "kms:RevokeGrant")
 _POLICY_SETTING = ("CreateKey", "PutKeyPolicy", "ReplicateKey")
 
@@ -338,6 +364,10 @@ _ROWS = (
     _row("kms:ValidTo", "ValidTo", "ImportKeyMaterial", kind=Kind.EPOCH),
     _row("kms:WrappingAlgorithm", "WrappingAlgorithm", "GetParametersForImport"),
     _row("kms:WrappingKeySpec", "WrappingKeySpec", "GetParametersForImport"),
+    _of_new_session("sts:ExternalId", "ExternalId"),
+    _of_new_session("sts:RoleSessionName", "RoleSessionName"),
+    _of_new_session("sts:TransitiveTagKeys", "TransitiveTagKeys", multi=True),
+    ConditionKey("sts:SourceIdentity", Kind.TEXT, _source_identity, actions=ON_ROLES),
     ConditionKey("aws:PrincipalArn", Kind.ARN, _principal_arn),
     ConditionKey("aws:PrincipalAccount", Kind.TEXT, _account),
     ConditionKey("aws:PrincipalType", Kind.TEXT, _principal_type),
@@ -378,7 +408,13 @@ UNSUPPORTED = (
     "ec2:",
     "lambda:",
     "saml:",
-    "sts:",
+    *(
+        f"sts:{name}"
+        for name in (
+            *("awsservicename", "durationseconds", "identitytokenaudience", "requestcontext/", "requestcontextproviders"),
+            *("signingalgorithm", "taskpolicyarn"),
+        )
+    ),
     "identitystore:",
     "cognito-identity.amazonaws.com:",
 )

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator
 
 from proxy.policy import keys
-from proxy.policy.access import ACTIONS, ALIAS_OPERATIONS, KEY_MAY_BE_UNKNOWN
+from proxy.policy.access import ACTIONS, ALIAS_OPERATIONS, KEY_MAY_BE_UNKNOWN, STS_ACTIONS
 from proxy.policy.document import Document, Finding, Severity, Statement, action_glob_matches, read
 from proxy.policy.keys import ConditionKey
 from proxy.policy.operators import Condition, Kind, Quantifier
@@ -18,6 +18,9 @@ from proxy.policy.patterns import NO, UNKNOWN_PART, Glob, Text, Wild, compare
 #: Any key, and any alias.
 _KEY, _ALIAS = (f"arn:{UNKNOWN_PART}:kms:{UNKNOWN_PART}:{UNKNOWN_PART}:{kind}/{UNKNOWN_PART}" for kind in ("key", "alias"))
 _ALIAS_ACTIONS = frozenset(f"kms:{name}" for name in ALIAS_OPERATIONS)
+#: Roles with paths of up to four names: what is not known has no slash in it.
+_ROLES = [f"arn:{UNKNOWN_PART}:iam::{UNKNOWN_PART}:role/{'/'.join(UNKNOWN_PART * names)}" for names in range(1, 6)]
+_ALL_ACTIONS = ACTIONS | STS_ACTIONS
 #: What a check says: its severity, and its words.
 _Said = Iterator[tuple[Severity, str]]
 
@@ -39,7 +42,7 @@ def check_document(document: Document) -> list[Finding]:
 
 
 def _check(document: Document, statement: Statement) -> _Said:
-    about = frozenset(action for action in ACTIONS if statement.is_about(action))
+    about = frozenset(action for action in _ALL_ACTIONS if statement.is_about(action))
     yield from _check_actions(statement)
     yield from _check_resources(statement, about)
     for text in statement.resources:
@@ -55,13 +58,19 @@ def _check(document: Document, statement: Statement) -> _Said:
 
 def _check_actions(statement: Statement) -> _Said:
     for glob in statement.actions:
-        if any(action_glob_matches(glob, action) for action in ACTIONS):
+        if any(action_glob_matches(glob, action) for action in _ALL_ACTIONS):
             continue
         if glob.lower() == "kms:reencrypt":
             yield Severity.WARNING, f"{glob!r} is no action: ReEncrypt is kms:ReEncryptFrom and kms:ReEncryptTo"
             continue
-        near = difflib.get_close_matches(glob, ACTIONS, n=1)
-        yield Severity.WARNING, f"{glob!r} is no KMS action that is known" + (f"; the nearest is {near[0]}" if near else "")
+        if glob.lower() == "sts:getcalleridentity":
+            yield Severity.WARNING, f"{glob!r} is decided by no policy: as in IAM, every caller may always ask who it is"
+            continue
+        near = difflib.get_close_matches(glob, _ALL_ACTIONS, n=1)
+        yield (
+            Severity.WARNING,
+            f"{glob!r} is no action of KMS or STS that is known" + (f"; the nearest is {near[0]}" if near else ""),
+        )
 
 
 def _check_resources(statement: Statement, about: frozenset[str]) -> _Said:
@@ -69,8 +78,10 @@ def _check_resources(statement: Statement, about: frozenset[str]) -> _Said:
     for text in statement.resources:
         if text in keys_named:
             continue
+        if about & STS_ACTIONS and any(compare(_loose(text), role) != NO for role in _ROLES):
+            continue
         if compare(_loose(text), _ALIAS) == NO:
-            yield Severity.WARNING, f"{text.source!r} is no key and no alias of KMS"
+            yield Severity.WARNING, f"{text.source!r} is no key and no alias of KMS, and no role for an action of STS"
         elif not about & _ALIAS_ACTIONS:
             yield (
                 Severity.WARNING,

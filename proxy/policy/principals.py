@@ -4,9 +4,8 @@ A caller has several names. A user is named by its ARN and by its account; a rol
 the account. An account (its id, or the ARN of its root user) stands for two things: a Deny of it is about everybody in it, an
 Allow of it leaves it to the account's identity policies who may. An Allow of any other name is for that caller itself.
 
-A session's ARN does not tell its role's path, so roles are compared without their paths: no two roles of an account differ in
-nothing else. Of NotPrincipal IAM says that a session must be listed by session, role *and* account to be spared, and a user by
-user and account; so it is here.
+Roles are compared without their paths (`proxy.kms.principals`). Of NotPrincipal IAM says that a session must be listed by
+session, role *and* account to be spared, and a user by user and account; so it is here.
 
 Source: IAM user guide, "AWS JSON policy elements: Principal" and "NotPrincipal".
 """
@@ -19,16 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from proxy.domain import Principal
+from proxy.kms import principals
+from proxy.kms.principals import Kind, is_account_id, known_as, parse_principal
 
 EVERYBODY = "*"
-_ACCOUNT = re.compile(r"([0-9]{12})|arn:aws[a-z-]*:iam::([0-9]{12}):root", re.ASCII)
-_NAME = r"[\w+=,.@-]{1,64}"
-_PATH = r"(?:[!-.0-~]+/)*"
-_USER = re.compile(rf"arn:aws[a-z-]*:iam::[0-9]{{12}}:user/{_PATH}{_NAME}", re.ASCII)
-_ROLE = re.compile(rf"(arn:aws[a-z-]*:iam::[0-9]{{12}}:role/){_PATH}({_NAME})", re.ASCII)
-_SESSION = re.compile(
-    r"arn:aws[a-z-]*:sts::[0-9]{12}:(?:assumed-role/[\w+=,.@-]{1,64}|federated-user)/[\w+=,.@-]{2,64}", re.ASCII
-)
 _SERVICE = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?", re.ASCII)
 _PROVIDER = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:(?:saml-provider|oidc-provider)/[\w+=,.@/:-]+", re.ASCII)
 _WEB_IDENTITY = ("accounts.google.com", "cognito-identity.amazonaws.com", "graph.facebook.com", "www.amazon.com")
@@ -80,13 +73,14 @@ def read_principal(kind: str, name: str) -> Principals | None:
         return Principals(frozenset(), frozenset(), others=(name,)) if is_one else None
     if name == EVERYBODY:
         return Principals(frozenset(), frozenset(), everybody=True)
-    if account := _ACCOUNT.fullmatch(name):
-        return Principals(frozenset({account[1] or account[2]}), frozenset())
-    if role := _ROLE.fullmatch(name):
-        return Principals(frozenset(), frozenset({role[1] + role[2]}))
-    if _USER.fullmatch(name) or _SESSION.fullmatch(name):
-        return Principals(frozenset(), frozenset({name}))
-    return None
+    if is_account_id(name):
+        return Principals(frozenset({name}), frozenset())
+    found = parse_principal(name)
+    if found is None:
+        return None
+    if found.kind is Kind.ROOT:
+        return Principals(frozenset({found.account_id}), frozenset())
+    return Principals(frozenset(), frozenset({known_as(name)}))
 
 
 def joined(parts: Iterable[Principals], *, negated: bool) -> Principals:
@@ -107,14 +101,4 @@ def names_of(principal: Principal) -> Names:
     arn = principal.arn
     if principal.type == "Root" or arn.endswith(":root"):
         return Names(principal.account_id, frozenset(), is_root=True)
-    return Names(principal.account_id, frozenset({arn, owner_of(arn)} - {""}))
-
-
-def owner_of(arn: str) -> str:
-    """Whose identity policies are those of the caller `arn`: its own, or its role's (without a path); of a role, it without its
-    path."""
-    head, is_session, rest = arn.partition(":assumed-role/")
-    if is_session:
-        return f"{head.replace(':sts:', ':iam:', 1)}:role/{rest.partition('/')[0]}"
-    role = _ROLE.fullmatch(arn)
-    return arn if role is None else role[1] + role[2]
+    return Names(principal.account_id, frozenset(principals.names_of(arn)))

@@ -6,21 +6,19 @@ changed here is seen by the next AssumeRole of every worker. A role that is remo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from proxy.callers import CALLER, NO_REGION, ROLE, SESSION, new_id, role_row
 from proxy.errors import SetupError
+from proxy.kms.principals import Kind, parse_principal
 from proxy.policy import trust
 from proxy.policy.patterns import PatternError
 from proxy.sealed_store import Entry, SealedStore, Transaction
 
 #: IAM: how long a role's sessions may last at most, by the role.
 LEAST_MAX_SESSION_S, MOST_MAX_SESSION_S = 3_600, 43_200
-#: IAM: role names of up to 64 characters; a role may have a path, which has no part in who a role is.
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::([0-9]{12}):role/(?:[!-.0-~]+/)*([\w+=,.@-]{1,64})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,17 @@ class Role:
 
 
 class Roles:
-    """The roles in a sealed store. Every change is durable when it returns. `clock` gives seconds since the epoch."""
+    """The roles in a sealed store. Every change is durable when it returns; `note` is told of each within its transaction.
+    `clock` gives seconds since the epoch."""
 
-    def __init__(self, store: SealedStore, clock: Callable[[], float], random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        store: SealedStore,
+        clock: Callable[[], float],
+        random: Callable[[int], bytes],
+        note: Callable[[Transaction], None] = lambda tx: None,
+    ) -> None:
+        self._note = note
         self._store = store
         self._clock = clock
         self._random = random
@@ -79,6 +85,7 @@ class Roles:
                 "created_s": role.created_s,
             }
             tx.put(ROLE, NO_REGION, role_row(account_id, name), body)
+            self._note(tx)
             return role
 
     def remove(self, arn: str) -> Role:
@@ -91,6 +98,7 @@ class Roles:
             for session in tx.children(SESSION, NO_REGION, role_row(account_id, name)):
                 tx.delete(SESSION, NO_REGION, session.id)
             tx.delete(ROLE, NO_REGION, role_row(account_id, name))
+            self._note(tx)
             return role
 
     def list(self) -> tuple[Role, ...]:
@@ -127,7 +135,7 @@ def _role(entry: Entry) -> Role:
 
 def _read_arn(arn: str) -> tuple[str, str]:
     """Account and name. Raises SetupError."""
-    found = _ROLE_ARN.fullmatch(arn)
-    if found is None:
+    found = parse_principal(arn)
+    if found is None or found.kind is not Kind.ROLE:
         raise SetupError(f"{arn!r} is not the ARN of a role: it must be arn:aws:iam::ACCOUNT:role/NAME")
-    return found[1], found[2]
+    return found.account_id, found.name

@@ -6,6 +6,11 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
 
 from tests.docs.repository import ROOT
 from tests.integration.conftest import Server, keytrail, wait_until
@@ -44,6 +49,32 @@ def test_a_guardrail_refuses_and_is_read_again(own_server: Server, tmp_path: Pat
     wait_until(lambda: own_server.post("GenerateDataKey", NOBODY).status == 200, "the new guardrails")
     deletion = own_server.post("ScheduleKeyDeletion", {"KeyId": own_server.demo_key_id(), "PendingWindowInDays": 7})
     assert deletion.code == "AccessDeniedException"
+
+
+def test_a_guardrail_refuses_calls_to_sts_before_their_intent(own_server: Server, tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    statement = {"Sid": "NoSessions", "Effect": "Deny", "Action": "sts:*", "Resource": "*"}
+    (policies / "sts.json").write_text(json.dumps({"Version": "2012-10-17", "Statement": statement}))
+    own_server.settings["KEYTRAIL_POLICIES"] = str(policies)
+    own_server.start()
+    access_key_id, secret_access_key = own_server.credentials()
+    sts: Any = boto3.client(
+        "sts",
+        region_name="us-east-1",
+        endpoint_url=own_server.url,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+    )
+    assert sts.get_caller_identity()["Arn"].endswith(":user/demo")
+    with pytest.raises(ClientError) as refused:
+        sts.get_session_token()
+    error = refused.value.response
+    assert (error["Error"]["Code"], error["ResponseMetadata"]["HTTPStatusCode"]) == ("AccessDenied", 403)
+    assert "explicit deny in the guardrail sts.json, statement NoSessions" in error["Error"]["Message"]
+    _, record = own_server.records()  # no intent: nothing was about to be done
+    assert (record["eventName"], record["errorCode"]) == ("GetSessionToken", "AccessDenied")
+    assert keytrail(record)["deniedBy"] == {"policy": "sts.json", "statement": "NoSessions"}
 
 
 def test_a_broken_guardrail_keeps_keytrail_from_starting(own_server: Server, tmp_path: Path) -> None:

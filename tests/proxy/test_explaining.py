@@ -102,6 +102,35 @@ def test_it_names_the_statement_that_allows(host: Host) -> None:
     )
 
 
+def test_the_guardrails_are_asked_first(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, key = tmp_path / "policies", key_of(host)
+    folder.mkdir()
+    condition = {"StringNotLike": {"kms:EncryptionContext:tenant": "?*"}}
+    policy_file(folder, "10-tenant", statement("Deny", "kms:Decrypt", Sid="NameTheTenant", Condition=condition))
+    policy_file(
+        folder, "20-network", statement("Deny", "kms:Encrypt", Condition={"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}})
+    )
+    monkeypatch.setenv("KEYTRAIL_POLICIES", str(folder))
+    ask = ("--caller", DEMO, "--key", key, "--action")
+    assert explained(host, 0, *ask, "kms:Decrypt", "--context", "tenant=acme")["denied_by_guardrail"] is None
+    found = explained(host, 1, *ask, "kms:Decrypt")
+    assert found["denied_by_guardrail"] == {"policy": "10-tenant.json", "statement": "NameTheTenant"}
+    assert (found["allowed_by"], found["in_doubt"]) == (None, [])
+    assert "explicit deny in the guardrail 10-tenant.json, statement NameTheTenant" in found["message"]
+    assert [(one["name"], one["why"]) for one in found["considered"][:3]] == [
+        ("guardrail 10-tenant.json, statement NameTheTenant", "applies"),
+        ("guardrail 20-network.json, statement 1", "not about this action"),
+        ("KMSFullAccess, statement KMSFullAccess", "applies"),
+    ]
+    told = run(host, "explain", *ask, "kms:Decrypt")
+    assert "\nby the guardrail 10-tenant.json, statement NameTheTenant\n" in told.stdout
+    assert explained(host, 1, *ask, "kms:Encrypt")["in_doubt"] == ["aws:SourceIp"]
+    assert explained(host, 0, *ask, "kms:Encrypt", "--source-ip", "10.1.2.3")["in_doubt"] == []
+    # Of the two actions of ReEncrypt each is asked about by itself, and so is a tag of an existing key.
+    for action in ("kms:ReEncryptFrom", "kms:TagResource"):
+        assert explained(host, 0, *ask, action)["denied_by_guardrail"] is None
+
+
 def test_it_names_the_statement_that_denies_and_the_condition_that_is_not_met(host: Host) -> None:
     key = key_of(host)
     condition = {"StringEquals": {"kms:EncryptionContext:tenant": "acme"}}

@@ -128,9 +128,12 @@ def test_what_would_not_do_what_it_says_is_refused(one: dict[str, Any], words: s
 
 WARNINGS: list[tuple[dict[str, Any], str]] = [
     (statement(Action="kms:ReEncrypt"), "ReEncryptFrom and kms:ReEncryptTo"),
-    (statement(Action="kms:Decrpt"), "no KMS action that is known; the nearest is kms:Decrypt"),
-    (statement(Action="s3:*"), "no KMS action that is known"),
+    (statement(Action="kms:Decrpt"), "no action of KMS or STS that is known; the nearest is kms:Decrypt"),
+    (statement(Action="s3:*"), "no action of KMS or STS that is known"),
     (statement(Resource="arn:aws:s3:us-east-1:1:bucket"), "no key and no alias"),
+    (statement(Resource="arn:aws:iam::1:role/x"), "no role for an action of STS"),
+    (statement(Action="sts:GetCallerIdentity"), "decided by no policy"),
+    (statement(Action="sts:AssumeRoles"), "no action of KMS or STS that is known; the nearest is sts:AssumeRole"),
     (statement(Resource="arn:aws:kms:*:*:alias/x"), "kms:RequestAlias"),
     (statement(Resource="arn:aws:kms:*:*:key/1234"), "kms:Decrypt are denied"),
     (statement(Effect="Allow", Resource="arn:aws:kms:*:*:key/1234"), "kms:Decrypt are not allowed"),
@@ -159,6 +162,11 @@ def test_what_may_not_be_meant_is_warned_of(one: dict[str, Any], words: str) -> 
         statement(Action="KMS:decrypt"),
         statement(Action=..., NotAction=["kms:List*", "kms:Describe*"]),
         statement(Resource=["arn:aws:kms:eu-central-1:111122223333:key/*", "arn:aws:kms:*:*:alias/*"], Action="kms:*Alias"),
+        statement(
+            Action="sts:AssumeRole",
+            Resource="arn:aws:iam::*:role/ci/*",
+            Condition=condition("StringNotEquals", "sts:ExternalId", "x"),
+        ),
         statement(Action="kms:ScheduleKeyDeletion", Resource="arn:aws:kms:*:*:key/1234"),
         statement(Action="kms:CreateKey", Condition=condition("StringNotLike", "kms:KeySpec", "RSA_*")),
         statement(Action="kms:ImportKeyMaterial", Condition=condition("NumericLessThan", "kms:ValidTo", 1_767_225_600)),

@@ -112,7 +112,7 @@ def test_check_says_what_is_wrong(tmp_path: Path) -> None:
     assert [(one["severity"], one["file"], one["statement"]) for one in told] == [("error", "new.json", "Odd")]
     warned = policy(tmp_path, {**DENY_ALICE, "Action": "kms:Decrpt"})
     result = CliRunner().invoke(app, ["check", str(warned)])
-    assert result.exit_code == 0 and "warning: 'kms:Decrpt' is no KMS action" in result.stdout
+    assert result.exit_code == 0 and "warning: 'kms:Decrpt' is no action of KMS" in result.stdout
     assert [finding.severity.value for finding in check([warned])] == ["warning"]
 
 
@@ -204,6 +204,25 @@ def test_a_record_gives_back_what_was_asked(
             found = keys.find(name)
             assert found is not None
             assert found[0].read(now, access, found[1]) == found[0].read(then, access, found[1]), name
+
+
+def test_calls_to_sts_are_replayed_too() -> None:
+    role = "arn:aws:iam::111122223333:role/ci/builder"
+    sent = {"roleArn": role, "roleSessionName": "run-1", "tags": [{"key": "team", "value": "red"}]}
+    of_sts = {"key": None, "eventSource": "sts.amazonaws.com"}
+    records = [
+        placed(_record("AssumeRole", requestParameters=sent, **of_sts), "w0", 0, at(0)),
+        placed(_record("GetCallerIdentity", requestParameters=None, **of_sts), "w0", 1, at(1)),
+    ]
+    denies = {
+        "Effect": "Deny",
+        "Action": "*",
+        "Resource": "arn:aws:iam::*:role/ci/*",
+        "Condition": {"StringEquals": {"aws:RequestTag/team": "red", "sts:RoleSessionName": "run-1"}},
+    }
+    found = replay(load([("p.json", json.dumps({"Version": "2012-10-17", "Statement": denies}).encode())]), records)
+    [row] = found.rows
+    assert (found.calls, row.operation, row.action, row.undecided) == (2, "AssumeRole", "sts:AssumeRole", False)
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,11 @@ from proxy.backends.local import (
 )
 from proxy.backends.local.attested import answer_attested
 from proxy.backends.local.desk import Changing, Desk
-from proxy.backends.local.due import Due
+from proxy.backends.local.due import Due, Happening
 from proxy.backends.local.external_keys import EXTERNAL, names_external_key
 from proxy.backends.local.last_uses import LastUses
 from proxy.backends.local.lookup import check_grant_tokens
-from proxy.backends.local.maintenance import Done, Intent, carry_out
+from proxy.backends.local.maintenance import GRANTS_AT_ONCE, Done, Intent, carry_out, clear
 from proxy.backends.local.migrations import migrate
 from proxy.backends.local.surroundings import Authoriser, Surroundings
 from proxy.backends.local.tables import Tables
@@ -155,7 +155,16 @@ class LocalBackend:
 
     async def carry_out(self, due: Due, intent: Intent) -> Done | None:
         """Do what is due, or nothing where it is not due any more; durable when this returns. Raises StoreFailed, SealBroken."""
+        if due.happening is Happening.DELETION:
+            await self._clear_grants(due)
         return await self._desk.write(carry_out, self._around, due, intent)
+
+    async def _clear_grants(self, due: Due) -> None:
+        """Of a key that is to be deleted, all grants but the last few."""
+        ids = self._desk.tables.all_grants.ids_of(due.region, due.key_id)
+        for at in range(0, len(ids) - GRANTS_AT_ONCE, GRANTS_AT_ONCE):
+            if not await self._desk.write(clear, self._around, due, ids[at : at + GRANTS_AT_ONCE]):
+                return
 
     def close(self) -> None:
         """Wait for what is under way. The store is its maker's to close."""

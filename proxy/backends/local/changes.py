@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from proxy.backends.local.grants import GRANT, Context, Grant, grant_body, grant_of, grant_parent
@@ -83,8 +83,12 @@ class KeysInChange:
         self.tx.put(GRANT, grant.region, grant.id, grant_body(grant), Secret(grant.token_key), parent)
 
     def delete_grant(self, grant: Grant) -> None:
-        self.tx.delete(GRANT, grant.region, grant.id)
+        self.delete_grants(grant.region, (grant.id,))
+
+    def delete_grants(self, region: str, ids: Iterable[str]) -> None:
+        for id in ids:
+            self.tx.delete(GRANT, region, id)
 
     def delete_grants_of(self, key: Key) -> None:
-        for grant in self.grants_of(key):
-            self.delete_grant(grant)
+        """All that are left; they are not looked into."""
+        self.delete_grants(key.region, [entry.id for entry in self.tx.children_below(GRANT, key.region, grant_parent(key.id))])

@@ -1,7 +1,8 @@
-"""Which calls' changes the store has: a row for each call, written in the transaction of its change.
+"""Which changes of calls, and of commands on the host, the store has: a row for each, written in the transaction of its change.
 
 After a crash, the log has intents without an outcome. The row says that the change was made, and of which keys and aliases; where
-there is none, it was not. Rows are kept for the last `KEPT` changes; what is older than all of them is not known.
+there is none, it was not. Rows are kept for the last `KEPT` changes; what is older than all of them is not known. Commands leave
+rows since later than calls do: since when, a row of their own says.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ EFFECT = "effect"
 KEPT = 8_192
 _PRUNED_EVERY = 256  # changes
 _NO_REGION = ""
-#: The row that says since when rows are there: the latest arrival, in microseconds, of a call whose row was forgotten.
-_SINCE = "since"
+#: The rows that say since when rows are there, of calls and of commands: the latest arrival, in microseconds, of one whose row
+#: was forgotten.
+_SINCE, _COMMANDS_SINCE = "since", "commands since"
+#: The commands that leave a row: those that change callers, roles and their policies, and seed keys.
+COMMANDS = frozenset(
+    (
+        *("AddCaller", "RotateCaller", "DisableCaller", "EnableCaller", "PutCallerPolicy", "DeleteCallerPolicy"),
+        *("ResetCallerPolicies", "AddRole", "UpdateRole", "RemoveRole", "SeedKey"),
+    )
+)
 
 
 def note(tx: Transaction, call: KmsCall, answer: Answer) -> None:
@@ -35,16 +44,18 @@ def keep(tx: Transaction, intent_id: str, at_us: int, keys: Sequence[KeyUse], al
     """Keep that what was intended at `at_us` was done to `keys` and aliases (ARNs), in the transaction that does it."""
     resources = [[key.arn, key.account_id, "AWS::KMS::Key"] for key in keys]
     resources += [[arn, arn.split(":")[4], "AWS::KMS::Alias"] for arn in aliases]
-    if tx.get(EFFECT, _NO_REGION, _SINCE) is None:
-        start_anew(tx, at_us)
+    for since in (_SINCE, _COMMANDS_SINCE):
+        if tx.get(EFFECT, _NO_REGION, since) is None:
+            tx.put(EFFECT, _NO_REGION, since, {"at_us": at_us})
     tx.put(EFFECT, _NO_REGION, intent_id, {"at_us": at_us, "resources": resources})
     if tx.generation % _PRUNED_EVERY == 0:
         _prune(tx, tx.generation - KEPT)
 
 
 def start_anew(tx: Transaction, now_us: int) -> None:
-    """Nothing is known from now on of calls that arrived before `now_us` and have no row."""
-    tx.put(EFFECT, _NO_REGION, _SINCE, {"at_us": now_us})
+    """Nothing is known from now on of what arrived before `now_us` and has no row."""
+    for since in (_SINCE, _COMMANDS_SINCE):
+        tx.put(EFFECT, _NO_REGION, since, {"at_us": now_us})
 
 
 def _prune(tx: Transaction, upto: int) -> None:
@@ -55,15 +66,27 @@ def _prune(tx: Transaction, upto: int) -> None:
 
 def known(store: SealedStore, intent: AuditRecord) -> Known | None:
     """What the store knows of the effect of an intent; None where nothing, or where the call was not its affair."""
-    if intent.event_source != "kms.amazonaws.com" or intent.backend != "local":
+    since_when = _since_when(intent)
+    if since_when is None:
         return None
     try:
         made = store.find(EFFECT, _NO_REGION, intent.event_id)
         if made is not None:
             return Known(Effect.MADE, tuple(Resource(*one) for one in made.body["resources"]))
-        since = store.find(EFFECT, _NO_REGION, _SINCE)
+        since = store.find(EFFECT, _NO_REGION, since_when)
         if since is not None and intent.time_us >= since.body["at_us"]:
             return Known(Effect.NONE)
     except (StoreFailed, SealBroken) as fault:
         _log.error("the effect of %s is not known: %s", intent.event_id, fault)
     return None
+
+
+def _since_when(intent: AuditRecord) -> str | None:
+    """The row that says since when changes of its kind leave rows; None where they leave none."""
+    match intent.event_source:
+        case "kms.amazonaws.com":
+            return _SINCE if intent.backend == "local" else None
+        case "keytrail":
+            return _COMMANDS_SINCE if intent.event_name in COMMANDS else None
+        case _:
+            return None

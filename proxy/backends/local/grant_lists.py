@@ -9,12 +9,12 @@ from proxy.backends.local.granting import invalid, read_party
 from proxy.backends.local.grants import Grant
 from proxy.backends.local.lookup import managed_key
 from proxy.backends.local.pages import page
-from proxy.backends.local.principals import account_of, known_as, root_arn
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import Tables
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError
 from proxy.kms.arn import key_arn, partition_of
+from proxy.kms.principals import known_as, root_arn
 
 
 def list_grants(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
@@ -39,7 +39,7 @@ def list_retirable_grants(around: Surroundings, tables: Tables, call: KmsCall) -
     retiring = _filter(call, "Retiring")
     if retiring is None:
         raise invalid("Specify either RetiringPrincipal or RetiringServicePrincipal.")
-    if account_of(retiring) != call.principal.account_id:
+    if retiring.split(":", 5)[4] != call.principal.account_id:
         raise KmsError(
             "AccessDeniedException",
             f"User: {call.principal.arn} is not authorized to perform: kms:ListRetirableGrants on resource: {retiring}",

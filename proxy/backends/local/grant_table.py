@@ -19,8 +19,8 @@ from typing import TypeVar
 from proxy.backends.local.grants import Constraints, Context, Grant, grant_of
 from proxy.backends.local.keys import Key
 from proxy.backends.local.lazy import Lazy
-from proxy.backends.local.principals import known_as
 from proxy.errors import SealBroken
+from proxy.kms.principals import known_as
 from proxy.sealed_store import Entry
 
 _log = logging.getLogger(__name__)
@@ -139,6 +139,10 @@ class GrantTable:
             order = self._order[place] = sorted(self._of_key.get(place, ()))
         held = (self._where[(key.region, order[i])] for i in range(bisect_right(order, after), len(order)))
         return (grant for one in held if (grant := one.sound) is not None)
+
+    def ids_of(self, region: str, key_id: str) -> tuple[str, ...]:
+        """The ids of the key's grants, none of which is looked into."""
+        return tuple(self._of_key.get((region, key_id), ()))
 
     def to(self, key: Key, grantee: str, context: Context | None) -> Iterator[Grant]:
         """The key's grants to this grantee, as `known_as` names it; with a context, those at least whose constraints it meets."""

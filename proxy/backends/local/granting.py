@@ -16,7 +16,6 @@ from proxy.backends.local.grant_tokens import GRANT_ID_BYTES, NONCE_BYTES, TOKEN
 from proxy.backends.local.grants import CONTEXT_MEMBERS, CREATE_GRANT, RETIRE_GRANT, Grant, grant_by_token, limits_of, meant_grant
 from proxy.backends.local.keys import Key, KeyState
 from proxy.backends.local.lookup import PENDING_DELETIONS, check_state, invalid_token, managed_key, stop_dry_run
-from proxy.backends.local.principals import read_principal
 from proxy.backends.local.specs import (
     ENCAPSULATE_DECAPSULATE,
     ENCRYPT_DECRYPT,
@@ -28,6 +27,7 @@ from proxy.backends.local.surroundings import Surroundings
 from proxy.domain import Answer, KmsCall
 from proxy.errors import KmsError
 from proxy.kms.arn import key_arn, partition_of
+from proxy.kms.principals import is_account_id, parse_principal, root_arn
 
 MOST_GRANTS_OF_A_KEY = 50_000
 MOST_PAIRS = 8
@@ -118,10 +118,13 @@ def read_party(call: KmsCall, role: str) -> Party | None:
 
 
 def _principal(call: KmsCall, text: str) -> str:
-    arn = read_principal(text, partition_of(call.region))
-    if arn is None:
+    partition = partition_of(call.region)
+    if is_account_id(text):
+        return root_arn(partition, text)
+    found = parse_principal(text)
+    if found is None or found.partition != partition:
         raise KmsError("InvalidArnException", f"ARN does not refer to a valid principal: {text}")
-    return arn
+    return text
 
 
 def _check_size(constraints: Mapping[str, Any]) -> None:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.backends.local.grant_tokens import is_token_of, read_grant_id
 from proxy.backends.local.keys import Key
-from proxy.backends.local.principals import known_as, names_of, root_arn, root_of
 from proxy.domain import KmsCall
 from proxy.kms.arn import partition_of
+from proxy.kms.principals import known_as, names_of, root_arn, root_of
 from proxy.sealed_store import Body, Entry
 
 if TYPE_CHECKING:

@@ -1,10 +1,14 @@
 """What is due of a key, carried out: deletion, expiry, rotation. Each is looked at again inside its transaction, so that of
 several workers one does it, and none what was cancelled meanwhile.
+
+A key may have tens of thousands of grants, which are no use to anybody from its deletion date on (`Key.is_gone`): most of them
+go before it, in transactions of `GRANTS_AT_ONCE`, between which others change what they have to. A crash in between leaves a key
+whose deletion is still due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.backends.local import effects
@@ -21,6 +25,9 @@ from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.versions import Versions
 from proxy.domain import KeyUse
 
+#: So many grants take about as long as a sync of the disk.
+GRANTS_AT_ONCE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -36,6 +43,15 @@ class Intent:
 
     id: str
     at_us: int
+
+
+def clear(keys: KeysInChange, around: Surroundings, due: Due, grant_ids: Sequence[str]) -> bool:
+    """Delete these grants of a key, whose deletion is due. False where it is not, or not any more; nothing was done then."""
+    key = keys.find_key(due.account_id, due.region, due.key_id)
+    if key is None or not key.is_gone(around.clock()):
+        return False
+    keys.delete_grants(due.region, grant_ids)
+    return True
 
 
 def carry_out(keys: KeysInChange, around: Surroundings, due: Due, intent: Intent) -> Done | None:

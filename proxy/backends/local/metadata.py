@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from proxy.backends.local.changes import KeysInChange
+from proxy.backends.local.desk import Desk
 from proxy.backends.local.keys import Key, KeyState
 from proxy.backends.local.lookup import check_not_pending_deletion, managed_key, named_key
-from proxy.backends.local.pages import page
+from proxy.backends.local.pages import page_in_turns
 from proxy.backends.local.specs import ALGORITHMS_MEMBER
 from proxy.backends.local.surroundings import Surroundings
 from proxy.backends.local.tables import Tables
@@ -71,15 +73,21 @@ def describe_key(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
     return Answer({"KeyMetadata": describe(key)}, (key.meant,))
 
 
-def list_keys(around: Surroundings, tables: Tables, call: KmsCall) -> Answer:
-    around.authoriser.check(tables, call, "kms:ListKeys", None)
-    table = tables.of(call.principal.account_id, call.region)
+async def list_keys(desk: Desk, call: KmsCall) -> Answer:
+    """A key's row is opened when it is first looked into, and a page can have a thousand of them."""
+    around = desk.around
+    around.authoriser.check(desk.tables, call, "kms:ListKeys", None)
     now_s = around.clock()
     owners = sorted(call.parameters.get("ResourceOwners") or ("SELF",))
-    keys, more = page(
-        call,
+
+    def keys_after(name: str) -> Iterator[Key]:
+        table = desk.tables.of(call.principal.account_id, call.region)
         # Nothing is shared here through AWS RAM: a list without SELF is empty.
-        lambda after: (key for key in table.keys.after(after) if not key.is_gone(now_s) and "SELF" in owners),
+        return (key for key in table.keys.after(name) if not key.is_gone(now_s) and "SELF" in owners)
+
+    keys, more = await page_in_turns(
+        call,
+        keys_after,
         lambda key: key.id,
         of=",".join([call.principal.account_id, *owners]),
         default=100,
@@ -96,5 +104,6 @@ def update_key_description(around: Surroundings, keys: KeysInChange, call: KmsCa
     return Answer({}, (key.meant,))
 
 
-READINGS = {"DescribeKey": describe_key, "ListKeys": list_keys}
+READINGS = {"DescribeKey": describe_key}
 CHANGES = {"UpdateKeyDescription": update_key_description}
+WORKS = {"ListKeys": list_keys}

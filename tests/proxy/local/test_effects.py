@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -78,13 +80,29 @@ def test_nothing_is_known_of_what_is_older_than_the_rows(world: World, monkeypat
 
 def test_it_says_nothing_of_what_is_not_the_stores_affair_or_was_changed_by_another_hand(world: World) -> None:
     ask(world, "CreateKey", "one")
-    assert effects.known(world.store, intent("two", source="keytrail")) is None
+    for source in ("keytrail", "sts.amazonaws.com"):
+        assert effects.known(world.store, intent("two", source=source)) is None
     assert effects.known(world.store, intent("two", backend="aws")) is None
     assert effects.known(world.store, intent("two")) == Known(Effect.NONE)
     with sqlite3.connect(world.path) as connection:
         assert connection.execute("UPDATE entries SET id = 'two' WHERE kind = 'effect' AND id = 'one'").rowcount == 1
     connection.close()
     assert effects.known(world.store, intent("two")) is None
+
+
+def test_of_a_command_something_is_known_since_commands_leave_rows(world: World) -> None:
+    """Which they do since later than calls: of one of before nobody says that it was not done."""
+    with world.store.change() as tx:  # as an older keytrail left it
+        tx.put(effects.EFFECT, "", "since", {"at_us": START_US})
+    added = replace(intent("lost", START_US + 1, source="keytrail"), event_name="AddCaller")
+    assert effects.known(world.store, added) is None
+    with world.store.change() as tx:
+        effects.keep(tx, "made", START_US + 2, ())
+    assert effects.known(world.store, added) is None
+    later = replace(added, time_us=START_US + 3)
+    assert effects.known(world.store, later) == Known(Effect.NONE)
+    assert effects.known(world.store, replace(later, event_id="made")) == Known(Effect.MADE)
+    assert effects.known(world.store, replace(later, event_name="CreateCertificateAuthority")) is None
 
 
 #: Where a process is killed during CreateKey, and whether the key is there afterwards.
@@ -133,3 +151,63 @@ def test_a_process_killed_within_a_change_leaves_a_store_and_a_log_that_agree(
     recorded = {resource["ARN"] for one in records for resource in one["resources"] if resource["type"] == "AWS::KMS::Key"}
     assert recorded == keys
     assert len(unknown["resources"]) == (effect == "made")
+
+
+BOB = f"arn:aws:iam::{ACCOUNT}:user/bob"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/builder"
+POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}]}'
+TRUST = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}'
+SEED = '{"keys": [{"id": "aaaaaaaa-1111-2222-3333-444455556666", "material": "hex:' + "ab" * 32 + '"}]}'
+#: What is done on the host, as a statement; and how much of it is there afterwards.
+COMMANDS: dict[str, tuple[str, Callable[[Host], int]]] = {
+    "AddCaller": (
+        "host.add_caller(BOB, None, 'bob')",
+        lambda host: [one.principal.arn for one in host.callers.list()].count(BOB),
+    ),
+    "PutCallerPolicy": ("host.put_policy(BOB, 'own', POLICY)", lambda host: len(host.permissions.held().by_owner)),
+    "AddRole": ("host.add_role(ROLE, TRUST, 3600, replace=False)", lambda host: len(host.roles.list())),
+    "SeedKey": (
+        "seed(instance, settings, settings.data.with_name('seed.json'))",
+        lambda host: len(host.call("ListKeys", {}).members["Keys"]) - 1,
+    ),
+}
+ON_THE_HOST = """
+import importlib, os, signal, sys
+from contextlib import nullcontext
+from pathlib import Path
+from audit.instance import Instance
+from proxy.host import Host
+from proxy.seeding import seed
+from proxy.settings import Settings
+from tests.proxy.local.test_effects import BOB, POLICY, ROLE, TRUST
+
+settings = Settings(data=Path(sys.argv[1]))
+instance = Instance.load(settings.data)
+with nullcontext() if sys.argv[3].startswith("seed") else Host(instance, settings) as host:
+    module, name, method = sys.argv[2].rsplit(".", 2)
+    setattr(getattr(importlib.import_module(module), name), method, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    eval(sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize(("point", "effect"), POINTS[1:])
+def test_a_command_killed_within_its_change_leaves_a_store_and_a_log_that_agree(
+    tmp_path: Path, command: str, point: str, effect: str
+) -> None:
+    settings = Settings(data=tmp_path / "data")
+    initialise(settings)
+    (tmp_path / "seed.json").write_text(SEED)
+    statement, count = COMMANDS[command]
+    argv = [sys.executable, "-c", ON_THE_HOST, str(settings.data), point, statement]
+    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": "."}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    instance = Instance.load(settings.data)
+    with Host(instance, settings) as host:
+        assert count(host) == (1 if effect == "made" else 0)
+    segments = sorted(instance.log_folder(ADMIN_LOG).glob("*.jsonl"))
+    records = [orjson.loads(line) for segment in segments for line in segment.read_bytes().splitlines()]
+    (unknown,) = [one for one in records if one["additionalEventData"]["keytrail"]["phase"] == "unknown"]
+    assert (unknown["eventName"], unknown["additionalEventData"]["keytrail"]["effect"]) == (command, effect)
+    is_key = (command, effect) == ("SeedKey", "made")
+    assert [one["ARN"].rpartition("/")[2] for one in unknown["resources"]] == ["aaaaaaaa-1111-2222-3333-444455556666"] * is_key

@@ -20,8 +20,9 @@ from audit import canonical
 from audit.commit import Known, Receipt
 from audit.errors import CommitFailed
 from audit.record import AuditRecord, Effect, Phase, Resource
-from proxy.backends.local import effects
+from proxy.backends.local import backend, effects, maintenance
 from proxy.backends.local.due import Due
+from proxy.backends.local.grants import GRANT
 from proxy.backends.local.keys import ALIAS, KEY
 from proxy.backends.local.maintenance import Done, Intent
 from proxy.clock import Clock, VirtualClock
@@ -29,6 +30,7 @@ from proxy.maintenance import Maintenance
 from proxy.recording import Recorder
 from proxy.sealed_store import StoreFailed
 from tests.proxy.local.importing import import_material, new_external_key
+from tests.proxy.local.policies import CAROL
 from tests.proxy.local.world import ACCOUNT, REGION, START_S, World, arn_of
 
 DAY_S = 86_400
@@ -355,3 +357,74 @@ def test_much_that_is_due_is_done_in_parts(world: World) -> None:
     worker.run()
     told = [one.service_event_details for one in worker.log.records if one.phase is OUTCOME]
     assert {one["keyId"] for one in told if one is not None} == keys and len(told) == 101
+
+
+# --- keys with many grants
+
+
+def grants_at_once(world: World) -> list[int]:
+    """How many grants each transaction deleted."""
+    with sqlite3.connect(world.store.path) as connection:
+        rows = connection.execute(
+            "SELECT count(*) FROM entries WHERE kind = 'grant' AND deleted = 1 GROUP BY generation ORDER BY generation"
+        ).fetchall()
+    connection.close()
+    return [number for (number,) in rows]
+
+
+@pytest.fixture
+def many_grants(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key with ten grants, whose waiting period has ended; three are deleted at once."""
+    monkeypatch.setattr(backend, "GRANTS_AT_ONCE", 3)
+    key = world.new_key()
+    grant: dict[str, Any] = {
+        "GranteePrincipal": CAROL.arn,
+        "RetiringPrincipal": CAROL.arn,
+        "Operations": ["Encrypt", "RetireGrant"],
+    }
+    for _ in range(10):
+        world("CreateGrant", KeyId=key, **grant)
+    world("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
+    world.clock.now_s += 7 * DAY_S
+    return key
+
+
+def test_the_grants_of_a_key_that_is_deleted_go_a_few_at_a_time(world: World, many_grants: str) -> None:
+    worker = Worker(world)
+    worker.run()
+    assert worker.log.told == [("DeleteKey", INTENT, None), ("DeleteKey", OUTCOME, None)]
+    assert grants_at_once(world) == [3, 3, 3, 1]
+    assert world.store.count_rows().get(GRANT) is None
+
+
+@pytest.mark.parametrize("parts", [0, 1, 2])
+def test_a_key_that_lost_some_of_its_grants_has_no_use_for_the_others(
+    world: World, many_grants: str, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """The worker dies after so many transactions: the key is gone for everybody, and its deletion still due."""
+    left = iter(range(parts))
+
+    def clear(*arguments: Any) -> bool:  # Any: as the real one's
+        if next(left, None) is None:
+            raise StoreFailed("killed")
+        return real(*arguments)
+
+    real = maintenance.clear
+    monkeypatch.setattr(backend, "clear", clear)
+    grants = [entry.id for entry in world.store.changes_since(0, (GRANT,)).entries]
+    dying = Worker(world)
+    dying.run()
+    assert grants_at_once(world) == [3] * parts
+    other = World(world.store.path, world.clock)
+    other.caller = CAROL
+    refusals = [other.refused("Encrypt", KeyId=arn_of(many_grants), Plaintext=b"x")]
+    refusals += [other.refused("RetireGrant", KeyId=arn_of(many_grants), GrantId=one) for one in grants]
+    assert {refusal.code for refusal in refusals} == {"NotFoundException"}
+    assert other("ListRetirableGrants", RetiringPrincipal=CAROL.arn)["Grants"] == []
+    assert effects.known(other.store, dying.log.records[0]) != Known(Effect.MADE, (Resource(arn_of(many_grants), ACCOUNT),))
+    monkeypatch.setattr(backend, "clear", real)
+    worker = Worker(other)
+    worker.run()
+    assert worker.log.told == [("DeleteKey", INTENT, None), ("DeleteKey", OUTCOME, None)]
+    assert other.store.count_rows().keys().isdisjoint({GRANT, KEY})
+    other.close()

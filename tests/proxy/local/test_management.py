@@ -9,6 +9,7 @@ from typing import Any  # members of requests: JSON values, as in `proxy.domain.
 import pytest
 from botocore.session import get_session
 
+from proxy.backends.local import pages
 from proxy.backends.local.backend import CHANGES, READINGS, WORKS
 from proxy.backends.local.keys import ALIAS, KEY
 from proxy.backends.local.migrations import migrate
@@ -285,6 +286,40 @@ def test_keys_are_listed_in_pages_each_once(world: World) -> None:
     assert world("ListKeys", Limit=7)["Truncated"] is False
     assert world("ListKeys")["Keys"][0] == {"KeyId": min(made), "KeyArn": arn_of(min(made))}
     assert world("ListKeys", ResourceOwners=["OTHER_ACCOUNTS_VIA_RAM"]) == {"Keys": [], "Truncated": False}
+
+
+def test_a_long_list_of_keys_gives_other_calls_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And sees what they change behind where it is; `ListKeys` first looks into rows, which takes some time."""
+    monkeypatch.setattr(pages, "AT_ONCE", 2)
+    there = sorted(world.new_key() for _ in range(9))
+
+    async def main() -> list[str]:
+        listing = asyncio.ensure_future(world.backend.call(call("ListKeys", Limit=1000)))
+        await asyncio.sleep(0)
+        turns = 0
+        while not listing.done():
+            turns += 1
+            if turns == 2:
+                with world.store.change() as tx:
+                    tx.delete(KEY, REGION, there[0])
+                    tx.delete(KEY, REGION, there[-1])
+            await asyncio.sleep(0)
+        assert turns >= 4
+        return [key["KeyId"] for key in (await listing).members["Keys"]]
+
+    assert asyncio.run(main()) == there[:-1]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("limit", [1, 2, 6, 7, 8])
+def test_pages_are_the_same_however_many_rows_are_looked_into_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, at_once: int, limit: int
+) -> None:
+    monkeypatch.setattr(pages, "AT_ONCE", at_once)
+    there = sorted(world.new_key() for _ in range(7))
+    first = world("ListKeys", Limit=limit)
+    assert [key["KeyId"] for key in first["Keys"]] == there[:limit]
+    assert first["Truncated"] == (limit < 7)
 
 
 def test_markers_are_opaque_and_of_one_list(world: World) -> None:
