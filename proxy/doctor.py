@@ -27,8 +27,8 @@ from cryptography import x509
 
 from proxy.clock import VirtualClock
 from proxy.errors import ProxyError
-from proxy.kms.hosts import endpoint_host, kms_region
 from proxy.opening import is_shared, shared_place
+from proxy.kms.hosts import STS_GLOBAL, endpoint_host, kms_region
 from proxy.settings import Settings, host_and_port
 from proxy.worker_plan import LISTENERS
 
@@ -189,7 +189,21 @@ def _ca(around: Surroundings) -> Finding:
     path = around.settings.ca_files[0]
     if not path.exists():
         return Verdict.FAILED, f"there is no CA at {path}", "run `keytrail ca init`"
-    return _validity(path, around, x509.load_pem_x509_certificate(path.read_bytes()))
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    verdict, seen, advice = _validity(path, around, certificate)
+    if verdict is Verdict.OK and around.settings.backend == "local" and not _is_for_sts(certificate):
+        advice = "make it anew with `keytrail ca init`, or have their names in forward_listed"
+        return Verdict.WARNING, f"{path} is not for the names of STS, whose calls are intercepted too", advice
+    return verdict, seen, advice
+
+
+def _is_for_sts(certificate: x509.Certificate) -> bool:
+    """Whether the CA's name constraints, if it has any, let it sign for STS."""
+    try:
+        permitted = certificate.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees
+    except x509.ExtensionNotFound:
+        return True
+    return permitted is None or x509.DNSName(STS_GLOBAL) in permitted
 
 
 def _server_certificate(around: Surroundings) -> Finding:

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 import typer.main
+from cryptography import x509
 
-from proxy import doctor
+from proxy import authority, doctor
 from proxy.cli import app
 from proxy.doctor import CHECKS, Check, Surroundings, Verdict
 from proxy.host import write_ca
@@ -148,6 +149,16 @@ def test_the_ca(tmp_path: Path) -> None:
     assert look("CA", now_s=NOW_S + 40 * 86_400, **later).verdict is Verdict.WARNING
     assert look("CA", now_s=NOW_S + 61 * 86_400, **later).verdict is Verdict.FAILED
     assert look("CA", now_s=NOW_S - 86_400, **later).verdict is Verdict.FAILED
+
+
+def test_a_ca_from_before_sts_was_intercepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kms_alone = x509.NameConstraints([x509.DNSName(KMS)], None)
+    monkeypatch.setattr(authority, "_kms_and_sts_only", lambda: kms_alone)
+    write_ca(tmp_path / "ca" / "ca.pem", tmp_path / "ca" / "ca.key")
+    ours: dict[str, Any] = {"data": tmp_path, "forward_listen": "127.0.0.1:1"}
+    found = look("CA", **ours)
+    assert found.verdict is Verdict.WARNING and "not for the names of STS" in found.seen
+    assert look("CA", **ours, backend="aws").verdict is Verdict.OK
 
 
 def test_the_server_certificate_is_for_kms_where_calls_are_passed_through(tmp_path: Path) -> None:
