@@ -218,7 +218,7 @@ def test_what_create_grant_refuses(world: World, asked: Mapping[str, Any], code:
         (f"arn:aws:iam::{ACCOUNT}:user/path/to/a.b@c", None),
         (f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/storage.amazonaws.com/AWSServiceRoleForStorage", None),
         (f"arn:aws:sts::{ACCOUNT}:assumed-role/app/i-1", None),
-        (f"arn:aws:sts::{ACCOUNT}:federated-user/a", None),
+        (f"arn:aws:sts::{ACCOUNT}:federated-user/bob", None),
     ],
 )
 def test_principals_that_can_be_grantees(world: World, principal: str, listed: str | None) -> None:
