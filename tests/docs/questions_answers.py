@@ -145,7 +145,7 @@ EXPECTED: Mapping[str, Expected] = {
     ),
     "Who used a key through a grant?": Expected(
         (
-            says(0, r"2025-10-20 10:05:00,.*exporter/nightly,Decrypt,.*\[grant grant-1\]", absent=("10:01:00", "CreateGrant")),
+            says(0, r"2025-10-20 10:05:00,.*exporter/nightly,Decrypt,.*\bgrant grant-1\b", absent=("10:01:00", "CreateGrant")),
             says(1, r"2025-10-20 10:01:00,.*exporter/nightly,Decrypt,.*token-1", absent=("reader", "deploy", "10:05")),
         ),
         exits=(0, 0),
