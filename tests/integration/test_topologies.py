@@ -479,18 +479,14 @@ def test_sts_is_intercepted_where_the_embedded_kms_answers(world: World) -> None
             config=botocore.config.Config(proxies={"https": server.forward_url}),
         )
         assert kms.generate_data_key(KeyId="alias/demo", KeySpec="AES_256")["Plaintext"]
-        assert server.metrics()["keytrail_connect_intercepted_total"] >= 3
+        wait_until(lambda: server.metrics().get("keytrail_connect_intercepted_total", 0) >= 3, "it is counted")
 
 
-def test_sts_is_another_host_where_its_name_is_listed_or_aws_answers(forward: Server, world: World) -> None:
-    with pytest.raises(ProxyConnectionError):  # in front of AWS: refused like any other that is not listed
+def test_sts_is_another_host_in_front_of_aws(forward: Server) -> None:
+    before = forward.count_records()
+    with pytest.raises(ProxyConnectionError):
         sts_client(forward, bundle_of(forward), forward.forward_url).get_caller_identity()
-    settings = {"backend": "local", "aws_signing": "re-sign", "forward_listen": "127.0.0.1:0"}
-    with (
-        world.keytrail("forward-listed", forward_listed=STS, **settings) as server,
-        pytest.raises(ProxyConnectionError),  # `forward_others` refuses, whatever is listed
-    ):
-        sts_client(server, bundle_of(server), server.forward_url).get_caller_identity()
+    assert forward.count_records() == before
 
 
 def test_a_listed_host_is_tunnelled_unread_and_counted(world: World) -> None:
