@@ -27,8 +27,8 @@ from cryptography import x509
 
 from proxy.clock import VirtualClock
 from proxy.errors import ProxyError
-from proxy.opening import is_shared, shared_place
 from proxy.kms.hosts import STS_GLOBAL, endpoint_host, kms_region
+from proxy.opening import is_shared, shared_place
 from proxy.settings import Settings, host_and_port
 from proxy.worker_plan import LISTENERS
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any  # JSON of the files, and members of requests
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, mlkem
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, mlkem
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from proxy.backends.local.specs import ENCAPSULATE_DECAPSULATE, ENCRYPT_DECRYPT, KEY_AGREEMENT, SIGN_VERIFY
@@ -95,10 +95,18 @@ def test_pss_with_a_salt_of_another_length_than_the_digests_is_never_valid(world
     for group, tests in read(f"Signature/wycheproof/rsa_pss_{bits}_sha{sha}_mgf1_{salt}"):
         key = given_key(world, f"RSA_{bits}", SIGN_VERIFY, load_der_public_key(bytes.fromhex(group["publicKeyDer"])))
         for test in tests:
-            sent: dict[str, Any] = {"Message": bytes.fromhex(test["msg"]), "Signature": bytes.fromhex(test["sig"])}
-            assert answered(world, "Verify", KeyId=key, SigningAlgorithm=f"RSASSA_PSS_SHA_{sha}", **sent) is None
-            tried += test["result"] == "valid"
+            if test["result"] == "valid":  # one that is forged may have a salt of the digest's length
+                sent: dict[str, Any] = {"Message": bytes.fromhex(test["msg"]), "Signature": bytes.fromhex(test["sig"])}
+                assert answered(world, "Verify", KeyId=key, SigningAlgorithm=f"RSASSA_PSS_SHA_{sha}", **sent) is None
+                tried += 1
     assert tried > 20
+
+
+ML_DSA: dict[str, Any] = {  # Any: no common class
+    "44": mldsa.MLDSA44PrivateKey,
+    "65": mldsa.MLDSA65PrivateKey,
+    "87": mldsa.MLDSA87PrivateKey,
+}
 
 
 def mu_of(public: bytes, context: bytes, message: bytes) -> bytes:
@@ -136,9 +144,11 @@ def test_ml_dsa_signatures_by_the_vectors_keys(world: World, level: str) -> None
     """Ours are hedged, so no two are alike: ours and theirs verify, of a message and of the representative that they name."""
     tried = 0
     for group, tests in read(f"Signature/wycheproof/mldsa_{level}_sign_seed", at_most=20):
-        if "privateKeyPkcs8" not in group:  # a seed that is none
+        try:
+            private = ML_DSA[level].from_seed_bytes(bytes.fromhex(group["privateSeed"]))
+        except ValueError:
+            assert all(test["result"] == "invalid" for test in tests)
             continue
-        private = load_der_private_key(bytes.fromhex(group["privateKeyPkcs8"]), None)
         key = given_key(world, f"ML_DSA_{level}", SIGN_VERIFY, private)
         for test in tests:
             if test["result"] != "valid" or test.get("ctx") or "mu" not in test or "msg" not in test:
@@ -188,7 +198,7 @@ def test_agreement(world: World, name: str, spec: str, curve: ec.EllipticCurve) 
             found = answered(world, "DeriveSharedSecret", **sent)
             check(results, test, found is not None)
             assert found is None or found["SharedSecret"].hex() == test["shared"]
-    assert results["valid"] > 20 and results["invalid"] > 5
+    assert results["valid"] > 20 and results["invalid"] > 2
 
 
 ML_KEM: dict[str, Any] = {"768": mlkem.MLKEM768PrivateKey, "1024": mlkem.MLKEM1024PrivateKey}  # Any: no common class
