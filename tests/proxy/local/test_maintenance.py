@@ -364,7 +364,7 @@ def test_much_that_is_due_is_done_in_parts(world: World) -> None:
 
 def grants_at_once(world: World) -> list[int]:
     """How many grants each transaction deleted."""
-    with sqlite3.connect(world.store.path) as connection:
+    with sqlite3.connect(world.path) as connection:
         rows = connection.execute(
             "SELECT count(*) FROM entries WHERE kind = 'grant' AND deleted = 1 GROUP BY generation ORDER BY generation"
         ).fetchall()
@@ -415,7 +415,7 @@ def test_a_key_that_lost_some_of_its_grants_has_no_use_for_the_others(
     dying = Worker(world)
     dying.run()
     assert grants_at_once(world) == [3] * parts
-    other = World(world.store.path, world.clock)
+    other = World(world.path, world.clock)
     other.caller = CAROL
     refusals = [other.refused("Encrypt", KeyId=arn_of(many_grants), Plaintext=b"x")]
     refusals += [other.refused("RetireGrant", KeyId=arn_of(many_grants), GrantId=one) for one in grants]
