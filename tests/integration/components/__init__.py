@@ -1,4 +1,5 @@
-"""The real components that keytrail stands between: moto for KMS and STS, Squid, Node's AWS SDK, a stub that verifies SigV4.
+"""The real components that keytrail stands between: moto for KMS and STS, Squid, Node's AWS SDK, Go's sumdb packages, a
+stub that verifies SigV4.
 
 Each is a process of its own, on ports of loopback that nobody else has, with everything it writes in a folder of the test. What
 is not installed makes a test skip, with a reason that says what to run; with ``TEST_SERVERS=required`` it fails.
