@@ -63,22 +63,41 @@ class LogReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """The steps of a comparison of delivered files with the logs: `records` in `files`, and `digests`."""
+
+    steps: tuple[Step, ...]
+    faults: tuple[Fault, ...]
+    files: int
+    records: int
+    digests: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
+    """What was found of the logs, and of their files at a destination where that was asked for."""
+
     logs: tuple[LogReport, ...]
+    delivery: DeliveryReport | None = None
 
     @property
     def passed(self) -> bool:
         """Whether nothing failed. What was not checked is in the steps."""
-        return all(step.verdict is not Verdict.FAILED for log in self.logs for step in log.steps)
+        return all(step.verdict is not Verdict.FAILED for part in self._parts for step in part.steps)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        return tuple(fault for log in self.logs for fault in log.faults)
+        return tuple(fault for part in self._parts for fault in part.faults)
+
+    @property
+    def _parts(self) -> tuple[LogReport | DeliveryReport, ...]:
+        return self.logs if self.delivery is None else (*self.logs, self.delivery)
 
     def to_json(self) -> bytes:
         logs = [
             {**asdict(log), "unsealed": log.unsealed, "steps": [{**asdict(step), "passed": step.passed} for step in log.steps]}
             for log in self.logs
         ]
-        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs}))
+        delivery = {} if self.delivery is None else {"delivery": asdict(self.delivery)}
+        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs, **delivery}))
         return json.dumps(document, indent=2).encode() + b"\n"  # in ASCII: nothing that was read can command a terminal

@@ -1,4 +1,4 @@
-"""S3, as evidence is read from it: URLs, the objects under them, and what goes wrong. Nothing is written.
+"""S3, as evidence is read from it: URLs, the objects under them, and what goes wrong. Nothing is written here.
 
 A key is any text: ``//``, ``..`` and line ends in it are names like others, and are never resolved.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import botocore.exceptions
+from botocore.config import Config
 
 from audit.errors import AuditError, QueryError
 
@@ -45,11 +46,11 @@ def split(url: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def connect(endpoint_url: str | None) -> Any:  # Any: boto3 makes its clients at run time
+def connect(endpoint_url: str | None, config: Config | None = None) -> Any:  # Any: boto3 makes its clients at run time
     """A client with the credentials that boto3 finds. `endpoint_url` is that of an S3 which is not AWS's."""
     import boto3  # here: it takes long to import, and most artefacts are files
 
-    return boto3.client("s3", endpoint_url=endpoint_url)
+    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
 
 
 def pages(client: Any, bucket: str, prefix: str) -> Iterator[Page]:

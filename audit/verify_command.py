@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,18 @@ def verify(
     max_age: Annotated[
         str | None, typer.Option(help="With --policy: 10m, 2h. Its quorum's cosignatures must not be older.")
     ] = None,
+    delivery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|s3://BUCKET/PREFIX", help="Compare what was delivered there with the logs, record for record, too."
+        ),
+    ] = None,
+    delivery_key: Annotated[
+        Path | None, typer.Option(help="A copy of delivery/digest.pub, to trust instead of the one in the data folder.")
+    ] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="With --delivery: URL of an S3 that is not AWS's.", show_default=False)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -72,6 +85,10 @@ def verify(
             saved = [_saved(path) for path in checkpoint or []]
             collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
             report = verify_logs(data, keys, saved, bar, receipts=collected, demand=demand)
+        if delivery is not None:
+            from audit.delivery.comparing import compare_delivery  # here: verifying logs needs nothing of it
+
+            report = replace(report, delivery=compare_delivery(data, delivery, delivery_key, endpoint_url or ""))
         if json:
             sys.stdout.buffer.write(report.to_json())
         else:
@@ -86,6 +103,10 @@ def _write_report(report: Report) -> None:
     for log in report.logs:
         typer.echo(clean(f"Log {log.log}: {log.records} records, {log.sealed} of them under a signed checkpoint"))
         for step in log.steps:
+            typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
+    if (delivery := report.delivery) is not None:
+        typer.echo(f"Delivered: {delivery.records} records in {delivery.files} log files, {delivery.digests} digests")
+        for step in delivery.steps:
             typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
     for fault in report.faults:
         typer.echo(clean(f"{fault} (step {fault.step})"))

@@ -43,6 +43,19 @@ class Companion:
         return orjson.dumps(self.plan(settings), option=orjson.OPT_APPEND_NEWLINE)
 
 
+def delivery_plan(settings: Settings) -> dict[str, Any]:
+    """`audit.delivery.opening.Delivery`, of the settings."""
+    return {
+        "destination": settings.delivery,
+        "endpoint_url": settings.delivery_endpoint,
+        "trail": settings.delivery_trail,
+        "interval_s": settings.delivery_interval_s,
+        "digest_s": settings.delivery_digest_s,
+        "retention_days": settings.delivery_retention_days,
+        "retention_mode": settings.delivery_retention_mode,
+    }
+
+
 COMPANIONS = (
     Companion("sealer", "audit.sealing", Ends.AFTER_THE_WORKERS),
     Companion("indexer", "audit.query.index.follow", Ends.WITH_THE_WORKERS, is_wanted=lambda settings: settings.index),
@@ -53,4 +66,5 @@ COMPANIONS = (
         is_wanted=lambda settings: settings.witness_policy is not None,
         plan=lambda settings: {"policy": str(settings.witness_policy)},
     ),
+    Companion("delivery", "audit.delivery", Ends.LAST, is_wanted=lambda settings: bool(settings.delivery), plan=delivery_plan),
 )

@@ -79,6 +79,13 @@ class Settings(BaseSettings):
     index: bool = True
     tlog_entries: bool = False
     witness_policy: MaybePath = None
+    delivery: Annotated[str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/[^\s]*)?|[^:]*)$")] = ""
+    delivery_endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s@]+)?$")] = ""
+    delivery_trail: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,126}[A-Za-z0-9]$")] = "keytrail"
+    delivery_interval_s: Annotated[int, Field(ge=1, le=86_400)] = 300
+    delivery_digest_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
+    delivery_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    delivery_retention_mode: Literal["GOVERNANCE", "COMPLIANCE"] = "GOVERNANCE"
     grant_tokens: Literal["clear", "sha256"] = "clear"
     grant_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     clock: MaybePath = None
@@ -132,6 +139,8 @@ class Settings(BaseSettings):
             ("tls_client_certificates", "tls_client_ca", self.tls_client_certificates != "none" and self.tls_client_ca is None),
             ("forward_listed", 'forward_others = "listed"', bool(self.forward_listed) and self.forward_others != "listed"),
             ("ca_certificate", "ca_key", (self.ca_certificate is None) != (self.ca_key is None)),
+            ("delivery_endpoint", 'delivery = "s3://…"', bool(self.delivery_endpoint) and not self._delivers_to_s3),
+            ("delivery_retention_days", 'delivery = "s3://…"', self.delivery_retention_days > 0 and not self._delivers_to_s3),
             ("proxy_protocol", "trusted_networks", self.proxy_protocol and not self.trusted_networks),
         ):
             if is_missing:
@@ -144,6 +153,10 @@ class Settings(BaseSettings):
             if clash and self.aws_endpoint:
                 raise ValueError(f"`{name}` and `aws_endpoint` exclude each other")
         return self
+
+    @property
+    def _delivers_to_s3(self) -> bool:
+        return self.delivery.startswith("s3://")
 
     @property
     def ca_files(self) -> tuple[Path, Path]:

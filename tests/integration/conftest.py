@@ -142,6 +142,7 @@ class Server:
                 ("worker", b"proxy.worker"),
                 ("sealer", b"audit.sealing"),
                 ("indexer", b"audit.query.index.follow"),
+                ("delivery", b"audit.delivery"),
             ):
                 if module in command:
                     found.setdefault(name, int(pid))

@@ -103,6 +103,14 @@ PROMISED = {
         r"Verified\.",
         r"No log has contradicted itself",
     ],
+    "CloudTrail's tools": [
+        r"/evidence: \d+ log files and 0 digests were delivered\.",
+        r"/evidence: trail keytrail, \d+ log files and 0 digests\.",
+        r"log w0: \d+ of \d+ sealed records",
+        r"✓ 20\. every record that is due was delivered: \d+ records in \d+ files",
+        r"✓ 21\. every file has the log's own bytes",
+        r"Verified\.",
+    ],
     "Callers": [
         r"ASIA\w{16}: its credentials are in .*, profile bob\.",
         r"alias/demo|Made by keytrail init",
