@@ -1,4 +1,5 @@
-"""What policies, grants and the making of keys cost the calls: `python -m bench.embedded --earlier CHECKOUT [--seconds 4]`.
+"""What policies, grants and the making of keys cost the calls: `python -m bench.embedded --earlier CHECKOUT [--seconds 4]
+[--keystore-url postgresql://…]`.
 
 Calls to the embedded KMS of an earlier version, from a checkout of it, beside those to this one: as `init` leaves it, and with a
 key policy that looks at the encryption context, and grants. Then Decrypts, alone and while another client has RSA keys made. Only
@@ -29,7 +30,7 @@ from bench.servers import Server
 GRANTS = 200
 _CONNECTIONS = 16
 _ACCOUNT = "111122223333"
-_EARLIER, _AS_MADE, _GUARDED = "earlier", "this one", "with policies and grants"
+_EARLIER, _AS_MADE, _GUARDED, _SHARED = "earlier", "this one", "with policies and grants", "on PostgreSQL"
 
 
 def guard(server: Server) -> None:
@@ -88,6 +89,7 @@ def _of(checkout: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.embedded", description=__doc__)
     parser.add_argument("--earlier", type=Path, required=True, help="a checkout of an earlier version")
+    parser.add_argument("--keystore-url", help="an empty PostgreSQL database, for one more keytrail with its key store there")
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -100,6 +102,9 @@ def main() -> None:
             _AS_MADE: partial(servers.keytrail, 5660, further=_of(Path.cwd())),
             _GUARDED: partial(servers.keytrail, 5670, further=_of(Path.cwd())),
         }
+        if options.keystore_url:
+            shared = {**_of(Path.cwd()), "KEYTRAIL_KEYSTORE_URL": options.keystore_url}
+            kinds[_SHARED] = partial(servers.keytrail, 5680, further=shared)
         running = {name: stack.enter_context(kind(folder)) for name, kind in kinds.items()}
         guard(running[_GUARDED])
         for _ in range(options.rounds):

@@ -192,7 +192,7 @@ class Work:
     async def maintain(self, stop: asyncio.Event) -> None:
         """Do what time does to keys, until `stop`; what has begun then is finished."""
         while not stop.is_set():
-            if self._assembly.maintenance is not None:
+            if self._assembly.maintenance is not None and self._parts.store.fault is None:
                 await self._assembly.maintenance.run()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_MAINTENANCE_INTERVAL_S):  # wait_for would make a task each time

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -170,6 +173,15 @@ def test_the_master_key_is_changed_on_all_hosts_in_two_steps(settings_of: Settin
     assert rewrapping.rewrap(instance, later, None, finish=True).also == ()
     with pytest.raises(SealBroken, match="master key does not open"):
         open_store(instance, chosen)
+
+
+def test_psycopg_is_loaded_where_the_setting_is_used_only(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys, proxy.cli, proxy.worker, proxy.host, proxy.restoring; print('psycopg' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": "."}, capture_output=True, check=True)
+    assert told.stdout == b"False\n"
+    monkeypatch.setitem(sys.modules, "proxy.store_server", None)  # as where psycopg is not installed
+    with pytest.raises(SetupError, match=r"keytrail\[postgresql\]"):
+        initialise(settings_of("one"))
 
 
 def test_check_finds_what_another_hand_changed(settings_of: SettingsOf, postgresql: PostgreSQL, url: str) -> None:
