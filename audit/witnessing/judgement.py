@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_note, parse_checkpoint, sole_signature
+from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_note, parse_checkpoint, parse_note, sole_signature
 from audit.errors import AuditError, CheckpointInvalid
 from audit.merkle import EMPTY_ROOT, extends
 from audit.witnessing.protocol import AddCheckpoint
@@ -25,7 +25,7 @@ class Code(IntEnum):
     NOT_SIGNED = 403
     UNKNOWN_LOG = 404
     CONFLICT = 409  # the old size is not the witness's, or the same size has another root
-    NOT_PROVED = 422
+    NOT_PROVED = 422  # or an empty tree whose root is not that of an empty tree
 
 
 class Contradiction(Enum):
@@ -66,22 +66,25 @@ def authenticate(note: str, keys: LogKeys) -> Signed:
         raise Refused(Code.MALFORMED, str(error)) from error
     if claimed.origin not in keys:
         raise Refused(Code.UNKNOWN_LOG, "this log is not witnessed here")
-    reason = "no key is trusted for it"
-    for key in keys[claimed.origin]:
-        try:
-            text = open_note(note, key)
-            return Signed(parse_checkpoint(text), text, sole_signature(note, key))
-        except CheckpointInvalid as error:
-            reason = str(error)
-    raise Refused(Code.NOT_SIGNED, reason)
+    signers = {(name, signer) for name, signer, _ in parse_note(note)[1]}
+    trusted = [key for key in keys[claimed.origin] if (key.name, key.key_id) in signers]
+    if not trusted:
+        raise Refused(Code.NOT_SIGNED, f"it is not signed by a key that is trusted for {claimed.origin}")
+    try:
+        texts = [open_note(note, key) for key in trusted]  # each that is there must be genuine
+    except CheckpointInvalid as error:
+        raise Refused(Code.NOT_SIGNED, str(error)) from error
+    return Signed(parse_checkpoint(texts[0]), texts[0], sole_signature(note, trusted[0]))
 
 
 def judge(request: AddCheckpoint, new: Checkpoint, latest: Checkpoint) -> None:
     """Return where `new` may be cosigned, by a witness that has cosigned `latest`. Raises `Refused`."""
     if request.old_size > new.size:
         raise Refused(Code.MALFORMED, f"the old size {request.old_size} is beyond the checkpoint's, {new.size}")
+    if new.size == 0 and new.root != EMPTY_ROOT:
+        raise Refused(Code.NOT_PROVED, "its root is not that of an empty tree")
     if new.size == latest.size and new.root != latest.root:  # whatever old size came with it
-        raise Refused(Code.CONFLICT, f"another tree of {new.size} records was cosigned", Contradiction.FORK if new.size else None)
+        raise Refused(Code.CONFLICT, f"another tree of {new.size} records was cosigned", Contradiction.FORK)
     if request.old_size != latest.size:
         raise Refused(Code.CONFLICT, f"the latest tree that was cosigned has {latest.size} records, not {request.old_size}")
     is_first = latest.size == 0 and not request.proof  # any tree begins with the empty one

@@ -133,7 +133,7 @@ def test_a_first_checkpoint_comes_without_a_proof(memory: Memory) -> None:
     answer = witness.add_checkpoint(LOG.request(3, 5))
     assert (answer.status, answer.body) == (409, b"0\n")
     wrong = sign(Checkpoint(LOG.origin, 0, bytes(32)), LOG.key)
-    assert witness.add_checkpoint(AddCheckpoint(0, (), wrong).encode()).status == 409
+    assert witness.add_checkpoint(AddCheckpoint(0, (), wrong).encode()).status == 422
     assert LOG.checkpoint(0).root == EMPTY_ROOT
 
 
@@ -142,6 +142,15 @@ def test_signatures_of_others_are_ignored_and_not_remembered(memory: Memory) -> 
     answer = made(memory).add_checkpoint(AddCheckpoint(0, (), f"{LOG.note(4)}{stranger}\n").encode())
     require_cosigned(memory, answer, LOG, 4)
     assert "stranger" not in memory.note(LOG.origin)
+
+
+def test_of_two_signatures_by_trusted_keys_both_must_be_genuine(memory: Memory) -> None:
+    renewed = History(key=OTHER_KEY)
+    witness = made(memory, LOG, renewed)
+    good, other = LOG.note(4), renewed.note(5).splitlines()[-1] + "\n"
+    assert witness.add_checkpoint(AddCheckpoint(0, (), good + other).encode()).status == 403
+    both = good + renewed.note(4).splitlines()[-1] + "\n"
+    require_cosigned(memory, witness.add_checkpoint(AddCheckpoint(0, (), both).encode()), LOG, 4)
 
 
 def test_a_log_may_have_two_keys(memory: Memory) -> None:
