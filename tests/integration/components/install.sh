@@ -46,3 +46,14 @@ if ! cmp -s spark/requirements.txt "$environment/.installed"; then
 	"${pip[@]}" --no-build-isolation --only-binary :all: --no-binary pyspark-client --requirement spark/requirements.txt
 	cp spark/requirements.txt "$environment/.installed"
 fi
+
+# Another implementation of witnesses, unpacked once for each list: its wheels refuse the Python that it runs with.
+wheels=witness/.wheels
+if ! cmp -s witness/requirements.txt "$wheels/.installed"; then
+	rm -rf "$wheels" && mkdir "$wheels"
+	echo '*' >"$wheels/.gitignore"
+	"${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--python-version 3.12 --dest "$wheels" --requirement witness/requirements.txt
+	for wheel in "$wheels"/*.whl; do "${PYTHON:-python3}" -m zipfile -e "$wheel" "$wheels"; done
+	cp witness/requirements.txt "$wheels/.installed"
+fi
