@@ -55,10 +55,14 @@ class Receipt(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of the effect of a call whose outcome was lost: whether it was made, and of what."""
+    """What is known of the effect of a call whose outcome was lost: whether it was made, and of what.
+
+    `grant_id` is the grant that was made or retired, where the intent does not name it.
+    """
 
     effect: Effect
     resources: tuple[Resource, ...] = ()
+    grant_id: str | None = None
 
 
 #: What is known of the effect of an intent; None where nothing is. Nobody makes that change any more when it is asked.
@@ -364,6 +368,7 @@ def _unknown_outcome(intent_line: bytes, effect_of: EffectOf | None) -> AuditRec
         error_code="KMSInternalException",
         error_message="Outcome unknown: keytrail stopped between the intent and the outcome of this call.",
         resources=intent.resources if known is None else known.resources or intent.resources,
+        response_elements=None if known is None or known.grant_id is None else {"grantId": known.grant_id},
         phase=Phase.UNKNOWN,
         intent_id=intent.event_id,
         effect=None if known is None else known.effect,

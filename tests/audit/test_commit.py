@@ -627,6 +627,7 @@ def test_the_lock_is_the_kernels(place: LogPlace) -> None:
 
 KNOWN = {
     "made": Known(Effect.MADE, (Resource("arn:aws:kms:us-east-1:111122223333:key/k", "111122223333"),)),
+    "made, with a grant": Known(Effect.MADE, grant_id="a" * 64),
     "not made": Known(Effect.NONE),
     "not known": None,
 }
@@ -643,6 +644,7 @@ def test_recovery_tells_what_is_known_of_a_lost_outcome(place: LogPlace, what: s
     assert (extension["phase"], extension["intent"], told["errorCode"]) == ("unknown", "i", "KMSInternalException")
     assert extension.get("effect") == (None if known is None else known.effect.value)
     assert [resource["ARN"] for resource in told["resources"]] == [one.arn for one in (known.resources if known else ())]
+    assert told["responseElements"] == (None if known is None or known.grant_id is None else {"grantId": known.grant_id})
 
 
 @pytest.mark.parametrize("what", KNOWN)
@@ -654,4 +656,4 @@ async def test_a_log_that_its_own_process_recovers_does_not_say_that_a_change_wa
     await log.close()
     extension = lines(place)[-1]["additionalEventData"]["keytrail"]
     assert extension["phase"] == "unknown"
-    assert extension.get("effect") == ("made" if what == "made" else None)
+    assert extension.get("effect") == ("made" if what.startswith("made") else None)

@@ -37,17 +37,26 @@ COMMANDS = frozenset(
 def note(tx: Transaction, call: KmsCall, answer: Answer) -> None:
     """Keep that the change of `call`, which `tx` is about to commit, was made."""
     if call.intent_id is not None:
-        keep(tx, call.intent_id, call.received_us, answer.keys, answer.aliases)
+        grant_id = (answer.members if answer.recorded is None else answer.recorded).get("GrantId")
+        keep(tx, call.intent_id, call.received_us, answer.keys, answer.aliases, grant_id)
 
 
-def keep(tx: Transaction, intent_id: str, at_us: int, keys: Sequence[KeyUse], aliases: Sequence[str] = ()) -> None:
-    """Keep that what was intended at `at_us` was done to `keys` and aliases (ARNs), in the transaction that does it."""
+def keep(
+    tx: Transaction,
+    intent_id: str,
+    at_us: int,
+    keys: Sequence[KeyUse],
+    aliases: Sequence[str] = (),
+    grant_id: str | None = None,
+) -> None:
+    """Keep that what was intended at `at_us` was done to `keys`, aliases (ARNs) and a grant, in the transaction that does it."""
     resources = [[key.arn, key.account_id, "AWS::KMS::Key"] for key in keys]
     resources += [[arn, arn.split(":")[4], "AWS::KMS::Alias"] for arn in aliases]
     for since in (_SINCE, _COMMANDS_SINCE):
         if tx.get(EFFECT, _NO_REGION, since) is None:
             tx.put(EFFECT, _NO_REGION, since, {"at_us": at_us})
-    tx.put(EFFECT, _NO_REGION, intent_id, {"at_us": at_us, "resources": resources})
+    grant = {} if grant_id is None else {"grant": grant_id}
+    tx.put(EFFECT, _NO_REGION, intent_id, {"at_us": at_us, "resources": resources, **grant})
     if tx.generation % _PRUNED_EVERY == 0:
         _prune(tx, tx.generation - KEPT)
 
@@ -72,7 +81,8 @@ def known(store: SealedStore, intent: AuditRecord) -> Known | None:
     try:
         made = store.find(EFFECT, _NO_REGION, intent.event_id)
         if made is not None:
-            return Known(Effect.MADE, tuple(Resource(*one) for one in made.body["resources"]))
+            resources = tuple(Resource(*one) for one in made.body["resources"])
+            return Known(Effect.MADE, resources, made.body.get("grant"))
         since = store.find(EFFECT, _NO_REGION, since_when)
         if since is not None and intent.time_us >= since.body["at_us"]:
             return Known(Effect.NONE)

@@ -53,6 +53,17 @@ def test_a_change_that_was_made_is_known_with_its_keys_and_aliases(world: World)
     assert effects.known(world.store, intent("one")) == Known(Effect.MADE, (Resource(arn_of(key), ACCOUNT), alias))
 
 
+def test_a_grant_that_the_intent_does_not_name_is_known(world: World) -> None:
+    key = world.new_key()
+    ask(world, "CreateGrant", "made", KeyId=key, GranteePrincipal=world.caller.arn, Operations=["Decrypt"])
+    [grant] = world("ListGrants", KeyId=key)["Grants"]
+    retired = world("CreateGrant", KeyId=key, GranteePrincipal=world.caller.arn, Operations=["Decrypt"])
+    ask(world, "RetireGrant", "retired", GrantToken=retired["GrantToken"])
+    of_key = (Resource(arn_of(key), ACCOUNT),)
+    assert effects.known(world.store, intent("made")) == Known(Effect.MADE, of_key, grant["GrantId"])
+    assert effects.known(world.store, intent("retired")) == Known(Effect.MADE, of_key, retired["GrantId"])
+
+
 def test_a_change_that_was_refused_or_changed_nothing_was_not_made(world: World) -> None:
     key = world.new_key()
     ask(world, "DisableKey", "first", KeyId=key)
