@@ -207,6 +207,8 @@ def test_each_region_imports_the_same_material_for_itself(world: World) -> None:
     material = import_material(world, key, bytes(32))["KeyMaterialId"]
     world("ReplicateKey", KeyId=key, ReplicaRegion=EU)
     assert described(world, key, EU)["KeyState"] == "PendingImport"
+    [entry] = rotations(world, key, "ALL_KEY_MATERIAL", EU)
+    assert (entry["KeyMaterialId"], entry["ImportState"]) == (material, "PENDING_IMPORT")
     with pytest.raises(KmsError, match="IncorrectKeyMaterialException"):
         import_material(world, key, b"x" * 32, EU)
     assert import_material(world, key, bytes(32), EU)["KeyMaterialId"] == material
