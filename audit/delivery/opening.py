@@ -26,6 +26,10 @@ from audit.errors import AuditError
 from audit.instance import Instance
 
 
+class NoPlan(AuditError):
+    """What is to be delivered where was not said."""
+
+
 class DeliveryBusy(AuditError):
     """Another process delivers."""
 
@@ -44,8 +48,11 @@ class Delivery:
 
     @classmethod
     def of(cls, plan: Plan) -> Delivery:
-        """As a companion's plan has it. Raises TypeError where it is none."""
-        return cls(**plan)
+        """As a companion's plan has it. Raises `NoPlan`."""
+        try:
+            return cls(**plan)
+        except TypeError as error:
+            raise NoPlan("no plan of a delivery: its destination is to be piped to standard input, as JSON") from error
 
     @property
     def address(self) -> Address:

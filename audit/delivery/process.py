@@ -17,6 +17,7 @@ from audit.delivery.deliverer import Deliverer
 from audit.delivery.layout import timestamp
 from audit.delivery.opening import Delivery, held, open_deliverer
 from audit.errors import AuditError
+from audit.instance import Instance
 from audit.query.modesty import be_modest
 
 _LOOK_S = 1.0
@@ -86,8 +87,13 @@ class Process:
 def main(data: str, plan: Plan) -> int:
     """The companion: standard input ends when it should."""
     be_modest()
-    folder, reporter = Path(data), Reporter()
-    delivery = Delivery.of(plan)
-    with held(folder, wait=True):  # that of a killed supervisor may still be in its last step
-        Process(lambda: open_deliverer(folder, delivery, time.time), reporter, is_over).run()
+    folder, report = Path(data), Reporter()
+    try:
+        delivery = Delivery.of(plan)
+        Instance.load(folder)
+        with held(folder, wait=True):  # that of a killed supervisor may still be in its last step
+            Process(lambda: open_deliverer(folder, delivery, time.time), report, is_over).run()
+    except (AuditError, OSError) as error:
+        report(Status(ready=False, reason=str(error)))
+        return 3
     return 0

@@ -393,11 +393,11 @@ def test_serve_delivers_while_it_is_killed_again_and_again(weed: SeaweedFS, own_
     def delivered() -> int:
         return sum("CloudTrail-Digest" not in key for key in destination.keys("host/"))
 
-    for number in range(6):
-        for _ in range(20):
+    for number in range(4):
+        for _ in range(30):
             assert own_server.post("GenerateDataKey", {"KeyId": "alias/demo", "KeySpec": "AES_256"}).status == 200
         wait_until(lambda before=number: delivered() > before, "something is delivered")  # type: ignore[misc]
-        if number < 5 and (pid := own_server.children().get("delivery")):
+        if number < 3 and (pid := own_server.children().get("delivery")):
             os.kill(pid, 9)
     wait_until(lambda: own_server.health()[1]["processes"]["delivery"]["ready"], "delivery is well")
     assert own_server.stop() == 0

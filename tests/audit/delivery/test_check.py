@@ -193,6 +193,12 @@ def take_a_file_out_of_its_digest_with_the_stolen_key(world: World) -> None:
     world.destination.objects[key] = Stored(gzip.compress(text), {SIGNATURE: signature, ALGORITHM: SHA256_WITH_RSA})
 
 
+def take_the_algorithm_away(world: World) -> None:
+    key = digests_of(world)[2]
+    there = world.destination.objects[key]
+    world.destination.objects[key] = replace(there, metadata={SIGNATURE: there.metadata[SIGNATURE]})
+
+
 def copy_a_digest_elsewhere(world: World) -> None:
     there = world.destination.objects[digests_of(world)[2]]
     world.destination.objects[TRAIL.digest_key(HOME, NOON - 3_600)] = there
@@ -223,6 +229,7 @@ ATTACKS: list[tuple[Attack, str]] = [
     (delete_the_newest_digest, r"it was delivered, and is not there any more \(step 23\)"),
     (delete_all_digests, r"it was delivered, and is not there any more \(step 23\)"),
     (change_a_digest, r"its signature is not genuine \(step 23\)"),
+    (take_the_algorithm_away, r"its signature is not genuine \(step 23\)"),
     (swap_signatures, r"its signature is not genuine \(step 23\)"),
     (take_a_file_out_of_its_digest_with_the_stolen_key, r"no digest names it, though its interval is over \(step 22\)"),
     (take_a_file_out_of_its_digest_with_the_stolen_key, r"the chain is broken here: it does not follow"),
@@ -251,6 +258,18 @@ def test_whoever_takes_the_state_away_too_hides_nothing_that_is_older_than_an_ho
     delete_all_digests(world)
     faults = [str(fault) for fault in look(world, without_state=True).faults]
     assert any("eu-central-1: there is no digest" in fault for fault in faults), faults
+
+
+def test_a_gap_between_digests_is_found_also_where_their_key_was_stolen() -> None:
+    world = day()
+    key = digests_of(world)[-1]
+    digest = orjson.loads(body(world, key))
+    digest["digestStartTime"] = digest["digestEndTime"]
+    text = orjson.dumps(digest)
+    signature = KEY.sign(text_to_sign(text, digest["digestEndTime"], TRAIL.bucket, key, digest["previousDigestSignature"]))
+    world.destination.objects[key] = Stored(gzip.compress(text), {SIGNATURE: signature, ALGORITHM: SHA256_WITH_RSA})
+    (fault,) = look(world, without_state=True).faults
+    assert fault.reason == "it begins at 2026-01-02T18:00:00Z, the one before it ends at 2026-01-02T17:00:00Z"
 
 
 def test_a_digest_by_another_key_is_not_this_trails() -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from audit.companion import Status
 from audit.delivery.deliverer import Deliverer
+from audit.delivery.destination import FolderDestination
 from audit.delivery.logs import FollowedLog
 from audit.delivery.opening import Delivery, DeliveryBusy, held, open_deliverer
 from audit.delivery.process import Process
 from audit.errors import LogIncident
 from audit.instance import Instance
+from audit.reconcile.files import Wanted, find_files
 from audit.sealing.keys import create_key
 from tests.audit.delivery.test_deliverer import NOON, World
 from tests.audit.test_verify import Forge
@@ -178,6 +180,32 @@ def test_the_process_delivers_to_a_folder_and_ends_when_its_input_does(forge: Fo
     found = [record for path in files for record in orjson.loads(gzip.decompress(path.read_bytes()))["Records"]]
     assert len(found) == 5
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "plan", "told"), [("data", b"", "no plan of a delivery"), ("none", b'{"destination": "x"}', "never initialised")]
+)
+def test_a_start_that_cannot_be_is_told(forge: Forge, tmp_path: Path, data: str, plan: bytes, told: str) -> None:
+    argv = [sys.executable, "-m", "audit.delivery", str(tmp_path / data)]
+    done = subprocess.run(argv, input=plan + b"\n" * bool(plan), capture_output=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert told in orjson.loads(done.stdout)["reason"]
+    assert not done.stderr
+
+
+def test_other_readers_of_cloudtrail_find_the_log_files_and_nothing_else(tmp_path: Path) -> None:
+    """`keytrail reconcile` and `keytrail import` go by the same layout as tools do."""
+    world = World()
+    world.add()
+    world.deliver()
+    world.now += 3_600
+    world.deliver()
+    folder = FolderDestination(tmp_path)
+    for key, stored in world.destination.objects.items():
+        folder.put(key, stored.data, stored.metadata)
+    (found,) = find_files(str(tmp_path), Wanted(accounts=["111122223333"], regions=["eu-central-1"]))
+    assert "/CloudTrail/eu-central-1/2026/01/02/" in found.name
+    assert not list(find_files(str(tmp_path), Wanted(regions=["us-east-1"])))
 
 
 def test_a_segment_that_is_gone_is_an_incident(forge: Forge, tmp_path: Path) -> None:
