@@ -15,7 +15,7 @@ from audit.checkpoint import Checkpoint
 from audit.merkle import HASH_BYTES, Frontier
 from audit.report import Fault
 
-HISTORY, SAVED, COSIGNED = 5, 7, 11  # the steps that checkpoints are compared in
+HISTORY, SAVED, COSIGNED, STAMPED = 5, 7, 11, 12  # the steps that checkpoints are compared in
 MAX_FAULTS = 50  # of one step of one log; the rest is counted
 
 
@@ -53,7 +53,7 @@ class Target:
     """A genuine checkpoint that the tree over the lines has to come to."""
 
     checkpoint: Checkpoint
-    step: int  # HISTORY, SAVED or COSIGNED
+    step: int  # one of these
     name: str
 
 
@@ -67,7 +67,7 @@ class Comparison:
 
     def __init__(self, targets: Iterator[Target], leaves: Path | None, faults: Faults) -> None:
         self.records = self.sealed = 0
-        self.compared = {HISTORY: 0, SAVED: 0, COSIGNED: 0}
+        self.compared = dict.fromkeys((HISTORY, SAVED, COSIGNED, STAMPED), 0)
         self.altered: tuple[int, str, int] | None = None
         self.missing: list[tuple[int, int]] = []
         self._faults = faults

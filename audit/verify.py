@@ -16,14 +16,14 @@ from functools import partial
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
-from audit.comparison import COSIGNED, HISTORY, SAVED, Comparison, Faults, Target
-from audit.errors import CheckpointInvalid
+from audit.comparison import COSIGNED, HISTORY, SAVED, STAMPED, Comparison, Faults, Target
+from audit.errors import AuditError, CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
 from audit.log import Mark
 from audit.merkle import leaf_hash
@@ -32,6 +32,9 @@ from audit.report import LogReport, Report, Step, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
 from audit.witnessed import Demand
+
+if TYPE_CHECKING:  # it brings a library that only those need who have time stamps
+    from audit.timestamp_token import Authorities
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read
 
@@ -47,6 +50,7 @@ TITLES = {
     9: "the mark agrees with the lines",
     10: "every receipt that was given is of a record that is here, under a checkpoint",
     11: "the newest cosigned checkpoint fulfils the policy, and is of this tree",
+    12: "every time stamp is genuine, and of a checkpoint of this tree",
 }
 _CHUNK_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 << 20
@@ -75,13 +79,14 @@ def verify(
     now_us: Callable[[], int] = _now_us,
     receipts: Iterable[ClaimedReceipt] = (),
     demand: Demand | None = None,
+    authorities: Authorities | None = None,
 ) -> Report:
     """Verify every log of the instance in `data`.
 
     `keys` are trusted instead of the public key in the data folder, and so are the logs' of the policy in `demand`; `saved` are
     the texts of checkpoint files kept elsewhere, with one or several notes each, of any of the logs; `receipts` are a client's,
-    of any of them; `demand` is what the newest cosigned checkpoint of each has to fulfil. Raises `CheckpointInvalid` where a
-    saved file holds no checkpoint, `NoInstance`, OSError.
+    of any of them; `demand` is what the newest cosigned checkpoint of each has to fulfil; time stamps have to be by
+    `authorities`. Raises `CheckpointInvalid` where a saved file holds no checkpoint, `NoInstance`, OSError.
     """
     listed = demand.policy.logs if demand is not None else ()
     trusted = {key.name: key for key in (*(log.key for log in listed), *keys)}
@@ -102,7 +107,8 @@ def verify(
 
     def check_of(origin: str) -> _LogCheck:
         given_for = Awaited(given.get(origin, ()))
-        return _LogCheck(instance, origin, trusted.get(origin), notes.get(origin, []), given_for, demand, now_us())
+        key, kept = trusted.get(origin), notes.get(origin, [])
+        return _LogCheck(instance, origin, key, kept, given_for, demand, now_us(), authorities)
 
     return Report(tuple(_verify_log(partial(check_of, origin), meter, now_us) for origin in origins))
 
@@ -138,6 +144,7 @@ class _LogCheck:
         receipts: Awaited,
         demand: Demand | None,
         now_us: int,
+        authorities: Authorities | None,
     ) -> None:
         name = origin.removeprefix(instance.origin(""))
         self._is_foreign = name == origin or "/" in name or name in {"", ".", ".."}  # no folder here can be meant
@@ -148,6 +155,8 @@ class _LogCheck:
         self._saved, self._key_given = saved, key is not None
         self._receipts = receipts
         self._demand, self._started_s = demand, now_us / 1_000_000
+        self._authorities = authorities
+        self._stamps = "not asked for: no certificates were given" if authorities is None else "there is none"
         self._cosigned = "not asked for: no policy was given" if demand is None else "there is none"
         self._verifier = key or _key_in_data_folder(instance, origin)
         self._faults = Faults(self._log, iter(TITLES))
@@ -178,7 +187,8 @@ class _LogCheck:
         settled = self.history_bytes()
         self._latest = _read_if_there(self._checkpoints / "latest") if settled else None
         history = self._read_history(settled, self.history_bytes())
-        targets = iter(merge(history, self._read_saved(), cosigned, key=lambda target: target.checkpoint.size))
+        known = (history, self._read_saved(), cosigned, self._read_timestamps())
+        targets = iter(merge(*known, key=lambda target: target.checkpoint.size))
         leaves = self._checkpoints / "leaves"
         with Comparison(targets, leaves if settled and leaves.exists() else None, self._faults) as self._tree:
             self._look_at_folder()
@@ -349,6 +359,26 @@ class _LogCheck:
             return iter(())
         return iter((Target(checkpoint, COSIGNED, f"the newest cosigned checkpoint ({checkpoint.size} records)"),))
 
+    def _read_timestamps(self) -> Iterator[Target]:
+        """The checkpoints that an authority put its time to, where they are genuine."""
+        targets, count = [], 0
+        folder = self._checkpoints / "timestamps"
+        for path in sorted(folder.glob("*.note")) if self._authorities is not None and not self._is_foreign else ():
+            data = path.read_bytes()
+            try:
+                if self._verifier is None:
+                    raise CheckpointInvalid("there is no key to check it with")
+                checkpoint = _open_own(data.decode("utf-8", "replace"), self._verifier)
+                for response in sorted(folder.glob(f"{path.stem}-*.tsr")):
+                    count += 1
+                    stamp = self._authorities.open(response.read_bytes(), data) if self._authorities is not None else None
+                    self._stamps = f"{count}; by the newest, {checkpoint.size} records were there at {stamp}"
+            except AuditError as error:
+                self._faults.add(STAMPED, f"the time stamp {path.name}: {error}")
+                continue
+            targets.append(Target(checkpoint, STAMPED, f"the time-stamped checkpoint of {checkpoint.size} records"))
+        return iter(sorted(targets, key=lambda target: target.checkpoint.size))
+
     # --- the rest
 
     def _meet_mark(self, mark: Mark) -> None:
@@ -404,7 +434,7 @@ class _LogCheck:
             mark = f"byte {self._mark.offset} of {segment_name(self._mark.segment)}"
             self._faults.add_here(9, f"the mark says that record {self._mark.records - 1} ends at {mark}, where no line does")
         self._look_at_receipts(now_us)
-        self._miss_cosigned(now_us)
+        self._look_at_missing(now_us)
         checked = self._what_was_checked()
         steps = []
         for number, title in TITLES.items():
@@ -415,12 +445,17 @@ class _LogCheck:
                 steps.append(Step(number, title, Verdict.PASSED if is_checked else Verdict.NOT_CHECKED, detail))
         return LogReport(self._log, tuple(steps), self._faults.listed(), self._tree.records, self._tree.sealed)
 
-    def _miss_cosigned(self, now_us: int) -> None:
-        """A log whose records are to be cosigned, and that has no genuine cosigned checkpoint."""
-        if self._demand is None or self._demand.is_empty or not self._tree.records or self._is_young(now_us):
+    def _look_at_missing(self, now_us: int) -> None:
+        """A log whose records are to be cosigned or time-stamped, and that has nothing genuine of the kind."""
+        if not self._tree.records or self._is_young(now_us):
             return
-        if not self._tree.compared[COSIGNED] and not self._faults.count(COSIGNED):
-            self._faults.add(COSIGNED, f"there is no cosigned checkpoint of its {self._tree.records} records")
+        asked = {
+            COSIGNED: ("cosigned checkpoint", self._demand is not None and not self._demand.is_empty),
+            STAMPED: ("time stamp", self._authorities is not None),
+        }
+        for step, (what, is_asked) in asked.items():
+            if is_asked and not self._tree.compared[step] and not self._faults.count(step):
+                self._faults.add(step, f"there is no {what} of its {self._tree.records} records")
 
     def _what_was_checked(self) -> dict[int, tuple[bool, str]]:
         """For each step that found no fault: whether there was anything to check, and what."""
@@ -466,6 +501,7 @@ class _LogCheck:
                 f"{self._receipts.count} given{unsealed}" if self._receipts.count else "none was given",
             ),
             11: (self._tree.compared[COSIGNED] > 0, self._cosigned),
+            12: (self._tree.compared[STAMPED] > 0, self._stamps),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from audit.report import Report, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.verify import verify as verify_logs
 from audit.witnessed import Demand
+
+if TYPE_CHECKING:
+    from audit.timestamp_token import Authorities
 
 app = typer.Typer()
 
@@ -74,17 +77,20 @@ def verify(
     endpoint_url: Annotated[
         str | None, typer.Option(help="With --delivery: URL of an S3 that is not AWS's.", show_default=False)
     ] = None,
+    timestamp_ca: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) that every time stamp of a checkpoint has to lead to.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Verify every log against its checkpoints, in numbered steps (docs/verify.md), also while the proxy serves."""
     with errors():
         keys = [_verifier_key(text) for text in key or []]
-        demand = _demand(policy, max_age)
+        demand, authorities = _demand(policy, max_age), _authorities(timestamp_ca)
         with progress_bar("Verifying") as bar:
             saved = [_saved(path) for path in checkpoint or []]
             collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
-            report = verify_logs(data, keys, saved, bar, receipts=collected, demand=demand)
+            report = verify_logs(data, keys, saved, bar, receipts=collected, demand=demand, authorities=authorities)
         if delivery is not None:
             from audit.delivery.comparing import compare_delivery  # here: verifying logs needs nothing of it
 
@@ -129,6 +135,17 @@ def _demand(policy: Path | None, max_age: str | None) -> Demand | None:
         return Demand(Policy.parse(policy.read_bytes()), None if max_age is None else parse_span_s(max_age))
     except PolicyInvalid as error:
         raise QueryError(f"{policy}: {error}") from error
+
+
+def _authorities(path: Path | None) -> Authorities | None:
+    if path is None:
+        return None
+    from audit.timestamp_token import Authorities, TimestampInvalid  # here: only they need the library that it brings
+
+    try:
+        return Authorities.parse(path.read_bytes())
+    except TimestampInvalid as error:
+        raise QueryError(f"{path}: {error}") from error
 
 
 def _saved(path: Path) -> str:

@@ -63,8 +63,13 @@ COMPANIONS = (
         "witnesses",
         "audit.witnessing",
         Ends.LAST,
-        is_wanted=lambda settings: settings.witness_policy is not None,
-        plan=lambda settings: {"policy": str(settings.witness_policy)},
+        is_wanted=lambda settings: settings.witness_policy is not None or bool(settings.timestamp_urls),
+        plan=lambda settings: {
+            "policy": settings.witness_policy and str(settings.witness_policy),
+            "timestamp_urls": settings.timestamp_urls,
+            "timestamp_ca": settings.timestamp_ca and str(settings.timestamp_ca),
+            "timestamp_every_s": settings.timestamp_every_s,
+        },
     ),
     Companion("delivery", "audit.delivery", Ends.LAST, is_wanted=lambda settings: bool(settings.delivery), plan=delivery_plan),
 )

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     index: bool = True
     tlog_entries: bool = False
     witness_policy: MaybePath = None
+    timestamp_urls: Words = ()
+    timestamp_ca: MaybePath = None
+    timestamp_every_s: Annotated[int, Field(ge=1, le=31_536_000)] = 3_600
     delivery: Annotated[str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/[^\s]*)?|[^:]*)$")] = ""
     delivery_endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s@]+)?$")] = ""
     delivery_trail: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,126}[A-Za-z0-9]$")] = "keytrail"
@@ -141,6 +144,7 @@ class Settings(BaseSettings):
             ("ca_certificate", "ca_key", (self.ca_certificate is None) != (self.ca_key is None)),
             ("delivery_endpoint", 'delivery = "s3://…"', bool(self.delivery_endpoint) and not self._delivers_to_s3),
             ("delivery_retention_days", 'delivery = "s3://…"', self.delivery_retention_days > 0 and not self._delivers_to_s3),
+            ("timestamp_urls", "timestamp_ca", bool(self.timestamp_urls) and self.timestamp_ca is None),
             ("proxy_protocol", "trusted_networks", self.proxy_protocol and not self.trusted_networks),
         ):
             if is_missing:

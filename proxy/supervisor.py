@@ -54,6 +54,7 @@ _FIXED = frozenset(
         "segment_max_age_s",
         "index",
         "witness_policy",
+        "timestamp_urls",
         "delivery",
         "proxy_protocol",
     ]

@@ -23,7 +23,7 @@ from audit.query.terminal import FINDINGS, OK, errors, exit_with
 from audit.witnessing.evidence import Evidence, EvidenceInvalid
 from audit.witnessing.judgement import LogKeys
 from audit.witnessing.memory import Memory, read_evidence
-from audit.witnessing.process import Witnessing, only_one
+from audit.witnessing.process import Witnessing, WitnessPlan, only_one
 from audit.witnessing.server import serve as serve_witness
 from audit.witnessing.submission import open_session
 from audit.witnessing.witness import Witness
@@ -124,7 +124,7 @@ async def _serve(witness: Witness, host: str, port: int) -> None:
 
 async def _submit(data: Path, policy: Path) -> bool:
     async with open_session() as session:
-        witnessing = Witnessing(data, policy, session)
+        witnessing = Witnessing(data, WitnessPlan(policy), session)
         await witnessing.step()
         await witnessing.finish()
     status = witnessing.status()

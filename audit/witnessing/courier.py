@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from random import SystemRandom
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -21,14 +20,13 @@ from audit.policy_file import NO_QUORUM, Policy, Witness
 from audit.witnessing.gathering import Gathering
 from audit.witnessing.judgement import Signed
 from audit.witnessing.notes import LogNotes
+from audit.witnessing.pauses import Pauses
 from audit.witnessing.protocol import AddCheckpoint
 from audit.witnessing.submission import SubmissionFailed, SubmissionRefused, submit
 
 STALE_S = 600  # a cosigned checkpoint that is older is a fault
 _REFRESH_S = 240.0  # when a log that stands still is witnessed anew, so that it does not become stale
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 _TRIES = 3  # the size that is known, the one that the witness tells, and once more
-_jitter = SystemRandom().uniform
 
 
 @dataclass(slots=True)
@@ -38,8 +36,7 @@ class Errand:
     witness: Witness
     size: int  # of the largest tree that it is known to have cosigned
     done_s: float = float("-inf")
-    not_before_s: float = float("-inf")
-    failures: int = 0
+    pauses: Pauses = field(default_factory=Pauses)
     fault: str | None = None  # of the last try
     contradiction: str | None = None  # it and this log do not agree on the past: a person has to look
     forgot: str | None = None  # it went back behind what it cosigned; this stays told
@@ -84,7 +81,7 @@ class Courier:
         now_s = asyncio.get_running_loop().time()
         for errand in self.errands:
             is_due = errand.size != self._newest.checkpoint.size or now_s - errand.done_s >= _REFRESH_S
-            if errand.running is None and is_due and now_s >= errand.not_before_s:
+            if errand.running is None and is_due and errand.pauses.is_over:
                 errand.running = asyncio.create_task(self._run(errand, self._newest))
 
     async def finish(self) -> None:
@@ -108,17 +105,15 @@ class Courier:
         return [f"log {self.log}: witness {name}: {fault}" for name, fault in told]
 
     async def _run(self, errand: Errand, signed: Signed) -> None:
-        now = asyncio.get_running_loop().time
         try:
             await self._submit(errand, signed)
         except (AuditError, OSError) as error:
             errand.fault = str(error)
-            pause_s = min(_FIRST_PAUSE_S * 2**errand.failures, _LONGEST_PAUSE_S)
-            errand.not_before_s = now() + pause_s * _jitter(0.5, 1.5)
-            errand.failures = min(errand.failures + 1, 20)
+            errand.pauses.begin()
         else:
             errand.fault = errand.contradiction = None
-            errand.failures, errand.done_s = 0, now()
+            errand.done_s = asyncio.get_running_loop().time()
+            errand.pauses.reset()
         finally:
             errand.running = None
 

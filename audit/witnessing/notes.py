@@ -29,13 +29,13 @@ class LogNotes:
     def __init__(self, instance: Instance, log: str) -> None:
         self.log = log
         self._instance = instance
-        self._folder = instance.checkpoint_folder(log)
-        self._levels = LevelFiles(self._folder)
+        self.folder = instance.checkpoint_folder(log)
+        self._levels = LevelFiles(self.folder)
 
     def newest(self) -> Signed | None:
         """The newest checkpoint, signed by the log's key; None where none was signed yet. Raises `CheckpointInvalid`, OSError."""
         try:
-            note = (self._folder / "latest").read_bytes().decode("utf-8", "replace")
+            note = (self.folder / "latest").read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         key = verifier_keys(self._instance)[self.log]
@@ -49,17 +49,17 @@ class LogNotes:
     def cosigned(self) -> str:
         """The newest note with a quorum, "" where there is none. Raises OSError."""
         try:
-            return (self._folder / "cosigned").read_bytes().decode("utf-8", "replace")
+            return (self.folder / "cosigned").read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
 
     def publish(self, note: str) -> None:
         """Have `note` be the newest with a quorum; durable when this returns. Raises OSError."""
-        durable.replace(self._folder / "cosigned", note.encode())
+        durable.replace(self.folder / "cosigned", note.encode())
 
     def keep(self, note: str) -> None:
         """Append `note`, with a cosignature; durable when this returns. Raises `CheckpointInvalid`, OSError."""
-        path = self._folder / "cosignatures"
+        path = self.folder / "cosignatures"
         is_new = not path.exists()
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
             end = last_note(file)[1]
@@ -69,7 +69,7 @@ class LogNotes:
             file.flush()
             os.fdatasync(file.fileno())
         if is_new:
-            durable.sync_folder(self._folder)
+            durable.sync_folder(self.folder)
 
     def sizes(self, keys: Iterable[WitnessKey]) -> dict[WitnessKey, int]:
         """What each of `keys` cosigned last, as far as the end of `cosignatures` and `cosigned` tell. Raises OSError."""
@@ -86,7 +86,7 @@ class LogNotes:
 
     def _kept(self) -> list[str]:
         try:
-            with (self._folder / "cosignatures").open("rb") as file:
+            with (self.folder / "cosignatures").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 return split_notes(file.read().decode("utf-8", "replace"))
         except FileNotFoundError:

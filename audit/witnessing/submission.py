@@ -49,7 +49,7 @@ async def submit(
     """Submit `request` to the witness `key`, whose submission prefix is `url`. Raises `SubmissionFailed`."""
     try:
         async with session.post(f"{url.rstrip('/')}/add-checkpoint", data=request.encode(), allow_redirects=False) as response:
-            body = await _read(response)
+            body = await read_bounded(response)
     except TimeoutError as error:
         raise SubmissionFailed("it did not answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -65,7 +65,8 @@ async def submit(
     raise (SubmissionRefused if response.status == 422 else SubmissionFailed)(f"it answers {response.status}: {said!r}")
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    """Its body. Raises `SubmissionFailed` where it is too long, and what aiohttp raises."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

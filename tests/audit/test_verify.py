@@ -167,7 +167,8 @@ def test_an_honest_log_passes_every_step_that_has_something_to_check(forge: Forg
         8,
         10,
         11,
-    }  # no mutating call, no receipt, no policy
+        12,
+    }  # no mutating call, no receipt, no policy, no certificates
     size = sum(path.stat().st_size for path in forge.folder.glob("*.jsonl"))
     assert read[-1] == (size, size)
 
@@ -226,7 +227,7 @@ def test_a_log_written_and_sealed_by_the_real_code(empty: Forge) -> None:
     report = empty.verify(empty.latest)
     assert report.passed
     assert (only(report).records, only(report).sealed) == (32, 32)
-    assert [number for number, verdict in verdicts(report).items() if verdict is not Verdict.PASSED] == [10, 11]
+    assert [number for number, verdict in verdicts(report).items() if verdict is not Verdict.PASSED] == [10, 11, 12]
     segments = sorted(empty.folder.glob("*.jsonl"))
     assert len(segments) > 3
     second = segments[1].read_bytes()
@@ -880,7 +881,7 @@ def test_the_command_prints_the_numbered_steps_and_what_is_wrong(forge: Forge) -
     result = run(forge)
     assert result.exit_code == 0
     steps = result.stdout.splitlines()[1:-1]
-    assert [text.split()[:2] for text in steps] == [["\u2013" if n in (7, 8, 10, 11) else "\u2713", f"{n}."] for n in TITLES]
+    assert [text.split()[:2] for text in steps] == [["\u2013" if n in (7, 8, 10, 11, 12) else "\u2713", f"{n}."] for n in TITLES]
     assert result.stdout.splitlines()[-1] == "Verified."
 
     lines = forge.lines(1)

@@ -19,7 +19,7 @@ from audit.instance import Instance
 from audit.policy_file import Policy
 from audit.sealing.keys import create_key
 from audit.witnessing import courier as courier_module
-from audit.witnessing import submission
+from audit.witnessing import pauses, submission
 from audit.witnessing.courier import Courier
 from audit.witnessing.memory import read_evidence
 from audit.witnessing.protocol import AddCheckpoint
@@ -78,7 +78,7 @@ async def once(courier: Courier) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier_module, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(pauses, "FIRST_S", 0.0)
 
 
 async def test_each_checkpoint_is_cosigned_by_all(forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession) -> None:
@@ -398,19 +398,19 @@ async def test_a_smaller_tree_never_takes_the_place_of_a_larger_one(
 async def test_a_failing_witness_is_left_alone_for_longer_and_longer(
     forge: Forge, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "_FIRST_PAUSE_S", 1.0)
-    monkeypatch.setattr(courier_module, "_jitter", lambda low, high: high)
+    monkeypatch.setattr(pauses, "FIRST_S", 1.0)
+    monkeypatch.setattr(pauses, "_jitter", lambda low, high: high)
     forge.grow(3)
     forge.seal()
     courier = Courier(forge.instance, forge.log, policy((LIAR_KEY, "http://127.0.0.1:1"), needed=1), session)
     (errand,) = courier.errands
-    pauses = []
+    waited = []
     for _ in range(12):
         await once(courier)
-        pauses.append(errand.not_before_s - asyncio.get_running_loop().time())
-        failures = errand.failures
+        waited.append(errand.pauses.until_s - asyncio.get_running_loop().time())
+        failures = errand.pauses.failures
         await once(courier)
-        assert errand.failures == failures, "its time has not come"
-        errand.not_before_s = 0.0
+        assert errand.pauses.failures == failures, "its time has not come"
+        errand.pauses.until_s = 0.0
     expected = [min(2.0**number, 300.0) * 1.5 for number in range(12)]
-    assert pauses == [pytest.approx(pause, abs=1.0) for pause in expected]
+    assert waited == [pytest.approx(pause, abs=1.0) for pause in expected]
