@@ -8,13 +8,16 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from audit.checkpoint import claimed_checkpoint
+from tests.audit.witnessing.authority import Authority
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command, wait_until
 from tests.integration.test_serve import run_keytrail
 
@@ -174,6 +177,42 @@ def test_a_folder_that_is_put_back_shows_in_the_status_and_in_verify(
     assert done.returncode == 1 and "cosignatures are" in done.stdout
     done = run_keytrail(tmp_path, "witness", "submit", "--policy", str(policy), "--data", str(data))
     assert done.returncode == 1 and "INCIDENT" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="make servers installs openssl")
+def test_serve_has_checkpoints_time_stamped(data: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tsa")
+    (tmp_path / "ca.pem").write_bytes(authority.ca)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = authority.answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listening.server_port}/"
+            settings = {"KEYTRAIL_TIMESTAMP_URLS": url, "KEYTRAIL_TIMESTAMP_CA": str(tmp_path / "ca.pem")}
+            server = Server(data, settings).start()
+            server.client().generate_data_key(**DATA_KEY)  # type: ignore[arg-type]
+            kept = data / "checkpoints"
+            wait_until(lambda: len(list(kept.glob("*/timestamps/*.tsr"))) == 2, "both logs are stamped")
+            assert health(server) == (True, "")
+            assert server.stop() == 0
+        finally:
+            listening.shutdown()
+            thread.join()
+    done = run_keytrail(tmp_path, "verify", "--data", str(data), "--timestamp-ca", str(tmp_path / "ca.pem"))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\u2713 12. every time stamp is genuine, and of a checkpoint of this tree: 1; by the newest, ") == 2
 
 
 def test_a_witness_is_one_process_and_remembers(tmp_path: Path, witness: Callable[[str], WitnessProcess]) -> None:
