@@ -2,7 +2,7 @@
 
 A leaf is a line without its newline. The tree of n leaves is defined recursively: its left part has as many leaves as the largest
 power of two below n. A `Frontier` keeps the roots of the complete subtrees along the right edge: all that appending needs.
-Source: RFC 6962, section 2.1; RFC 9162, sections 2.1.3 and 2.1.4, for checking the proofs.
+Source: RFC 6962, section 2.1; RFC 9162, sections 2.1.3 and 2.1.4, for checking the proofs. What makes them is in `audit.tiles`.
 """
 
 from __future__ import annotations
@@ -75,18 +75,6 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
     return frontier.root()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The audit path of the leaf `index`, lowest first. Raises IndexError."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"no leaf {index} in a tree of {len(leaves)}")
-    if len(leaves) == 1:
-        return []
-    split = _split(len(leaves))
-    if index < split:
-        return [*inclusion_proof(leaves[:split], index), root_of(leaves[split:])]
-    return [*inclusion_proof(leaves[split:], index - split), root_of(leaves[:split])]
-
-
 def includes(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
     """Whether `proof` shows that `leaf` is the leaf `index` of the tree of `size` leaves with this root (RFC 9162, 2.1.3.2)."""
     if not 0 <= index < size:
@@ -103,22 +91,6 @@ def includes(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: b
             result = node_hash(result, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and result == root
-
-
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """The proof that the tree of the first `old_size` leaves begins the tree of all. Raises ValueError where it has none."""
-    if not 0 < old_size <= len(leaves):
-        raise ValueError(f"no tree of {old_size} leaves in one of {len(leaves)}")
-    return _subproof(leaves, old_size, complete=True)
-
-
-def _subproof(leaves: Sequence[bytes], old_size: int, *, complete: bool) -> list[bytes]:
-    if old_size == len(leaves):
-        return [] if complete else [root_of(leaves)]
-    split = _split(len(leaves))
-    if old_size <= split:
-        return [*_subproof(leaves[:split], old_size, complete=complete), root_of(leaves[split:])]
-    return [*_subproof(leaves[split:], old_size - split, complete=False), root_of(leaves[:split])]
 
 
 def extends(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]) -> bool:
@@ -143,8 +115,3 @@ def extends(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proo
             new_result = node_hash(new_result, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and old_result == old_root and new_result == new_root
-
-
-def _split(size: int) -> int:
-    """The largest power of two below `size`."""
-    return 1 << (size - 1).bit_length() - 1

@@ -9,9 +9,11 @@ import orjson
 import typer
 
 from audit import durable
+from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey
 from audit.errors import CheckpointInvalid, ProofInvalid, QueryError
 from audit.instance import Instance
+from audit.policy_file import Policy, Quorum
 from audit.proofs.proving import Located, find_event, find_record, prove
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.filters import Record, extension
@@ -64,17 +66,23 @@ def verify_proof(
         list[str] | None,
         typer.Option("--key", help="A verifier key that is trusted (`keytrail checkpoint --key`). Repeatable."),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="A C2SP tlog-policy: its logs are trusted too, and enough of its witnesses must have cosigned."),
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="The file with the record, where it is another.")] = None,
 ) -> None:
-    """Check a proof, offline, and say what is proved. It needs no data folder: these two files, and a key that you trust."""
+    """Check a proof, offline, and say what is proved. It needs no data folder: these two files, and keys that you trust."""
     with errors():
-        keys = [_verifier_key(text) for text in key or []]
+        trusted = None if policy is None else Policy.parse(_read(policy))
+        keys = [_verifier_key(text) for text in key or []] + [log.key for log in (trusted.logs if trusted else ())]
         if not keys:
-            raise QueryError("give a verifier key that is trusted, by --key")
+            raise QueryError("give a verifier key that is trusted, by --key, or a --policy that names the log's")
         proof = TlogProof.parse(_read(file).decode("utf-8", "replace"))
         line = _read(record or file.with_suffix(RECORD)).removesuffix(b"\n")
         checkpoint, signer = proof.check(line, keys)
-        _tell_proved(_own(line, proof, checkpoint), proof, checkpoint, signer)
+        quorum = None if trusted is None else _quorum(trusted, proof)
+        _tell_proved(_own(line, proof, checkpoint), proof, checkpoint, signer, quorum)
 
 
 def _own(line: bytes, proof: TlogProof, checkpoint: Checkpoint) -> Record:
@@ -98,7 +106,16 @@ def _tell_made(folder: Path, record: Located, checkpoint: Checkpoint) -> None:
     typer.echo(f"Check it with: keytrail verify-proof {name}{PROOF} --key VERIFIER-KEY")
 
 
-def _tell_proved(record: Record, proof: TlogProof, checkpoint: Checkpoint, signer: VerifierKey) -> None:
+def _quorum(policy: Policy, proof: TlogProof) -> Quorum:
+    """Who of the policy's witnesses cosigned the checkpoint. Raises `ProofInvalid` where they are not enough."""
+    quorum = policy.judge(proof.checkpoint)
+    if not quorum.is_fulfilled:
+        by = ", ".join(quorum.cosigners) or "none"
+        raise ProofInvalid(f"the policy's quorum is not there: of its witnesses, {by} cosigned this checkpoint")
+    return quorum
+
+
+def _tell_proved(record: Record, proof: TlogProof, checkpoint: Checkpoint, signer: VerifierKey, quorum: Quorum | None) -> None:
     part = extension(record)
     error = f", refused with {record['errorCode']}" if record.get("errorCode") else ""
     phase = "" if part.get("phase") == "outcome" else f" ({part.get('phase')})"
@@ -107,9 +124,17 @@ def _tell_proved(record: Record, proof: TlogProof, checkpoint: Checkpoint, signe
         f"Proved: this record is number {proof.index} of the log {checkpoint.origin}, byte by byte as it is here.",
         f"  It says: {record.get('eventName')}{phase} by {caller}, {part.get('time')}{error}, event {record.get('eventID')}.",
         f"  It is among the {checkpoint.size} records that {signer.name} (key id {signer.key_id.hex()}) signed for.",
-        "  Not proved: that the host's clock was right, and that nobody who holds the key signed another history as well.",
+        _witnessed(quorum),
     ):
         typer.echo(clean(text))
+
+
+def _witnessed(quorum: Quorum | None) -> str:
+    if quorum is None or not quorum.cosigners:
+        return "  Not proved: that the host's clock was right, and that nobody who holds the key signed another history as well."
+    since = "" if quorum.time_s is None else f", the last that was needed at {timestamp(quorum.time_s * 1_000_000)[:19]}Z"
+    names = ", ".join(quorum.cosigners)
+    return f"  Witnessed by {names}{since}: they saw no other history. Not proved: that the host's clock was right."
 
 
 def _verifier_key(text: str) -> VerifierKey:

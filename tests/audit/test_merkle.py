@@ -6,16 +6,8 @@ from hashlib import sha256
 
 import pytest
 
-from audit.merkle import (
-    EMPTY_ROOT,
-    Frontier,
-    consistency_proof,
-    extends,
-    includes,
-    inclusion_proof,
-    leaf_hash,
-    root_of,
-)
+from audit.merkle import EMPTY_ROOT, Frontier, extends, includes, leaf_hash, root_of
+from tests.audit.trees import consistency_by_definition, inclusion_by_definition, leaves_of
 
 SIZES = range(1, 20)
 #: The test tree of Google's certificate-transparency implementations: eight leaves, and the root of each prefix.
@@ -45,10 +37,6 @@ def by_definition(leaves: list[bytes]) -> bytes:
     return sha256(b"\x01" + by_definition(leaves[:split]) + by_definition(leaves[split:])).digest()
 
 
-def leaves_of(count: int) -> list[bytes]:
-    return [leaf_hash(b"%d" % number) for number in range(count)]
-
-
 def test_published_roots() -> None:
     leaves = [leaf_hash(leaf) for leaf in CT_LEAVES]
     assert [root_of(leaves[: size + 1]).hex() for size in range(8)] == CT_ROOTS
@@ -73,7 +61,7 @@ def test_every_leaf_is_included_and_nothing_else(size: int) -> None:
     leaves = leaves_of(size)
     root = root_of(leaves)
     for index in range(size):
-        proof = inclusion_proof(leaves, index)
+        proof = inclusion_by_definition(leaves, index)
         assert includes(leaves[index], index, size, proof, root)
         assert not includes(leaf_hash(b"other"), index, size, proof, root)
         assert not includes(leaves[index], index, size, [*proof, root], root)
@@ -91,12 +79,10 @@ def test_every_prefix_is_consistent_and_no_other_tree(size: int) -> None:
     root = root_of(leaves)
     for old_size in range(1, size + 1):
         old_root = root_of(leaves[:old_size])
-        proof = consistency_proof(leaves, old_size)
+        proof = consistency_by_definition(leaves, old_size)
         assert extends(old_size, old_root, size, root, proof)
         assert not extends(old_size, sha256(old_root).digest(), size, root, proof)
         assert not extends(old_size, old_root, size, sha256(root).digest(), proof)
         for position in range(len(proof)):
             changed = [*proof[:position], sha256(proof[position]).digest(), *proof[position + 1 :]]
             assert not extends(old_size, old_root, size, root, changed)
-    with pytest.raises(ValueError, match="no tree of"):
-        consistency_proof(leaves, size + 1)

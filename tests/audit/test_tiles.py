@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
 from hashlib import sha256
 
 import pytest
@@ -11,64 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.merkle import HASH_BYTES, extends, includes, leaf_hash, node_hash, root_of
-from audit.tiles import (
-    TILE_BYTES,
-    WIDTH,
-    Levels,
-    TileName,
-    consistency_proof,
-    hashes_in,
-    inclusion_proof,
-    root,
-    tile_roots,
-)
+from audit.tiles import WIDTH, TileName, consistency_proof, hashes_in, inclusion_proof, root, tile_roots
+from tests.audit.trees import consistency_by_definition, inclusion_by_definition, leaves_of, levels_of
 
 SMALL = range(1, 40)
 #: Around where tiles of level 0 and 1 are full.
 LARGE = [255, 256, 257, 511, 512, 513, 700, 65_535, 65_536, 65_537, 70_000]
-
-
-@lru_cache
-def leaves_of(count: int) -> list[bytes]:
-    return [leaf_hash(b"%d" % number) for number in range(count)]
-
-
-@lru_cache
-def levels_of(count: int) -> Levels:
-    """The levels of a tree, by the definition in C2SP tlog-tiles; whoever reads beyond them is told."""
-    levels = [b"".join(leaves_of(count))]
-    while len(levels[-1]) >= TILE_BYTES:
-        whole = len(levels[-1]) // TILE_BYTES * TILE_BYTES
-        tiles = [levels[-1][start : start + TILE_BYTES] for start in range(0, whole, TILE_BYTES)]
-        split = [[tile[at : at + HASH_BYTES] for at in range(0, TILE_BYTES, HASH_BYTES)] for tile in tiles]
-        levels.append(b"".join(root_of(hashes) for hashes in split))
-
-    def read(level: int, first: int, count: int) -> bytes:
-        found = levels[level][first * HASH_BYTES : (first + count) * HASH_BYTES]
-        assert len(found) == count * HASH_BYTES, f"there are no {count} hashes of level {level} from {first} on"
-        return found
-
-    return read
-
-
-def inclusion_by_definition(leaves: list[bytes], index: int) -> list[bytes]:
-    """RFC 6962, section 2.1.1, word by word."""
-    if len(leaves) == 1:
-        return []
-    split = max(2**power for power in range(20) if 2**power < len(leaves))
-    if index < split:
-        return [*inclusion_by_definition(leaves[:split], index), root_of(leaves[split:])]
-    return [*inclusion_by_definition(leaves[split:], index - split), root_of(leaves[:split])]
-
-
-def consistency_by_definition(leaves: list[bytes], old_size: int, *, complete: bool = True) -> list[bytes]:
-    """RFC 6962, section 2.1.2, word by word."""
-    if old_size == len(leaves):
-        return [] if complete else [root_of(leaves)]
-    split = max(2**power for power in range(20) if 2**power < len(leaves))
-    if old_size <= split:
-        return [*consistency_by_definition(leaves[:split], old_size, complete=complete), root_of(leaves[split:])]
-    return [*consistency_by_definition(leaves[split:], old_size - split, complete=False), root_of(leaves[:split])]
 
 
 @pytest.mark.parametrize("size", SMALL)

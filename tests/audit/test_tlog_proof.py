@@ -13,7 +13,7 @@ from audit.errors import CheckpointInvalid, ProofInvalid
 from audit.merkle import leaf_hash, root_of
 from audit.tiles import inclusion_proof
 from audit.tlog_proof import HEADER, TlogProof
-from tests.audit.test_tiles import levels_of
+from tests.audit.trees import levels_of
 
 ORIGIN = "keytrail/0123456789abcdef/w0"
 SIZE = 11

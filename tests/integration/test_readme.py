@@ -101,6 +101,8 @@ PROMISED = {
         r"✓ 11\. the newest cosigned checkpoint fulfils the policy.*: \d+ records, cosigned by first, \d+ s ago",
         r"✓ 11\. ",
         r"Verified\.",
+        r"admin-0\.json: the record, number 0 of log admin",
+        r"Witnessed by first, the last that was needed at 20\S+Z: they saw no other history\.",
         r"No log has contradicted itself",
     ],
     "CloudTrail's tools": [

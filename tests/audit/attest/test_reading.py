@@ -13,11 +13,12 @@ from audit.attest import reading
 from audit.attest.reading import LogReading, proof_ranges, read_log
 from audit.attest.statement import UNDER_WAY
 from audit.errors import LogIncident
-from audit.merkle import consistency_proof, leaf_hash, root_of
+from audit.merkle import leaf_hash, root_of
 from audit.query import scan
 from audit.query.filters import KeyName
 from tests.audit.attest.builder import House, asked
 from tests.audit.query.builder import KEY_A, LogBuilder, at, placed, record
+from tests.audit.trees import consistency_by_definition
 
 
 def read(log: LogBuilder, sealed: int | None = None, *sizes: int, **conditions: object) -> LogReading:
@@ -41,7 +42,7 @@ def test_the_ranges_of_a_proof_are_the_proof(sizes: tuple[int, int]) -> None:
     size, old_size = sizes
     leaves = [leaf_hash(b"%d" % number) for number in range(size)]
     roots = [root_of(leaves[start:end]) for start, end in proof_ranges(old_size, size)]
-    assert roots == consistency_proof(leaves, old_size)
+    assert roots == consistency_by_definition(leaves, old_size)
 
 
 def test_roots_and_proofs_are_worked_out_while_reading(log: LogBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +54,7 @@ def test_roots_and_proofs_are_worked_out_while_reading(log: LogBuilder, monkeypa
     leaves = [leaf_hash(line) for line in log.lines]
     found = read(log, 29, 1, 8, 29, 33)
     assert found.roots == {size: root_of(leaves[:size]) for size in (0, 1, 8, 29, 33)}
-    assert found.proofs == {size: tuple(consistency_proof(leaves[:29], size)) for size in (1, 8, 29)}
+    assert found.proofs == {size: tuple(consistency_by_definition(leaves[:29], size)) for size in (1, 8, 29)}
     assert (found.records, found.unsealed) == (40, 11)
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from audit import cli
 from audit.checkpoint import VerifierKey
+from audit.cosignature import WitnessKey, cosign
 from tests.audit.attest.builder import House
 
 
@@ -80,6 +81,59 @@ def test_a_cosigned_checkpoint_is_preferred_where_it_covers_the_record(house: Ho
     house.seal()
     assert "\n600\n" in proved(house, tmp_path, "event-1").read_text()
     assert "\n605\n" in proved(house, tmp_path, "later-4").read_text()
+
+
+# --- witnesses
+
+WITNESSES = {name: Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number, name in enumerate(("oslo", "lima"), 7)}
+
+
+def policy_of(house: House, folder: Path, quorum: str, log: str = "w0") -> Path:
+    """A policy file for the log, with both witnesses; `quorum` is the number that is needed, or none."""
+    keys = [f"witness {name} {WitnessKey.of(f'{name}.example', key)}" for name, key in WITNESSES.items()]
+    group = f"group both {quorum} {' '.join(WITNESSES)}\nquorum both\n" if quorum != "none" else "quorum none\n"
+    path = folder / "policy"
+    path.write_text(f"log {key_of(house, log)}\n" + "\n".join(keys) + f"\n{group}")
+    return path
+
+
+def cosigned(house: House, *names: str) -> None:
+    """As the process that asks witnesses leaves it."""
+    note = house.latest()
+    text = note.rpartition("\n\n")[0] + "\n"
+    lines = [cosign(text, f"{name}.example", WITNESSES[name], 1_767_323_045) for name in names]
+    (house.instance.checkpoint_folder("w0") / "cosigned").write_text(note + "".join(lines))
+
+
+def test_a_policy_brings_the_logs_key_and_asks_for_witnesses(house: House, tmp_path: Path) -> None:
+    cosigned(house, "oslo", "lima")
+    proof = proved(house, tmp_path, "event-7")
+    result = run(house, "verify-proof", str(proof), "--policy", str(policy_of(house, tmp_path, "2")))
+    assert result.exit_code == 0, result.output
+    assert (
+        "Witnessed by oslo, lima, the last that was needed at 2026-01-02T03:04:05Z: they saw no other history." in result.stdout
+    )
+
+
+def test_too_few_witnesses_are_no_proof(house: House, tmp_path: Path) -> None:
+    cosigned(house, "lima")
+    proof = proved(house, tmp_path, "event-7")
+    result = run(house, "verify-proof", str(proof), "--policy", str(policy_of(house, tmp_path, "all")))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "the policy's quorum is not there: of its witnesses, lima cosigned this checkpoint" in result.stderr
+    assert run(house, "verify-proof", str(proof), "--policy", str(policy_of(house, tmp_path, "any"))).exit_code == 0
+
+
+def test_a_policy_without_a_quorum_and_one_of_another_log(house: House, tmp_path: Path) -> None:
+    proof = proved(house, tmp_path, "event-7")
+    result = run(house, "verify-proof", str(proof), "--policy", str(policy_of(house, tmp_path, "none")))
+    assert result.exit_code == 0 and "nobody who holds the key signed another history" in result.stdout
+    policy = policy_of(house, tmp_path, "none", log="admin")
+    assert "no key was given for" in run(house, "verify-proof", str(proof), "--policy", str(policy)).stderr
+    assert run(house, "verify-proof", str(proof), "--policy", str(policy), "--key", key_of(house)).exit_code == 0
+    policy.write_text("quorum\n")
+    result = run(house, "verify-proof", str(proof), "--policy", str(policy))
+    assert result.exit_code in (1, 2, 3) and "error: policy, line 1: " in result.stderr
 
 
 # --- what does not hold

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.checkpoint import Checkpoint, VerifierKey, sign
-from audit.merkle import consistency_proof, leaf_hash, root_of
+from audit.merkle import leaf_hash, root_of
 from audit.witnessing.protocol import AddCheckpoint
+from tests.audit.trees import consistency_by_definition
 
 LOG_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -37,7 +38,7 @@ class History:
         return sign(self.checkpoint(size), self.key)
 
     def proof(self, old_size: int, size: int) -> tuple[bytes, ...]:
-        return tuple(consistency_proof(self.leaves(size), old_size)) if old_size else ()
+        return tuple(consistency_by_definition(self.leaves(size), old_size)) if old_size else ()
 
     def request(self, old_size: int, size: int) -> bytes:
         return AddCheckpoint(old_size, self.proof(old_size, size), self.note(size)).encode()
