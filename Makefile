@@ -24,11 +24,12 @@ help: ## Print these targets.
 demo: $(VENV)/.runtime ## Show keytrail at work, from a call to its proof. Needs no AWS account.
 	@$(VENV)/bin/python -m examples.demo
 
-# A seed, since all processes must see the tests in one order; and compiled modules are kept, whatever the environment says: the tests
-# start some hundred processes.
+# A seed, since all processes must see the tests in one order. A file's tests stay together, so that its servers are started once; the
+# files come in their order, since the long ones are in the middle of it. Compiled modules are kept, whatever the environment says: the
+# tests start some hundred processes.
 test: $(VENV)/.dev ## Run the tests, on all cores.
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" \
-		$(VENV)/bin/python -m pytest --numprocesses=auto
+		$(VENV)/bin/python -m pytest --numprocesses=auto --dist loadfile --no-loadscope-reorder
 
 servers: ## Install the servers that some tests drive for real (Debian, as root); without them, those tests are skipped.
 	@tests/integration/components/install.sh

@@ -150,7 +150,7 @@ def _table(page: list[Found]) -> Table:
         record = one.record
         keys = " ".join(map(short_key, resource_arns(record) or dict.fromkeys(named_keys(record))))
         failure = _failure(record)
-        result = failure or " ".join(["ok", *(f"by {one}" for one in dict.fromkeys(map(_short_allowance, allowances(record))))])
+        result = failure or " ".join(["ok", *(f"by {grant}" for grant in _grants(record))])
         table.add_row(
             plain(one.time[:23].replace("T", " ")),
             plain(_text(record.get("eventName"))),
@@ -168,12 +168,10 @@ def _failure(record: Record) -> str:
     return " ".join(filter(None, (phase if phase != "outcome" else "", _text(record.get("errorCode")), effect and f"({effect})")))
 
 
-def _short_allowance(allowance: str) -> str:
-    """Of a grant's 64 digits as many as tell it from others; of a statement named like its policy the name once."""
-    if allowance.startswith("grant "):
-        return allowance if len(allowance) <= _GRANT else allowance[:_GRANT] + "…"
-    policy, _, statement = allowance.partition(": ")
-    return policy if statement == policy else allowance
+def _grants(record: Record) -> Iterable[str]:
+    """The grants that allowed the call, by as many of their 64 digits as tell them apart. The policies are in the other forms."""
+    grants = dict.fromkeys(one for one in allowances(record) if one.startswith("grant "))
+    return (one if len(one) <= _GRANT else one[:_GRANT] + "…" for one in grants)
 
 
 def cell(text: str) -> str:
