@@ -179,7 +179,7 @@ def _compare(
         except NoRecord as error:
             raise LogIncident(name, f"record {number}: {error}") from error
         if where is not None:
-            is_due = number < told or seconds(where.time) < newest - overdue_s
+            is_due = number < told or where.time < newest - overdue_s
             _next(name, where.place, number, line, covers[name, where.place], is_due, findings)
     for (of, place), cover in covers.items():
         if of == name:

@@ -87,7 +87,8 @@ class Deliverer:
 
     def step(self) -> bool:
         """Do one step; whether there was one to do."""
-        if self.state.begun is None and not self._begin_digest() and not self._begin_files():
+        now = self._now()  # once: files are of the interval that is looked at for digests
+        if self.state.begun is None and not self._begin_digest(now) and not self._begin_files(now):
             return False
         self._finish()
         return True
@@ -98,9 +99,8 @@ class Deliverer:
 
     # --- to begin
 
-    def _begin_digest(self) -> bool:
+    def _begin_digest(self, now: int) -> bool:
         """Begin the digest whose interval ended first."""
-        now = self._now()
         due = [(self._end_after(chain.until), place) for place, chain in self.state.chains.items()]
         end, place = min(due)
         if end > now:
@@ -115,46 +115,44 @@ class Deliverer:
         self._save(self.state.begin(BegunDigest(place, end, key, document.decode(), signature), now))
         return True
 
-    def _begin_files(self) -> bool:
+    def _begin_files(self, now: int) -> bool:
         """Begin the files of the next piece of a log that has one to deliver."""
         logs = self._logs()
-        clock = self._clock()
-        if (
-            self._looked_at is None or not 0 <= clock - self._looked_at < self._terms.interval_s
-        ):  # a clock set back is not waited for
-            self._look(logs, clock)
+        self._look(logs)
         self.incidents = {}
         for name, log in logs.items():
             try:
                 start, stop = self.state.next.get(name, 0), max(self._wanted.get(name, 0), min(log.sealed(), log.closed()))
                 if start < stop:
-                    self._begin_piece(name, log, start, stop)
+                    self._begin_piece(name, log, start, stop, now)
                     return True
             except LogIncident as incident:
                 self.incidents[name] = str(incident)
         return False
 
-    def _look(self, logs: Mapping[str, Log], clock: float) -> None:
-        """Whatever is sealed by now is to be delivered, from open segments too."""
-        self._looked_at = clock
-        self._wanted = {name: log.sealed() for name, log in logs.items()}
+    def _look(self, logs: Mapping[str, Log]) -> None:
+        """Where the interval is over: whatever is sealed by now is to be delivered, from open segments too."""
+        clock, before = self._clock(), self._looked_at
+        if before is None or not before <= clock < before + self._terms.interval_s:  # a clock that was set back is not waited for
+            self._looked_at, self._wanted = clock, {name: log.sealed() for name, log in logs.items()}
 
-    def _begin_piece(self, name: str, log: Log, start: int, stop: int) -> None:
+    def _begin_piece(self, name: str, log: Log, start: int, stop: int, now: int) -> None:
         lines = _read(name, log, start, stop, _STEP_BYTES)
-        now = self._now()
         state, files = self.state, []
         self._bodies = {}
         for place, (chosen, times) in sorted(self._by_place(name, start, lines).items()):
             body = body_of(chosen)
-            file = LogFile(self._trail.log_key(place, now, body), sha256(body).hexdigest(), min(times), max(times))
+            file = LogFile(
+                self._trail.log_key(place, now, body), sha256(body).hexdigest(), timestamp(min(times)), timestamp(max(times))
+            )
             files.append((place, file))
             self._bodies[file.key] = body
             state = state.with_chain(place, self._start_before(now))
         self._save(state.begin(BegunFiles(name, start, start + len(lines), now, tuple(files)), now))
 
-    def _by_place(self, log: str, start: int, lines: list[bytes]) -> dict[Place, tuple[list[bytes], list[str]]]:
+    def _by_place(self, log: str, start: int, lines: list[bytes]) -> dict[Place, tuple[list[bytes], list[int]]]:
         """What is delivered of `lines`, and its times, by where."""
-        found: dict[Place, tuple[list[bytes], list[str]]] = {}
+        found: dict[Place, tuple[list[bytes], list[int]]] = {}
         for number, line in enumerate(lines, start):
             try:
                 where = delivered(line, self._trail.home)
@@ -243,8 +241,11 @@ def _read(name: str, log: Log, start: int, stop: int, enough_bytes: int | None =
 
 
 def uncompressed(data: bytes, limit: int) -> bytes | None:
-    """`data` out of gzip, as far as `limit` bytes and one more; None where it is no gzip."""
+    """`data` out of gzip; None where it is no gzip, more than `limit` bytes, or where anything follows it, which some tools would
+    read on."""
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, limit + 1)
+        body = unpacking.decompress(data, limit + 1)
     except zlib.error:
         return None
+    return body if unpacking.eof and not unpacking.unused_data and len(body) <= limit else None

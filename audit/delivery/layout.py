@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LOG_KEY = re.compile(
     r"AWSLogs/(?P<account>\d{12})/CloudTrail/(?P<region>[a-z0-9-]+)/(?P<day>\d{4}/\d\d/\d\d)/"
     r"(?P=account)_CloudTrail_(?P=region)_(?P<time>\d{8}T\d{4})Z_(?P<unique>[A-Z2-7]{16})\.json\.gz"
@@ -116,7 +117,9 @@ def timestamp(time: int) -> str:
 
 def seconds(text: str) -> int:
     """What `timestamp` wrote. Raises ValueError."""
-    return int(datetime.strptime(text + "+0000", "%Y-%m-%dT%H:%M:%SZ%z").timestamp())
+    if not _TIME.fullmatch(text):
+        raise ValueError("no time as CloudTrail writes it")
+    return int(datetime.fromisoformat(text).timestamp())
 
 
 def partition_of(region: str) -> str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
-from audit.delivery.layout import Place
+from audit.delivery.layout import Place, seconds
 from audit.errors import AuditError
 
 _SERVICE = ".amazonaws.com"
@@ -32,10 +32,10 @@ class NoRecord(AuditError):
 
 
 class Delivered(NamedTuple):
-    """Where a record is delivered; `time` is its eventTime."""
+    """Where a record is delivered; `time` is its eventTime, in seconds since the epoch."""
 
     place: Place
-    time: str
+    time: int
 
 
 def delivered(line: bytes, home: Place) -> Delivered | None:
@@ -47,8 +47,8 @@ def delivered(line: bytes, home: Place) -> Delivered | None:
             return None
         proof, is_by_service = extension.get("identityProof"), record.get("eventType") == "AwsServiceEvent"
         region = home.region if proof in _UNPROVED and not is_by_service else record["awsRegion"]
-        return Delivered(_place(record.get("recipientAccountId") or home.account_id, region, home), record["eventTime"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return Delivered(_place(record.get("recipientAccountId") or home.account_id, region, home), seconds(record["eventTime"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NoRecord(f"no record that can be delivered: {type(error).__name__}") from error
 
 

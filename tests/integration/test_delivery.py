@@ -413,17 +413,27 @@ def test_serve_delivers_while_it_is_killed_again_and_again(weed: SeaweedFS, own_
     assert (report["delivery"]["files"], report["delivery"]["digests"]) == (state["logFiles"], state["digests"])
 
 
-def test_credentials_that_s3_refuses_are_told_and_calls_go_on(weed: SeaweedFS, own_server: Server) -> None:
-    stranger = {**weed.environment, "AWS_ACCESS_KEY_ID": "AKIASTRANGER"}
+@pytest.mark.parametrize(
+    ("key_id", "told"),
+    [
+        ("AKIASTRANGER", "InvalidAccessKeyId: S3 does not know this access key"),
+        (
+            SeaweedFS.reader_key_id,
+            "AccessDenied: these credentials may not do that: delivery needs s3:PutObject and s3:GetObject",
+        ),
+    ],
+)
+def test_credentials_that_s3_refuses_are_told_and_calls_go_on(
+    weed: SeaweedFS, own_server: Server, key_id: str, told: str
+) -> None:
+    stranger = {**weed.environment, "AWS_ACCESS_KEY_ID": key_id}
     own_server.settings |= {"KEYTRAIL_DELIVERY": "s3://served", "KEYTRAIL_DELIVERY_ENDPOINT": weed.url, **stranger}
     own_server.start()
 
     def reason() -> str:
         return str(own_server.health()[1]["processes"]["delivery"]["reason"])
 
-    wait_until(
-        lambda: "InvalidAccessKeyId: S3 does not know this access key; what waits is in the log, since" in reason(), "it is told"
-    )
+    wait_until(lambda: told in reason() and "; what waits is in the log, since 20" in reason(), "it is told")
     assert own_server.is_ready()
     assert own_server.post("GenerateDataKey", {"KeyId": "alias/demo", "KeySpec": "AES_256"}).status == 200
     assert own_server.stop() == 0

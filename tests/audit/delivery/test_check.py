@@ -114,6 +114,13 @@ def rub_out(world: World) -> None:
     put(world, logs_of(world)[3], b"")
 
 
+def append_a_member(world: World) -> None:
+    """A second gzip member, which gzip's own tools read on."""
+    key = logs_of(world)[3]
+    there = world.destination.objects[key]
+    world.destination.objects[key] = replace(there, data=there.data + gzip.compress(b"forged"))
+
+
 def delete_a_log(world: World) -> None:
     del world.destination.objects[logs_of(world)[3]]
 
@@ -213,6 +220,7 @@ ATTACKS: list[tuple[Attack, str]] = [
     (change_a_byte, r"its contents are not those that its name was made of \(step 21\)"),
     (change_a_byte_and_the_name, r"it is not what log w0 has of .*eu-central-1 from 3 to 3 \(step 21\)"),
     (rub_out, r"neither gzip nor records can be read \(step 21\)"),
+    (append_a_member, r"neither gzip nor records can be read \(step 21\)"),
     (delete_a_log, r"1 records of log w0, from 3 to 3, are in no file \(step 20\)"),
     (delete_a_log, r"a digest names it, and it is not there"),
     (delete_the_newest_digests_with_their_logs, r"9 records of log w0, from 9 to 17, are in no file \(step 20\)"),

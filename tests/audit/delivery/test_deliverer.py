@@ -29,7 +29,8 @@ from tests.audit.delivery.fakes import HOME, TRAIL, Crash, FakeDestination, Fake
 from tests.audit.query.builder import START
 
 KEY = DigestKey(generate_private_key(public_exponent=65_537, key_size=2_048), 0)
-NOON = int(START.timestamp()) + 12 * 3_600
+MIDNIGHT = int(START.timestamp())
+NOON = MIDNIGHT + 12 * 3_600
 OTHER = Place("444455556666", "us-east-1")
 
 
@@ -136,13 +137,13 @@ def test_who_was_not_authenticated_makes_no_folder() -> None:
     log = FakeLog()
     stranger = orjson.loads(log.add(0, awsRegion="xx-made-up-1"))
     stranger["additionalEventData"]["keytrail"]["identityProof"] = "claimed"
-    assert delivered(orjson.dumps(stranger), HOME) == (HOME, stranger["eventTime"])
+    assert delivered(orjson.dumps(stranger), HOME) == (HOME, MIDNIGHT)
     stranger["additionalEventData"]["keytrail"]["identityProof"] = "accepted-by-upstream"
-    assert delivered(orjson.dumps(stranger), HOME) == (Place(HOME.account_id, "xx-made-up-1"), stranger["eventTime"])
+    assert delivered(orjson.dumps(stranger), HOME) == (Place(HOME.account_id, "xx-made-up-1"), MIDNIGHT)
     stranger["eventType"], stranger["additionalEventData"]["keytrail"]["identityProof"] = "AwsServiceEvent", "none"
-    assert delivered(orjson.dumps(stranger), HOME) == (Place(HOME.account_id, "xx-made-up-1"), stranger["eventTime"])
+    assert delivered(orjson.dumps(stranger), HOME) == (Place(HOME.account_id, "xx-made-up-1"), MIDNIGHT)
     for name, value in [("awsRegion", "../../etc"), ("recipientAccountId", "12"), ("recipientAccountId", "1/2")]:
-        assert delivered(orjson.dumps({**stranger, name: value}), HOME) == (HOME, stranger["eventTime"])
+        assert delivered(orjson.dumps({**stranger, name: value}), HOME) == (HOME, MIDNIGHT)
 
 
 def test_an_open_segment_is_delivered_at_the_interval_and_a_closed_one_at_once() -> None:

@@ -24,6 +24,7 @@ from audit.delivery.state import BegunDigest, BegunFiles, Chain, State, StateFil
 from audit.delivery.trail import describe_trails, public_keys
 from tests.audit.delivery.fakes import HOME, TRAIL
 from tests.audit.delivery.test_deliverer import KEY
+from tests.audit.query.builder import at, placed, record
 
 PLACES = st.builds(
     Place, st.from_regex(r"[0-9]{12}", fullmatch=True), st.sampled_from(["us-east-1", "eu-central-1", "us-gov-west-1"])
@@ -80,8 +81,20 @@ def test_a_body_is_the_same_in_pieces(lines: list[bytes]) -> None:
     assert orjson.loads(body_of([b"{}"] * len(lines))) == {"Records": [{}] * len(lines)}
 
 
+WHOLE = placed(record(recipientAccountId="111122223333"), "w0", 0, at(0))
+DAMAGE: list[dict[str, Any]] = [
+    {"eventTime": 5},
+    {"eventTime": "2026-13-01T00:00:00Z"},
+    {"eventTime": "now"},
+    {"awsRegion": []},
+    {"recipientAccountId": 1},
+    {"eventSource": None},
+]
+DAMAGED = [orjson.dumps({**WHOLE, **change}) for change in DAMAGE]
+
+
 @pytest.mark.parametrize(
-    "line", [b"", b"[]", b"1", b'{"additionalEventData": null}', b'{"additionalEventData": {"keytrail": {}}}']
+    "line", [b"", b"[]", b"1", b'{"additionalEventData": null}', b'{"additionalEventData": {"keytrail": {}}}', *DAMAGED]
 )
 def test_what_is_no_record_is_said(line: bytes) -> None:
     with pytest.raises(NoRecord):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import orjson
 import pytest
 
 from audit.companion import Status
+from audit.delivery.comparing import compare_delivery
 from audit.delivery.deliverer import Deliverer
 from audit.delivery.destination import FolderDestination
 from audit.delivery.logs import FollowedLog
@@ -206,6 +208,28 @@ def test_other_readers_of_cloudtrail_find_the_log_files_and_nothing_else(tmp_pat
     (found,) = find_files(str(tmp_path), Wanted(accounts=["111122223333"], regions=["eu-central-1"]))
     assert "/CloudTrail/eu-central-1/2026/01/02/" in found.name
     assert not list(find_files(str(tmp_path), Wanted(regions=["us-east-1"])))
+
+
+def test_a_destination_is_compared_also_where_only_the_log_is_left(forge: Forge, tmp_path: Path) -> None:
+    """The state is gone, and with it the trail's name, which the digests have; the keys are an auditor's copy."""
+    forge.grow(5)
+    forge.seal()
+    evidence = tmp_path / "evidence"
+    evidence.mkdir()
+    data, now = forge.instance.data, float(NOON)
+    with held(data, wait=False):
+        one = open_deliverer(data, Delivery(str(evidence), trail="other"), lambda: now)
+        assert one.step() and not one.step()
+        now += 3_600
+        assert one.step() and not one.step()
+    assert not compare_delivery(data, str(evidence), None).faults
+    copy = tmp_path / "digest.pub"
+    copy.write_bytes((data / "delivery" / "digest.pub").read_bytes())
+    shutil.rmtree(data / "delivery")
+    report = compare_delivery(data, str(evidence), copy)
+    assert (report.faults, report.records, report.digests) == ((), 5, 1)
+    reasons = [fault.reason for fault in compare_delivery(data, str(evidence), None).faults]
+    assert reasons == ["it is signed with a key that is not this trail's"]
 
 
 def test_a_segment_that_is_gone_is_an_incident(forge: Forge, tmp_path: Path) -> None:

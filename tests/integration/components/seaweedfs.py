@@ -28,9 +28,10 @@ _numbers = itertools.count()
 
 
 class SeaweedFS:
-    """One server with its data in `folder`. Its one user may do everything."""
+    """One server with its data in `folder`. Its user may do everything; with `reader_key_id` one may read only."""
 
     access_key_id = "AKIASEAWEED"
+    reader_key_id = "AKIASEAWEEDREADER"
     secret_access_key = "canary-secret-of-the-seaweed"
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +43,9 @@ class SeaweedFS:
         self._process: ServerProcess | None = None
         user = {"accessKey": self.access_key_id, "secretKey": self.secret_access_key}
         identity = {"name": "tests", "credentials": [user], "actions": ["Admin", "Read", "List", "Tagging", "Write"]}
-        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        reading = {"accessKey": self.reader_key_id, "secretKey": self.secret_access_key}
+        reader = {"name": "reader", "credentials": [reading], "actions": ["Read", "List"]}
+        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
 
     @property
     def address(self) -> str:
