@@ -1,10 +1,11 @@
-"""Signed checkpoints: what a log's tree was, under an Ed25519 signature. Pure.
+"""Signed checkpoints: what a log's tree was, under a signature of the sealer's key. Pure.
 
 A checkpoint is a C2SP signed note whose text is a tlog-checkpoint: origin, tree size, root hash, perhaps extension lines; then
 an empty line, and a signature line for each signer. Reading is strict: what is not exactly of this form is refused, signatures of
-other keys are passed over, as the specification says.
+other keys are passed over, as the specification says. Keys are Ed25519 (signature type 0x01), or ECDSA on P-256 with SHA-256
+(0x02), for key stores that have no other; the public key itself tells which.
 
-Source: C2SP signed-note and tlog-checkpoint; the `note` package of Go's x/mod/sumdb.
+Source: C2SP signed-note and tlog-checkpoint; the `note` package of Go's x/mod/sumdb; for ECDSA that of transparency-dev/formats.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import binascii
 import re
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Protocol
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from audit.errors import CheckpointInvalid
 from audit.merkle import HASH_BYTES
 
 ED25519_BYTES = 32
-_ED25519 = 0x01
+_ED25519, _ECDSA = 0x01, 0x02
 SIGNATURE_PREFIX = "\u2014 "  # em dash, as the specification wants it
 _MAX_NOTE_CHARS = 1_000_000
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -42,37 +47,68 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
+class PublicKey(Protocol):
+    """The public part of a `SigningKey`, as bytes: an Ed25519 key's 32, or a P-256 key's SubjectPublicKeyInfo (DER)."""
+
+    def public_bytes_raw(self) -> bytes: ...
+
+
+class SigningKey(Protocol):
+    """What signs: an `Ed25519PrivateKey` is one, and so is a key that only a KMS can use."""
+
+    def sign(self, data: bytes, /) -> bytes: ...
+
+    def public_key(self) -> PublicKey: ...
+
+
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """A public key and its name, written `NAME+KEYID+BASE64`."""
+    """A public key and its name, written `NAME+KEYID+BASE64`. `public_key`: as of `PublicKey`."""
 
     name: str
     public_key: bytes
 
     @property
+    def algorithm(self) -> int:
+        """The signature type of C2SP signed-note."""
+        return _ED25519 if len(self.public_key) == ED25519_BYTES else _ECDSA
+
+    @property
     def key_id(self) -> bytes:
-        return key_id(self.name, _ED25519, self.public_key)
+        return key_id(self.name, self.algorithm, self.public_key)
 
     def __str__(self) -> str:
-        return write_key(self.name, _ED25519, self.public_key)
+        return write_key(self.name, self.algorithm, self.public_key)
+
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Raises InvalidSignature unless this key signed `message`."""
+        if self.algorithm == _ED25519:
+            Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, message)
+        elif (key := _p256(self.public_key)) is not None:
+            key.verify(signature, message, ECDSA(SHA256()))
+        else:
+            raise InvalidSignature
 
     @classmethod
-    def of(cls, name: str, private_key: Ed25519PrivateKey) -> VerifierKey:
+    def of(cls, name: str, private_key: SigningKey) -> VerifierKey:
         return cls(name, private_key.public_key().public_bytes_raw())
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
         """Read a verifier key. Raises `CheckpointInvalid`."""
         name, algorithm, public_key = read_key(text)
-        if algorithm != _ED25519:
-            raise CheckpointInvalid(f"verifier key {name}: algorithm {algorithm} is not Ed25519")
-        if len(public_key) != ED25519_BYTES:
-            raise CheckpointInvalid(f"verifier key {name}: its key is not {ED25519_BYTES} bytes long")
-        return cls(name, public_key)
+        if algorithm not in (_ED25519, _ECDSA):
+            raise CheckpointInvalid(f"verifier key {name}: algorithm {algorithm} is not Ed25519, nor ECDSA")
+        verifier = cls(name, public_key)
+        if verifier.algorithm != algorithm or not is_public_key(public_key):
+            raise CheckpointInvalid(f"verifier key {name}: it holds no key of its algorithm")
+        return verifier
 
 
 def key_id(name: str, algorithm: int, public_key: bytes) -> bytes:
-    """The four bytes that stand before a signature (signed-note, "Signatures")."""
+    """The four bytes that stand before a signature (signed-note, "Signatures"); those of ECDSA are of the key alone."""
+    if algorithm == _ECDSA:
+        return sha256(public_key).digest()[:4]
     return sha256(f"{name}\n".encode() + bytes([algorithm]) + public_key).digest()[:4]
 
 
@@ -95,12 +131,34 @@ def read_key(text: str) -> tuple[str, int, bytes]:
     return name, key[0], key[1:]
 
 
-def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
+def is_public_key(data: bytes) -> bool:
+    """Whether `data` is a public key in the form of `PublicKey`."""
+    return len(data) == ED25519_BYTES or _p256(data) is not None
+
+
+def _p256(data: bytes) -> EllipticCurvePublicKey | None:
+    """The P-256 key in `data`, which is written in the one form that DER and X9.62 prefer; None where it is none."""
+    try:
+        key = load_der_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        return None
+    return key if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == data else None
+
+
+def sign(checkpoint: Checkpoint, key: SigningKey) -> str:
     """The signed note of `checkpoint`; the signer's name is the origin."""
-    verifier = VerifierKey.of(checkpoint.origin, key)
-    text = checkpoint.text()
-    signature = base64.b64encode(verifier.key_id + key.sign(text.encode())).decode()
-    return f"{text}\n{SIGNATURE_PREFIX}{checkpoint.origin} {signature}\n"
+    return sign_note(checkpoint.text(), checkpoint.origin, key)
+
+
+def sign_note(text: str, name: str, *keys: SigningKey) -> str:
+    """The note of `text`, signed by each of `keys` under `name`."""
+    lines = []
+    for key in keys:
+        signature = VerifierKey.of(name, key).key_id + key.sign(text.encode())
+        lines.append(f"{SIGNATURE_PREFIX}{name} {base64.b64encode(signature).decode()}\n")
+    return f"{text}\n{''.join(lines)}"
 
 
 def open_note(note: str, verifier: VerifierKey) -> str:
@@ -110,7 +168,7 @@ def open_note(note: str, verifier: VerifierKey) -> str:
         if name != verifier.name or signer != verifier.key_id:
             continue
         try:
-            Ed25519PublicKey.from_public_bytes(verifier.public_key).verify(signature, text.encode())
+            verifier.verify(signature, text.encode())
         except InvalidSignature:
             raise CheckpointInvalid(f"the signature of {name} is not genuine") from None
         return text
@@ -132,9 +190,14 @@ def open_checkpoint(note: str, verifier: VerifierKey) -> Checkpoint:
     return parse_checkpoint(open_note(note, verifier))
 
 
+def claimed_text(note: str) -> str:
+    """The text of a note, with no signature checked. Raises `CheckpointInvalid`."""
+    return parse_note(note)[0]
+
+
 def claimed_checkpoint(note: str) -> Checkpoint:
     """What a note says, with no signature checked. Raises `CheckpointInvalid`."""
-    return parse_checkpoint(parse_note(note)[0])
+    return parse_checkpoint(claimed_text(note))
 
 
 def parse_checkpoint(text: str) -> Checkpoint:

@@ -53,6 +53,10 @@ class CheckpointInvalid(AuditError):
     """A signed note is malformed, not signed by the expected key, or contradicts what was signed before."""
 
 
+class SigningUnavailable(AuditError):
+    """The KMS that has the signing key does not sign now; it is tried again."""
+
+
 class QueryError(AuditError):
     """A query cannot be answered as asked: bad filter, bad time, no log there."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,6 +70,11 @@ class Instance:
     def sealer_public_key(self) -> Path:
         return self.data / "sealer.pub"
 
+    @property
+    def key_chain(self) -> Path:
+        """The changes of the sealer's key."""
+        return self.data / "checkpoints" / "keys"
+
     def log_folder(self, log: str) -> Path:
         return self.data / "log" / log
 
@@ -85,8 +91,8 @@ class Instance:
 
         Raises FileExistsError where something of the kind is there already.
         """
-        durable.create_folder(data / "log")
-        durable.create_folder(data / "checkpoints")
+        durable.create_folder(data / "log", 0o750)
+        durable.create_folder(data / "checkpoints", 0o750)
         instance = cls(data, secrets.token_hex(8), account_id, region, created, ())
         return instance._with_new_log(ADMIN_LOG)
 
@@ -114,7 +120,7 @@ class Instance:
             "created": self.created,
             "logs": self.logs,
         }
-        durable.replace(self.data / "keytrail.json", orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+        durable.replace(self.data / "keytrail.json", orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n", mode=0o640)
 
     @property
     def is_served(self) -> bool:
@@ -158,5 +164,6 @@ class Instance:
         if not self.log_folder(name).exists():
             create_log(self.log_folder(name))
         if not self.checkpoint_folder(name).exists():
-            durable.create_folder(self.checkpoint_folder(name))
+            with suppress(PermissionError):  # the sealer's own, where it is another user: it makes the folder itself
+                durable.create_folder(self.checkpoint_folder(name), 0o750)
         return replace(self, logs=(*self.logs, name))

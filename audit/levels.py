@@ -52,7 +52,7 @@ class LevelFiles:
         """
         level = 1
         while wanted := hashes_in(level, size):
-            fd = os.open(self.path(level), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path(level), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
                 done = min(os.fstat(fd).st_size // HASH_BYTES, wanted)
                 os.lseek(fd, done * HASH_BYTES, os.SEEK_SET)

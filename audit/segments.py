@@ -57,11 +57,14 @@ def read_mark(folder: Path) -> Mark | None:
 
 
 def create_log(folder: Path) -> None:
-    """Create the folder of a new, empty log; durable when this returns. Raises FileExistsError."""
-    durable.create_folder(folder)
+    """Create the folder of a new, empty log; durable when this returns. Raises FileExistsError.
+
+    Its group may read it, for a sealer that is another user; nobody but the owner gets through the data folder by default.
+    """
+    durable.create_folder(folder, 0o750)
     durable.create_folder(folder / "torn")
     durable.create(folder / "lock", b"")
-    durable.create(folder / "mark", Mark(0, 0, 0, 0).encode())
+    durable.create(folder / "mark", Mark(0, 0, 0, 0).encode(), mode=0o640)
 
 
 def is_being_written(folder: Path) -> bool:
@@ -117,7 +120,7 @@ class SegmentFolder:
             raise LogIncident(folder.name, f"{error.filename} has vanished") from error
         try:
             take_lock(self._lock)
-            self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # it can be made again
+            self._mark = os.open(folder / "mark", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)  # it can be made again
         except BlockingIOError as error:
             os.close(self._lock)
             raise LogInUse(folder.name) from error
@@ -144,7 +147,7 @@ class SegmentFolder:
         path = self._folder / segment_name(segment)
         self.close()
         # An empty segment of that name may be left from a crash between this and the first sync.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         status = os.fstat(fd)
         if status.st_size:
             os.close(fd)

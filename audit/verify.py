@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from audit.canonical import timestamp
-from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
+from audit.checkpoint import VerifierKey, claimed_checkpoint, split_notes
 from audit.comparison import COSIGNED, HISTORY, SAVED, STAMPED, Comparison, Faults, Target
 from audit.errors import AuditError, CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
+from audit.keychain import LogKeys
 from audit.log import Mark
 from audit.merkle import leaf_hash
 from audit.receipts import Awaited, ClaimedReceipt
 from audit.report import LogReport, Report, Step, Verdict
-from audit.sealing.keys import verifier_keys
+from audit.sealing.keys import log_keys, verifier_keys
 from audit.segments import Segment, is_being_written, list_segments, read_mark, segment_name
 from audit.witnessed import Demand
 
@@ -158,8 +159,8 @@ class _LogCheck:
         self._authorities = authorities
         self._stamps = "not asked for: no certificates were given" if authorities is None else "there is none"
         self._cosigned = "not asked for: no policy was given" if demand is None else "there is none"
-        self._verifier = key or _key_in_data_folder(instance, origin)
         self._faults = Faults(self._log, iter(TITLES))
+        self._keys = self._trusted_keys(instance, key or _key_in_data_folder(instance, origin))
         self._tree = Comparison(iter(()), None, self._faults)  # nothing to compare with, until `run` has read the checkpoints
         self._notes = self._settled_notes = self._torn_note_bytes = 0
         self._latest: str | None = None
@@ -171,6 +172,16 @@ class _LogCheck:
         self._mark: Mark | None = None
         self._mark_seen = False
         self._being_written = False
+
+    def _trusted_keys(self, instance: Instance, trusted: VerifierKey | None) -> LogKeys | None:
+        """The keys that `trusted` vouches for; it alone where the chain of keys says nothing."""
+        if trusted is None:
+            return None
+        try:
+            return log_keys(instance, trusted)
+        except (CheckpointInvalid, OSError) as error:
+            self._faults.add(4, f"the chain of the sealer's keys: {error}")
+            return LogKeys(trusted)
 
     def never_sealed(self) -> bool:
         return self._tree.records > 0 and not self._notes
@@ -187,7 +198,7 @@ class _LogCheck:
         settled = self.history_bytes()
         self._latest = _read_if_there(self._checkpoints / "latest") if settled else None
         history = self._read_history(settled, self.history_bytes())
-        known = (history, self._read_saved(), cosigned, self._read_timestamps())
+        known = (history, self._fixed_by_keys(), self._read_saved(), cosigned, self._read_timestamps())
         targets = iter(merge(*known, key=lambda target: target.checkpoint.size))
         leaves = self._checkpoints / "leaves"
         with Comparison(targets, leaves if settled and leaves.exists() else None, self._faults) as self._tree:
@@ -303,7 +314,7 @@ class _LogCheck:
 
     def _read_history(self, settled: int, end: int) -> Iterator[Target]:
         """The genuine checkpoints of the history, in order; those within `settled` were there before `latest` was read."""
-        if self._verifier is None and end:
+        if self._keys is None and end:
             self._faults.add(4, "there is no key to check the checkpoints with: sealer.pub cannot be read, and none was given")
         previous, last_end = -1, 0
         for position, note, is_whole in _notes(self._checkpoints / "history", end):
@@ -316,10 +327,10 @@ class _LogCheck:
                 self._latest_at = self._notes
             self._notes += 1
             self._settled_notes += position <= settled
-            if self._verifier is None:
+            if self._keys is None:
                 continue
             try:
-                checkpoint = _open_own(note, self._verifier)
+                checkpoint = self._keys.open(note)
             except CheckpointInvalid as error:
                 self._faults.add(4, f"{name}: {error}")
                 continue
@@ -329,15 +340,20 @@ class _LogCheck:
             previous = checkpoint.size
             yield Target(checkpoint, HISTORY, f"{name} ({checkpoint.size} records)")
 
+    def _fixed_by_keys(self) -> Iterator[Target]:
+        """What each change of the sealer's key says of this log: it is signed by the key that followed, too."""
+        for number, checkpoint in self._keys.fixed() if self._keys is not None else ():
+            yield Target(checkpoint, HISTORY, f"change {number} of the sealer's key ({checkpoint.size} records)")
+
     def _read_saved(self) -> Iterator[Target]:
         targets = []
         for note in self._saved:
             claimed = claimed_checkpoint(note)
             name = f"the saved checkpoint of {claimed.size} records"
             try:
-                if self._verifier is None:
+                if self._keys is None:
                     raise CheckpointInvalid("there is no key to check it with")
-                targets.append(Target(_open_own(note, self._verifier), SAVED, name))
+                targets.append(Target(self._keys.open(note), SAVED, name))
             except CheckpointInvalid as error:
                 self._faults.add(7, f"{name}: {error}")
         return iter(sorted(targets, key=lambda target: target.checkpoint.size))
@@ -348,9 +364,9 @@ class _LogCheck:
         if self._demand is None or note is None:
             return iter(())
         try:
-            if self._verifier is None:
+            if self._keys is None:
                 raise CheckpointInvalid("there is no key to check it with")
-            checkpoint = _open_own(note, self._verifier)
+            checkpoint = self._keys.open(note)
             for shortcoming in self._demand.shortcomings(note, self._started_s):
                 self._faults.add(COSIGNED, f"the newest cosigned checkpoint, of {checkpoint.size} records: {shortcoming}")
             self._cosigned = f"{checkpoint.size} records, {self._demand.told(note, self._started_s)}"
@@ -366,9 +382,9 @@ class _LogCheck:
         for path in sorted(folder.glob("*.note")) if self._authorities is not None and not self._is_foreign else ():
             data = path.read_bytes()
             try:
-                if self._verifier is None:
+                if self._keys is None:
                     raise CheckpointInvalid("there is no key to check it with")
-                checkpoint = _open_own(data.decode("utf-8", "replace"), self._verifier)
+                checkpoint = self._keys.open(data.decode("utf-8", "replace"))
                 for response in sorted(folder.glob(f"{path.stem}-*.tsr")):
                     count += 1
                     stamp = self._authorities.open(response.read_bytes(), data) if self._authorities is not None else None
@@ -522,14 +538,6 @@ def _read_if_there(path: Path) -> str | None:
 
 def _missing(start: int, end: int) -> str:
     return f"record {start} is missing" if end == start + 1 else f"records {start}–{end - 1} are missing"
-
-
-def _open_own(note: str, verifier: VerifierKey) -> Checkpoint:
-    """The checkpoint in `note`, of the log that `verifier` is for."""
-    checkpoint = open_checkpoint(note, verifier)
-    if checkpoint.origin != verifier.name:
-        raise CheckpointInvalid(f"it is for {checkpoint.origin}, not for {verifier.name}")
-    return checkpoint
 
 
 def _read_place(text: bytes) -> tuple[str | None, int, dict[str, Any], dict[str, Any]]:

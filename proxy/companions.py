@@ -56,8 +56,30 @@ def delivery_plan(settings: Settings) -> dict[str, Any]:
     }
 
 
+def sealing_plan(settings: Settings) -> dict[str, Any]:  # Any: JSON
+    """What the sealer is told: whom it runs as, where its key and its state are, and how the KMS is reached that may have the
+    key."""
+    is_elsewhere = bool(settings.sealer_kms_endpoint)
+    kms = {
+        "region": settings.region,
+        "endpoint_url": settings.sealer_kms_endpoint or settings.aws_endpoint,
+        "profile": settings.sealer_kms_profile,
+        "fips": settings.aws_fips and not is_elsewhere,
+        "dual_stack": settings.aws_dual_stack and not is_elsewhere,
+        "ca_bundle": str(settings.aws_ca_bundle or ""),
+        "egress_proxy": "" if is_elsewhere else settings.aws_egress_proxy.get_secret_value(),
+    }
+    return {"user": settings.sealer_user, "key": settings.sealer_key, "state": str(settings.sealer_state or ""), "kms": kms}
+
+
 COMPANIONS = (
-    Companion("sealer", "audit.sealing", Ends.AFTER_THE_WORKERS),
+    Companion(
+        "sealer",
+        "audit.sealing",
+        Ends.AFTER_THE_WORKERS,
+        is_wanted=lambda settings: settings.sealer == "here",
+        plan=sealing_plan,
+    ),
     Companion("indexer", "audit.query.index.follow", Ends.WITH_THE_WORKERS, is_wanted=lambda settings: settings.index),
     Companion(
         "witnesses",

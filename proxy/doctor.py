@@ -97,7 +97,8 @@ def _data_folder(around: Surroundings) -> Finding:
     data = around.settings.data
     if not (data / "keytrail.json").exists():
         return Verdict.FAILED, f"{data} is not initialised", "run `keytrail init`, or name the folder by --data"
-    closed = [str(path) for path in (data, data / "log", data / "checkpoints") if path.exists() and not os.access(path, os.W_OK)]
+    own = [data, data / "log", *([data / "checkpoints"] if around.settings.sealer == "here" else [])]
+    closed = [str(path) for path in own if path.exists() and not os.access(path, os.W_OK)]
     if closed:
         return Verdict.FAILED, f"not writable: {', '.join(closed)}", "run this as the user that serves, and give it the folder"
     return Verdict.OK, f"{data} is initialised and writable", ""
@@ -106,10 +107,19 @@ def _data_folder(around: Surroundings) -> Finding:
 def _secrets(around: Surroundings) -> Finding:
     paths = [around.settings.data / name for name in _SECRETS] + [around.settings.ca_files[1]]
     paths += [path for path in (around.settings.tls_key,) if path is not None]
-    open_to_others = [str(path) for path in dict.fromkeys(paths) if path.exists() and path.stat().st_mode & 0o077]
+    if around.settings.sealer_key and not around.settings.sealer_key.startswith("awskms:"):
+        paths.append(Path(around.settings.sealer_key))
+    open_to_others = [str(path) for path in dict.fromkeys(paths) if _is_open_to_others(path)]
     if open_to_others:
         return Verdict.FAILED, f"others may read {', '.join(open_to_others)}", "chmod 600"
     return Verdict.OK, "nobody else may read the keys", ""
+
+
+def _is_open_to_others(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o077)
+    except (FileNotFoundError, PermissionError):  # the sealer's key is in a folder of its own user's
+        return False
 
 
 def _disk(around: Surroundings) -> Finding:

@@ -21,13 +21,14 @@ from typing import Any, TypeVar
 from audit import durable
 from audit.instance import Instance
 from audit.record import JsonValue
-from audit.sealing.keys import create_key
+from audit.sealing.keys import KeyPlace, create_key
 from proxy import authority
 from proxy.authorization import PolicyAuthoriser, check_identity_policy
 from proxy.backends.local import effects
 from proxy.backends.local.backend import LocalBackend
 from proxy.callers import Caller, Callers
 from proxy.clock import clock_of
+from proxy.companions import sealing_plan
 from proxy.domain import Answer, KmsCall, Operation
 from proxy.errors import SetupError
 from proxy.host_log import HostLog
@@ -58,6 +59,9 @@ def initialise(settings: Settings) -> Instance:
     if is_joining and settings.master_key is None:
         raise SetupError("the key store is there already: name the file with its master key by the setting master_key")
     key = secrets.token_bytes(MASTER_KEY_BYTES) if settings.master_key is None else read_master_key(settings.master_key)
+    place = KeyPlace.of(sealing_plan(settings))
+    if settings.sealer_key and not (data / "keytrail.json").exists():
+        place.require_new()
     if is_joining:
         open_shared(settings, key).close()
     try:
@@ -72,7 +76,7 @@ def initialise(settings: Settings) -> Instance:
     instance = Instance.create(data, settings.account_id, settings.region, created)
     if settings.master_key is None:
         durable.create(instance.master_key, base64.b64encode(key) + b"\n")
-    create_key(instance)
+    create_key(instance, place)
     if not is_joining:
         create_store(instance, settings, key).close()
         _fill(instance, settings)

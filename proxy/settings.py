@@ -7,6 +7,7 @@ Units stand in the names. config/keytrail.toml shows every setting with its defa
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,12 @@ def _has_a_port(address: str) -> str:
     if host_and_port(address)[1] > 65_535:
         raise ValueError("there is no such port")
     return address
+
+
+def _is_a_key(place: str) -> str:
+    if place.startswith("awskms:") and not re.fullmatch(r"awskms:[a-zA-Z0-9_:/-]{1,2048}", place):
+        raise ValueError("after awskms: there should be the ARN, the id or the alias of a KMS key")
+    return place
 
 
 Address = Annotated[
@@ -78,6 +85,13 @@ class Settings(BaseSettings):
     segment_max_age_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
     index: bool = True
     tlog_entries: bool = False
+    heartbeat_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    sealer: Literal["here", "apart"] = "here"
+    sealer_user: Annotated[str, StringConstraints(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$")] = ""
+    sealer_key: Annotated[str, AfterValidator(_is_a_key)] = ""
+    sealer_state: MaybePath = None
+    sealer_kms_endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[A-Za-z0-9.{}\[\]:-]+/?)?$")] = ""
+    sealer_kms_profile: str = ""
     witness_policy: MaybePath = None
     timestamp_urls: Words = ()
     timestamp_ca: MaybePath = None
@@ -146,6 +160,9 @@ class Settings(BaseSettings):
             ("delivery_retention_days", 'delivery = "s3://…"', self.delivery_retention_days > 0 and not self._delivers_to_s3),
             ("timestamp_urls", "timestamp_ca", bool(self.timestamp_urls) and self.timestamp_ca is None),
             ("proxy_protocol", "trusted_networks", self.proxy_protocol and not self.trusted_networks),
+            ("sealer_user", "sealer_key, outside the data folder", bool(self.sealer_user) and not self.sealer_key),
+            ("sealer_kms_endpoint", "sealer_key", bool(self.sealer_kms_endpoint) and not self.sealer_key.startswith("awskms:")),
+            ("sealer_kms_profile", "sealer_key", bool(self.sealer_kms_profile) and not self.sealer_key.startswith("awskms:")),
         ):
             if is_missing:
                 raise ValueError(f"`{name}` needs {needs}")

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,10 +24,13 @@ import orjson
 import prometheus_client
 from aiohttp import web
 
+from audit.errors import AuditError
 from audit.instance import Instance
 from proxy.companions import COMPANIONS, Ends
 from proxy.errors import ProxyError, SetupError
 from proxy.metrics import Metrics, as_tally
+from proxy.sealer_watch import SealerWatch
+from proxy.separation import separate
 from proxy.settings import Settings, host_and_port
 from proxy.tree_routes import add_tree_routes
 from proxy.worker_plan import LISTENERS, Status, WorkerPlan
@@ -34,6 +38,7 @@ from proxy.worker_plan import LISTENERS, Status, WorkerPlan
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _GRACE_S = 5.0
+_WATCH_INTERVAL_S = 2.0
 _MAX_REPORT_BYTES = 1 << 20  # the longest line that a child may tell
 #: What a SIGHUP does not change, since it stands for more than the calls to come.
 _FIXED = frozenset(
@@ -57,6 +62,8 @@ _FIXED = frozenset(
         "timestamp_urls",
         "delivery",
         "proxy_protocol",
+        "sealer",
+        "sealer_user",
     ]
 )
 
@@ -65,7 +72,14 @@ class Child:
     """A process that is kept running until `stop`. `status` is what it last said of itself; `plan`, a line, is told to it at its
     start."""
 
-    def __init__(self, name: str, argv: Sequence[str], changed: Callable[[], None], metrics: Metrics, plan: bytes) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        changed: Callable[[], None],
+        metrics: Metrics,
+        plan: bytes,
+    ) -> None:
         self.name = name
         self.status = Status(ready=False, reason="starting")
         self.plan = plan
@@ -187,6 +201,7 @@ class Supervisor:
             for row in COMPANIONS
             if row.is_wanted(settings)
         }
+        self._apart = SealerWatch(lambda: Instance.load(settings.data), time.monotonic) if settings.sealer == "apart" else None
 
     def _child(self, name: str, command: Sequence[str], plan: bytes) -> Child:
         return Child(name, command, self._changed.set, self._metrics, plan)
@@ -204,9 +219,12 @@ class Supervisor:
         instance = Instance.load(self._settings.data)
         lock = _hold(instance)
         instance.require_logs()
-        instance.with_logs([child.name for child in self._workers])
+        instance = instance.with_logs([child.name for child in self._workers])
+        if self._settings.sealer == "here" and os.geteuid() == 0 and self._settings.sealer_user:
+            separate(instance, self._settings)
         admin, admin_url = await self._start_admin()
         running = {child: asyncio.create_task(child.keep()) for child in self._children}
+        watching = asyncio.create_task(self._watch_sealer())
         try:
             await self._until(lambda: all(child.status.ready for child in self._workers))
             if not self._stopping:
@@ -214,6 +232,7 @@ class Supervisor:
                 self._announce({**urls, "admin_listen": admin_url})
             await self._until(lambda: False)
         finally:
+            watching.cancel()
             limit_s = self._settings.drain_timeout_s + _GRACE_S
             for turn in Ends:
                 ending = [child for row, child in self._companions.items() if row.ends is turn]
@@ -258,6 +277,15 @@ class Supervisor:
             await self._changed.wait()
             self._changed.clear()
 
+    async def _watch_sealer(self) -> None:
+        """Look after a sealer that somebody else runs."""
+        while self._apart is not None:
+            try:
+                self._apart.look()
+            except (AuditError, OSError) as error:
+                _log.warning("the sealer cannot be looked after: %s", error)
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
     async def _start_admin(self) -> tuple[web.AppRunner, str]:
         app = web.Application()
         app.router.add_get("/health/live", self._live)
@@ -281,6 +309,9 @@ class Supervisor:
         """Ready when every worker is: one that is not answers 503 to whoever reaches it."""
         ready = not self._stopping and all(child.status.ready for child in self._workers)
         children = {child.name: {"ready": child.status.ready, "reason": child.status.reason} for child in self._children}
+        if self._apart is not None:
+            told = self._apart.status()
+            children["sealer"] = {"ready": told.ready, "reason": told.reason}
         body = {"status": "ready" if ready else "not ready", "processes": children}
         return web.json_response(body, status=200 if ready else 503)
 

@@ -27,10 +27,12 @@ from proxy.assembly import Assembly, Parts, assemble, log_place, make_ids
 from proxy.backends.local import effects
 from proxy.entrances import Entrances, own_addresses
 from proxy.errors import ProxyError
+from proxy.heartbeat import Heartbeat
 from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
 from proxy.metrics import Counts
 from proxy.opening import is_shared, open_store
+from proxy.recording import Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
 from proxy.store_database import StoreUnreachable
@@ -110,6 +112,9 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     limits = Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s)
     listener = Listener(assembly.pipeline.walk, limits)
     entrances = Entrances(settings, plan.ports, listener)
+    at_work = Work(settings, assembly, parts, listener, entrances)
+    heartbeat = _heartbeat(parts, at_work)
+    await heartbeat.start()
     await entrances.open()
     counts.readings += [entrances.counts, lambda: _readings(listener, loop)]
 
@@ -131,8 +136,8 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     gc.set_threshold(_GC_THRESHOLD)
     gc.enable()
     _report(Status(ready=True))
-    at_work = Work(settings, assembly, parts, listener, entrances)
     watching = [loop.create_task(_watch(log, store)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
+    watching.append(loop.create_task(heartbeat.beat()))
     marked = f"{instance.id}/{plan.log}" if is_shared(settings) else plan.log  # other hosts have logs of the same name
     keeper = UseKeeper(parts.uses, store, marked, log.records, partial(records_from, instance.log_folder(plan.log)))
     beside = [loop.create_task(at_work.maintain(stop))]
@@ -152,6 +157,7 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     if settings.backend == "local":
         await keeper.finish()
     await at_work.close()  # before the log: who opens it next may rely on that no change is under way any more
+    await heartbeat.stop()
     await log.close()
     store.close()
 
@@ -204,6 +210,17 @@ class Work:
             retiring.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._assembly.close()
+
+
+def _heartbeat(parts: Parts, at_work: Work) -> Heartbeat:
+    instance, settings = parts.instance, at_work.settings
+    recorder = Recorder(instance.account_id, instance.region, settings.backend, settings.grant_tokens, parts.new_id)
+    latest = instance.checkpoint_folder(parts.log.name) / "latest"
+    return Heartbeat(parts.log, recorder, latest, _now_us, lambda: at_work.settings.heartbeat_s)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
 
 
 async def _retire(old: Assembly) -> None:

@@ -18,13 +18,14 @@ from audit.attest.make import attestation_key, check_question
 from audit.attest.parsing import parse
 from audit.attest.reading import Hits, LogReading, read_log
 from audit.attest.statement import UNDER_WAY, VERSION, Excepted, LogFacts, SetBack, Statement
-from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
+from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, split_notes
 from audit.errors import AuditError, CheckpointInvalid, QueryError
 from audit.instance import Instance
+from audit.keychain import KeyChain, LogKeys
 from audit.merkle import EMPTY_ROOT, extends
 from audit.query.times import time_text
 from audit.report import Step, Verdict
-from audit.sealing.keys import verifier_keys
+from audit.sealing.keys import read_chain, verifier_keys
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read
 
@@ -72,14 +73,18 @@ def check(
     saved: Iterable[str] = (),
     data: Path | None = None,
     progress: Progress | None = None,
+    chain: KeyChain | None = None,
 ) -> AttestationReport:
     """Check an attestation. `keys` are trusted: any verifier key of the instance will do, since one signs for all of its logs.
 
     `saved` are texts of checkpoints kept elsewhere. `data` is a data folder with the log; without `keys`, its public key is used.
-    Raises `CheckpointInvalid` where a saved file holds no checkpoint, `NoInstance`, OSError.
+    `chain`: the changes of the sealer's key, those in `data` where none is given. Raises `CheckpointInvalid` where a saved file
+    holds no checkpoint, `NoInstance`, OSError.
     """
     instance = None if data is None else Instance.load(data)
-    walk = _Check(envelope, [*keys], [note for text in saved for note in _notes(text)], instance)
+    if chain is None and instance is not None:
+        chain = read_chain(instance)
+    walk = _Check(envelope, [*keys], [note for text in saved for note in _notes(text)], instance, chain)
     walk.run(progress)
     return walk.report()
 
@@ -87,8 +92,15 @@ def check(
 class _Check:
     """The walk through the steps. Of a step, the faults found; and where it was checked at all, what was."""
 
-    def __init__(self, envelope: bytes, keys: list[VerifierKey], saved: list[str], instance: Instance | None) -> None:
-        self._envelope, self._saved, self._instance = envelope, saved, instance
+    def __init__(
+        self,
+        envelope: bytes,
+        keys: list[VerifierKey],
+        saved: list[str],
+        instance: Instance | None,
+        chain: KeyChain | None,
+    ) -> None:
+        self._envelope, self._saved, self._instance, self._chain = envelope, saved, instance, chain
         self._is_key_given = bool(keys)
         verifiers = keys if keys or instance is None else verifier_keys(instance).values()
         self._keys = {(_instance_of(key), key.public_key): None for key in verifiers}  # one key signs for all logs of an instance
@@ -130,7 +142,11 @@ class _Check:
             self._fault(1, "no key was given: only the form was checked")
             return payload
         try:
-            verifiers = {attestation_key(instance, public_key): instance for instance, public_key in self._keys}
+            verifiers = {
+                attestation_key(instance, public_key): instance
+                for instance, trusted in self._keys
+                for public_key in self._vouched(instance, trusted)
+            }
             _, signer = open_envelope(self._envelope, verifiers)
         except AttestationInvalid as error:
             self._fault(1, str(error))
@@ -139,6 +155,21 @@ class _Check:
         source = "was given" if self._is_key_given else "is in the data folder, which whoever changes the log can change too"
         self._checked[1] = f"{signer.name}, by the key that {source}"
         return payload
+
+    def _vouched(self, instance: str, trusted: bytes) -> tuple[bytes, ...]:
+        """The keys that may have signed the document, by the word of one that is trusted."""
+        is_of_chain = self._chain is not None and self._chain.instance == instance
+        return self._chain.vouched(trusted) if self._chain is not None and is_of_chain else (trusted,)
+
+    def _open_own(self, note: str, origin: str, public_keys: Iterable[bytes]) -> Checkpoint:
+        """The checkpoint of the log `origin` in `note`, as one of `public_keys` vouches for it. Raises `CheckpointInvalid`."""
+        error = CheckpointInvalid("there is no key to check it with")
+        for public_key in public_keys:
+            try:
+                return LogKeys(VerifierKey(origin, public_key), self._chain).open(note)
+            except CheckpointInvalid as reason:
+                error = reason
+        raise error
 
     def _form(self, payload: bytes) -> Statement | None:
         try:
@@ -162,7 +193,7 @@ class _Check:
             for note in (*([log.note] if log.note is not None else []), *(one.note for one in log.extends)):
                 count += 1
                 try:
-                    _open_own(note, _origin(statement, log.log), public_keys)
+                    self._open_own(note, _origin(statement, log.log), public_keys)
                 except CheckpointInvalid as error:
                     self._fault(3, f"log {log.log}: {error}")
         self._checked[3] = f"{count} checkpoints"
@@ -184,7 +215,7 @@ class _Check:
                     raise CheckpointInvalid("the attestation does not speak of that log")
                 if not public_keys:
                     raise CheckpointInvalid("there is no key to check it with")
-                self._genuine[note] = _open_own(note, claimed.origin, public_keys)
+                self._genuine[note] = self._open_own(note, claimed.origin, public_keys)
             except CheckpointInvalid as error:
                 self._fault(5, f"{_told(claimed)}: {error}")
                 continue
@@ -355,21 +386,6 @@ def _instance_of(key: VerifierKey) -> str:
     if len(parts) != 3 or parts[0] != "keytrail":
         raise QueryError(f"{key.name} is not the name of a key of keytrail: it should be keytrail/INSTANCE/LOG")
     return parts[1]
-
-
-def _open_own(note: str, origin: str, public_keys: Iterable[bytes]) -> Checkpoint:
-    """The checkpoint of the log `origin` in `note`, signed by one of `public_keys`. Raises `CheckpointInvalid`."""
-    error = CheckpointInvalid("there is no key to check it with")
-    for public_key in public_keys:
-        try:
-            checkpoint = open_checkpoint(note, VerifierKey(origin, public_key))
-        except CheckpointInvalid as reason:
-            error = reason
-            continue
-        if checkpoint.origin != origin:
-            raise CheckpointInvalid(f"it is for {checkpoint.origin}, not for {origin}")
-        return checkpoint
-    raise error
 
 
 def _notes(text: str) -> list[str]:

@@ -18,12 +18,15 @@ from audit.attest.make import ALL_PHASES, Finding, attest
 from audit.attest.statement import Statement
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
+from audit.instance import Instance
+from audit.keychain import KeyChain
 from audit.query.commands import DEFAULT_DATA, Data, whole_arn
 from audit.query.filters import Filter, KeyName, parse_pair
 from audit.query.render import clean, record_line
 from audit.query.terminal import FINDINGS, OK, check_target, errors, exit_with, note, progress_bar
 from audit.query.times import parse_time, time_text
 from audit.report import Verdict
+from audit.sealing.keys import KeyPlace
 
 app = typer.Typer()
 
@@ -70,6 +73,13 @@ def attest_absence(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the document there, not to standard output.")] = None,
+    sealer_key: Annotated[
+        str,
+        typer.Option(envvar="KEYTRAIL_SEALER_KEY", help="Where the sealer's key is, if not in the data folder: as the setting."),
+    ] = "",
+    sealer_kms_endpoint: Annotated[
+        str, typer.Option(envvar="KEYTRAIL_SEALER_KMS_ENDPOINT", help="The KMS that has it, if not AWS's.")
+    ] = "",
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Attest that no record of such a call is in the logs, as a signed document that `verify-attestation` checks.
@@ -98,8 +108,9 @@ def attest_absence(
             error=error,
             phases=ALL_PHASES,
         )
+        place = KeyPlace(sealer_key, kms={"endpoint_url": sealer_kms_endpoint, "region": Instance.load(data).region})
         with progress_bar("reading the logs") as bar:
-            finding, document = attest(data, question, now, [_saved(path) for path in checkpoint or []], bar)
+            finding, document = attest(data, question, now, [_saved(path) for path in checkpoint or []], bar, place)
         if not finding.is_absent:
             _tell_hits(finding)
             raise typer.Exit(FINDINGS)
@@ -129,6 +140,12 @@ def verify_attestation(
     checkpoint: Annotated[
         list[Path] | None, typer.Option(help="A saved checkpoint, which the logs must agree with. Repeatable.")
     ] = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys", help="The changes of the sealer's key (`keytrail sealer keys`), if the key given is an older one."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The report, and the statement, as JSON.")] = False,
     data: Annotated[
         Path | None, typer.Option("--data", help="A data folder: read its logs again, and hold the statement against them.")
@@ -138,8 +155,9 @@ def verify_attestation(
     with errors():
         keys = [_verifier_key(text) for text in key or []]
         saved = [_saved(path) for path in checkpoint or []]
+        chain = _chain(changes, keys) if changes is not None else None
         with progress_bar("reading the logs") as bar:
-            report = check(_read(file), keys, saved, data, bar)
+            report = check(_read(file), keys, saved, data, bar, chain)
         if json:  # ASCII: text from a document stays text on a terminal
             sys.stdout.write(json_text.dumps(report.to_json(), indent=2) + "\n")
         else:
@@ -207,6 +225,14 @@ def _verifier_key(text: str) -> VerifierKey:
         return VerifierKey.parse(text)
     except CheckpointInvalid as error:
         raise QueryError(f"--key: {error}") from error  # mistyped: nothing was checked yet
+
+
+def _chain(path: Path, keys: list[VerifierKey]) -> KeyChain:
+    """The changes of the key in a file, of the instance whose keys are given. Raises `CheckpointInvalid`."""
+    instances = {key.name.split("/")[1] for key in keys if key.name.count("/") == 2}
+    if len(instances) != 1:
+        raise QueryError("--keys needs --key, of one instance")
+    return KeyChain.read(_saved(path), instances.pop())
 
 
 def _read(path: Path) -> bytes:

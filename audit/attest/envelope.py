@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit.checkpoint import VerifierKey
 from audit.errors import AuditError
@@ -41,7 +40,7 @@ def pae(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
 
 
 def seal(payload: bytes, verifier: VerifierKey, sign: Callable[[bytes], bytes]) -> bytes:
-    """The envelope around `payload`, one line of ASCII; `sign` makes the Ed25519 signature that `verifier` verifies."""
+    """The envelope around `payload`, one line of ASCII; `sign` makes the signature that `verifier` verifies."""
     signature = {"keyid": key_name(verifier), "sig": base64.b64encode(sign(pae(payload))).decode()}
     document = {"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": [signature]}
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
@@ -63,7 +62,7 @@ def open_envelope(envelope: bytes, verifiers: Iterable[VerifierKey]) -> tuple[by
         if (verifier := known.get(name)) is None:
             continue
         try:
-            Ed25519PublicKey.from_public_bytes(verifier.public_key).verify(signature, pae(payload))
+            verifier.verify(signature, pae(payload))
         except InvalidSignature:
             raise AttestationInvalid(f"the signature of {name} is not genuine") from None
         return payload, verifier

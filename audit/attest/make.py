@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit.attest.envelope import seal
 from audit.attest.occurring import Unseen
 from audit.attest.reading import Hits, LogReading, read_log
 from audit.attest.statement import Extension, LogFacts, Statement
-from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, open_checkpoint, split_notes
+from audit.checkpoint import Checkpoint, SigningKey, VerifierKey, claimed_checkpoint, split_notes
 from audit.errors import CheckpointInvalid, LogIncident, QueryError
 from audit.instance import Instance
+from audit.keychain import LogKeys
 from audit.merkle import EMPTY_ROOT
 from audit.query.filters import DEFAULT_PHASES, Filter
 from audit.query.times import time_text
 from audit.record import Phase
-from audit.sealing.keys import load_key
+from audit.sealing.keys import KeyPlace
 from audit.sealing.log_sealer import last_note
+from audit.sealing.rotation import open_current
 
 Progress = Callable[[int, int], None]  # bytes read, bytes to read
 
@@ -70,19 +70,25 @@ def check_question(question: Filter, now: datetime) -> None:
 
 
 def attest(
-    data: Path, question: Filter, now: datetime, saved: Iterable[str] = (), progress: Progress | None = None
+    data: Path,
+    question: Filter,
+    now: datetime,
+    saved: Iterable[str] = (),
+    progress: Progress | None = None,
+    place: KeyPlace | None = None,
 ) -> tuple[Finding, bytes]:
     """Whether no record of any log of the instance in `data` matches `question`; and the signed document, where it is so.
 
     `now` is the present, taken before this is called. `saved` are texts of checkpoints kept elsewhere: the document will prove
-    that its trees extend theirs. Raises `QueryError` where the question cannot be asked, or nothing of the interval is covered;
-    `CheckpointInvalid` where a checkpoint is not by the sealer's key; `LogIncident` where the lines are not those that were
-    signed for; `NoInstance`, OSError.
+    that its trees extend theirs. `place`: where the sealer's key is. Raises `QueryError` where the question cannot be asked, or
+    nothing of the interval is covered; `CheckpointInvalid` where a checkpoint is not by the sealer's key; `LogIncident` where the
+    lines are not those that were signed for; `NoInstance`, OSError.
     """
     check_question(question, now)
     instance = Instance.load(data)
-    key = load_key(instance.sealer_key)
-    finding = _examine(instance, question, now, key, saved, progress)
+    key, chain = open_current(instance, place or KeyPlace())
+    keys = {log: LogKeys(VerifierKey.of(instance.origin(log), key), chain) for log in instance.logs}
+    finding = _examine(instance, question, now, keys, saved, progress)
     if not finding.is_absent:
         return finding, b""
     if finding.statement.covered is None:
@@ -90,16 +96,21 @@ def attest(
     return finding, sign(finding.statement, key)
 
 
-def sign(statement: Statement, key: Ed25519PrivateKey) -> bytes:
+def sign(statement: Statement, key: SigningKey) -> bytes:
     """The document: `statement` in an envelope, signed by `key`."""
     return seal(statement.encode(), attestation_key(statement.instance, key.public_key().public_bytes_raw()), key.sign)
 
 
 def _examine(
-    instance: Instance, question: Filter, now: datetime, key: Ed25519PrivateKey, saved: Iterable[str], progress: Progress | None
+    instance: Instance,
+    question: Filter,
+    now: datetime,
+    keys: dict[str, LogKeys],
+    saved: Iterable[str],
+    progress: Progress | None,
 ) -> Finding:
-    extended = _saved_checkpoints(instance, key, saved)
-    newest = {log: _newest_checkpoint(instance, log, key) for log in instance.logs}
+    extended = _saved_checkpoints(instance, keys, saved)
+    newest = {log: _newest_checkpoint(instance, log, keys[log]) for log in instance.logs}
     _require_listed(instance)
     total, done = sum(path.stat().st_size for path in instance.data.glob("log/*/*.jsonl")), 0
 
@@ -157,7 +168,7 @@ def _extensions(reading: LogReading, newest: Checkpoint, old: dict[str, Checkpoi
     return tuple(Extension(note, reading.proofs.get(one.size, ())) for note, one in old.items())
 
 
-def _saved_checkpoints(instance: Instance, key: Ed25519PrivateKey, saved: Iterable[str]) -> dict[str, dict[str, Checkpoint]]:
+def _saved_checkpoints(instance: Instance, keys: dict[str, LogKeys], saved: Iterable[str]) -> dict[str, dict[str, Checkpoint]]:
     """The notes in the texts `saved`, by log. Raises `CheckpointInvalid` where one is not genuine, or not of `instance`."""
     logs = {instance.origin(log): log for log in instance.logs}
     notes: dict[str, dict[str, Checkpoint]] = {}
@@ -168,24 +179,20 @@ def _saved_checkpoints(instance: Instance, key: Ed25519PrivateKey, saved: Iterab
             origin = claimed_checkpoint(note).origin
             if origin not in logs:
                 raise CheckpointInvalid(f"a saved checkpoint is of {origin}: this instance has no such log")
-            notes.setdefault(logs[origin], {})[note] = open_checkpoint(note, VerifierKey.of(origin, key))
+            notes.setdefault(logs[origin], {})[note] = keys[logs[origin]].open(note)
     return notes
 
 
-def _newest_checkpoint(instance: Instance, log: str, key: Ed25519PrivateKey) -> tuple[str | None, Checkpoint]:
+def _newest_checkpoint(instance: Instance, log: str, keys: LogKeys) -> tuple[str | None, Checkpoint]:
     """The last note of the log's history, and what it says; no note, and a tree of nothing, where nothing was signed yet."""
-    verifier = VerifierKey.of(instance.origin(log), key)
     try:
         with (instance.checkpoint_folder(log) / "history").open("rb") as history:
             note, _ = last_note(history)
     except FileNotFoundError:
         note = ""
     if not note:
-        return None, Checkpoint(verifier.name, 0, EMPTY_ROOT)
-    checkpoint = open_checkpoint(note, verifier)
-    if checkpoint.origin != verifier.name:
-        raise CheckpointInvalid(f"the newest checkpoint of the log {log} is for {checkpoint.origin}")
-    return note, checkpoint
+        return None, Checkpoint(keys.origin, 0, EMPTY_ROOT)
+    return note, keys.open(note)
 
 
 def _require_listed(instance: Instance) -> None:

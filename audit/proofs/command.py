@@ -13,6 +13,7 @@ from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey
 from audit.errors import CheckpointInvalid, ProofInvalid, QueryError
 from audit.instance import Instance
+from audit.keychain import KeyChain, LogKeys
 from audit.policy_file import Policy, Quorum
 from audit.proofs.proving import Located, find_event, find_record, prove
 from audit.query.commands import DEFAULT_DATA, Data
@@ -70,6 +71,10 @@ def verify_proof(
         Path | None,
         typer.Option(help="A C2SP tlog-policy: its logs are trusted too, and enough of its witnesses must have cosigned."),
     ] = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option("--keys", help="The changes of the sealer's key (`keytrail sealer keys`), if the key given is another one."),
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="The file with the record, where it is another.")] = None,
 ) -> None:
     """Check a proof, offline, and say what is proved. It needs no data folder: these two files, and keys that you trust."""
@@ -79,10 +84,21 @@ def verify_proof(
         if not keys:
             raise QueryError("give a verifier key that is trusted, by --key, or a --policy that names the log's")
         proof = TlogProof.parse(_read(file).decode("utf-8", "replace"))
+        if changes is not None:
+            keys = _vouched(proof, keys, _read(changes).decode("utf-8", "replace"))
         line = _read(record or file.with_suffix(RECORD)).removesuffix(b"\n")
         checkpoint, signer = proof.check(line, keys)
         quorum = None if trusted is None else _quorum(trusted, proof)
         _tell_proved(_own(line, proof, checkpoint), proof, checkpoint, signer, quorum)
+
+
+def _vouched(proof: TlogProof, keys: list[VerifierKey], changes: str) -> list[VerifierKey]:
+    """The keys that are valid for the proof's checkpoint, as those that are trusted vouch for them. Raises
+    `CheckpointInvalid`."""
+    claimed = proof.claimed
+    of_this_log = [key for key in keys if key.name == claimed.origin and key.name.count("/") == 2]
+    chains = [(key, KeyChain.read(changes, key.name.split("/")[1])) for key in of_this_log]
+    return [LogKeys(key, chain).at(claimed.size) for key, chain in chains]
 
 
 def _own(line: bytes, proof: TlogProof, checkpoint: Checkpoint) -> Record:

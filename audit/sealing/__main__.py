@@ -5,5 +5,4 @@ import sys
 from audit.companion import read_plan
 from audit.sealing.process import main
 
-read_plan()
-sys.exit(main(sys.argv[1]))
+sys.exit(main(sys.argv[1], read_plan()))

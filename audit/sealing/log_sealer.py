@@ -1,10 +1,10 @@
 """Seals one log: what its tree is, in signed checkpoints.
 
 It reads only what the log's mark says is durable, so it never signs for a record that a power cut could take back. A step goes:
-hash the new lines → `leaves` (synced) → the levels above them → `history` (synced) → `latest`. At its start it refuses a
-tree that contradicts what was signed.
-The last note in `history` is what was signed; everything else is derived from it and from the segments, so a crash between any
-two of these leaves nothing that the next start does not mend. `frontier` only saves time at start.
+hash the new lines → `leaves` (synced) → the levels above them → sign → the sealer's own state (synced) → `history` (synced) →
+`latest`. The last note in `history` is what was signed, or the one in the state, where a crash kept it from the history;
+everything else is derived from these and from the segments, so a crash between any two leaves nothing that the next start does
+not mend. What contradicts the state or the history is refused. `frontier` only saves time at start.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import durable
-from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, sign, split_notes
+from audit.checkpoint import Checkpoint, SigningKey, VerifierKey, sign, split_notes
 from audit.errors import CheckpointInvalid, LogIncident
+from audit.keychain import KeyChain, LogKeys
 from audit.levels import LevelFiles
-from audit.merkle import HASH_BYTES, Frontier
+from audit.merkle import EMPTY_ROOT, HASH_BYTES, Frontier
+from audit.sealing.state import SealerState
 from audit.segments import list_segments, read_mark, segment_name
 
 _CHUNK_BYTES = 1 << 18
@@ -46,22 +47,40 @@ def last_note(history: BinaryIO) -> tuple[str, int]:
 class LogSealer:
     """Seals one log. `seal` is one step; a step that raised may be tried again. For one process and thread at a time.
 
-    Raises `LogIncident` where the log contradicts what was signed for it, `CheckpointInvalid` where the history is not by this
-    key.
+    `chain` says which keys were before `key`. `state` remembers what was signed last. Raises `LogIncident` where the log, or the
+    history, contradicts what was signed, `CheckpointInvalid` where the history is not by these keys, `SigningUnavailable`.
     """
 
-    def __init__(self, log_folder: Path, checkpoint_folder: Path, origin: str, key: Ed25519PrivateKey) -> None:
+    def __init__(
+        self,
+        log_folder: Path,
+        checkpoint_folder: Path,
+        origin: str,
+        key: SigningKey,
+        *,
+        chain: KeyChain | None = None,
+        state: SealerState | None = None,
+    ) -> None:
         self.log = log_folder.name
         self.folder = log_folder
         self._checkpoints = checkpoint_folder
         self._key = key
         self._origin = origin
-        self._verifier = VerifierKey.of(origin, key)
+        self._keys = LogKeys(VerifierKey.of(origin, key), chain)
         self._levels = LevelFiles(checkpoint_folder)
+        self._state = state
+        self._note = ""
         self._signed = self._last_signed()
         self._tree = self._restore()
         self._mend_levels()
         self._segment, self._offset = self._locate(self._tree.size)
+        if state is not None and (remembered := state.of(self.log)) is not None:
+            self._finish(remembered.previous, remembered.note)
+
+    @property
+    def signed(self) -> Checkpoint:
+        """What was signed last; of the empty tree where nothing was."""
+        return self._signed or Checkpoint(self._origin, 0, EMPTY_ROOT)
 
     @property
     def signed_size(self) -> int:
@@ -83,10 +102,14 @@ class LogSealer:
             self._require_signed(records)
         if records <= self.signed_size:
             return None
+        return self._advance(records)
+
+    def _advance(self, records: int, remembered: str = "") -> Checkpoint:
+        """Sign for `records`; or have what was `remembered` for them, a note that a crash kept from the history, stand in it."""
         tree, segment, offset = self._tree.copy(), self._segment, self._offset
         if self._levels.count(0) < tree.size:  # somebody took them away
             self._from_segments(tree.size)
-        leaves = os.open(self._checkpoints / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        leaves = os.open(self._checkpoints / "leaves", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             os.lseek(leaves, tree.size * HASH_BYTES, os.SEEK_SET)
             segment, offset = self._hash_new(tree, segment, offset, records, leaves)
@@ -96,13 +119,31 @@ class LogSealer:
             os.close(leaves)
         self._levels.extend(tree.size)
         checkpoint = Checkpoint(self._origin, tree.size, tree.root())
-        note = sign(checkpoint, self._key)
+        if remembered and self._keys.open(remembered) != checkpoint:
+            raise LogIncident(self.log, f"its first {records} records are not those that were signed for")
+        note = remembered or sign(checkpoint, self._key)
+        if self._state is not None and not remembered:
+            self._state.remember(self.log, self._note, note)
         self._append_to_history(note)
-        self._signed, self._tree, self._segment, self._offset = checkpoint, tree, segment, offset
+        self._signed, self._note = checkpoint, note
+        self._tree, self._segment, self._offset = tree, segment, offset
         _replace_derived(self._checkpoints / "latest", note.encode())
         state = {"size": tree.size, "subtrees": [root.hex() for root in tree.subtrees]}
         _replace_derived(self._checkpoints / "frontier", orjson.dumps(state))
         return checkpoint
+
+    def _finish(self, previous: str, note: str) -> None:
+        """Hold the history against what is remembered, and put into it what a crash kept from it."""
+        remembered = self._keys.open(note)
+        if remembered.size < self.signed_size or note == self._note:
+            return  # a state that was begun, or put back, later than the history says no more than that
+        try:
+            if previous != self._note or remembered.size == self.signed_size:
+                raise LogIncident(self.log, f"its history ends at {self.signed_size} records")
+            self._advance(remembered.size, note)
+        except LogIncident as incident:
+            told = f"{remembered.size} records were signed for, as the sealer's own state says, but {incident.reason}"
+            raise LogIncident(self.log, told) from incident
 
     def _require_signed(self, marked: int) -> None:
         """The mark need not survive a power cut, so that it may be older than what was signed. Lines may not be missing."""
@@ -139,7 +180,7 @@ class LogSealer:
     def _append_to_history(self, note: str) -> None:
         path = self._checkpoints / "history"
         new = not path.exists()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             durable.write_all(fd, (note if new or not os.fstat(fd).st_size else "\n" + note).encode())
             os.fdatasync(fd)
@@ -156,7 +197,8 @@ class LogSealer:
             return None
         with path.open("r+b") as file:
             note, end = last_note(file)
-            signed = open_checkpoint(note, self._verifier) if note else None
+            signed = self._keys.open(note) if note else None
+            self._note = note
             self._mend_latest(signed, note)
             if end < file.seek(0, os.SEEK_END):
                 file.truncate(end)
@@ -170,7 +212,7 @@ class LogSealer:
             latest = path.read_bytes().decode("utf-8", "replace")
             if latest == note:
                 return
-            published = open_checkpoint(latest, self._verifier)
+            published = self._keys.open(latest)
             if signed is None or published.size > signed.size:
                 raise LogIncident(self.log, f"{published.size} records were signed for, but the history does not say so")
         if signed is not None:
@@ -213,7 +255,7 @@ class LogSealer:
         """Makes `leaves` anew too; where the segments are not what was signed, the old one stays, to tell what differs."""
         tree = Frontier()
         temporary = self._checkpoints / "leaves.new"
-        leaves = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        leaves = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
             self._hash_new(tree, 0, 0, size, leaves)
             os.fsync(leaves)

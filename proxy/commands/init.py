@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from audit.sealing.keys import KeyPlace
 from audit.sealing.process import seal_once
 from proxy import host
 from proxy.command_line import ConfigOption, DataOption, chosen_settings, errors
+from proxy.companions import sealing_plan
 
 app = typer.Typer()
 
@@ -18,7 +20,7 @@ def init(data: DataOption = None, config: ConfigOption = None) -> None:
     with errors():
         chosen = chosen_settings(config, data)
         instance = host.initialise(chosen)
-        seal_once(instance)
+        seal_once(instance, KeyPlace.of(sealing_plan(chosen)))
     typer.echo(f"Made {chosen.data} for account {instance.account_id}, region {instance.region}.")
     if instance.credentials.exists():
         typer.echo(f"The first caller's credentials are in {instance.credentials}. Next: keytrail serve")

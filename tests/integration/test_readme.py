@@ -95,6 +95,11 @@ PROMISED = {
         r"attest",
         r"attest",
     ],
+    "The sealer and its key": [
+        r"Change 1 of the sealer's key is made; the old key is gone\.",
+        r"✓ 4\. .*by the key that was given",
+        r"Verified\.",
+    ],
     "Witnesses": [
         r"log admin: 1 of 1 witnesses cosigned; the quorum stands by \d+ records \(20",
         r"log w0: 1 of 1 witnesses cosigned; the quorum stands by \d+ records \(20",
