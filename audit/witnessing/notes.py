@@ -15,7 +15,7 @@ from audit.cosignature import WitnessKey, open_cosignatures
 from audit.errors import CheckpointInvalid
 from audit.instance import Instance
 from audit.levels import LevelFiles
-from audit.sealing.keys import verifier_keys
+from audit.sealing.keys import log_keys, verifier_keys
 from audit.sealing.log_sealer import last_note
 from audit.tiles import consistency_proof
 from audit.witnessing.judgement import Signed
@@ -33,12 +33,13 @@ class LogNotes:
         self._levels = LevelFiles(self.folder)
 
     def newest(self) -> Signed | None:
-        """The newest checkpoint, signed by the log's key; None where none was signed yet. Raises `CheckpointInvalid`, OSError."""
+        """The newest checkpoint, signed by the key that is valid for it; None where none was signed yet. Raises
+        `CheckpointInvalid`, OSError."""
         try:
             note = (self.folder / "latest").read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
             return None
-        key = verifier_keys(self._instance)[self.log]
+        key = log_keys(self._instance, verifier_keys(self._instance)[self.log]).at(claimed_checkpoint(note).size)
         text = open_note(note, key)
         return Signed(parse_checkpoint(text), text, sole_signature(note, key))
 
