@@ -20,6 +20,7 @@ from audit.instance import Instance
 from audit.levels import LevelFiles
 from audit.log import Mark
 from audit.merkle import leaf_hash
+from audit.sealing.keys import KeyPlace
 from audit.sealing.process import seal_once
 from audit.tiles import consistency_proof
 from tests.integration.components.go_checker import GoChecker
@@ -210,7 +211,9 @@ def test_receipts_are_collected_by_boto3_and_a_cut_tail_shows(own_server: Server
     (own_server.data / "checkpoints/w0").mkdir()
     first = int(segment.stem)
     (own_server.data / "log/w0/mark").write_bytes(Mark(first + len(lines) - 2, first, segment.stat().st_size, first).encode())
-    seal_once(Instance.load(own_server.data))
+    instance = Instance.load(own_server.data)
+    KeyPlace().state_file(instance).unlink()
+    seal_once(instance)
     done = verify()
     assert done.returncode == 1
     assert f"w0: a receipt was given for record {len(lines) - 2}: the log ends with record {len(lines) - 3}" in done.stdout
