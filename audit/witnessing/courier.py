@@ -129,10 +129,7 @@ class Courier:
             try:
                 answer = await submit(self._session, errand.witness.url or "", errand.witness.key, request, time.time())
             except SubmissionRefused:
-                errand.contradiction = (
-                    f"{name} does not accept that the {new.size} records here begin with the {old_size} that it has cosigned: "
-                    "the log was rewritten, or another one was shown to that witness"
-                )
+                errand.contradiction = _refused(name, old_size, new.size)
                 raise
             if isinstance(answer, Cosignature):
                 errand.size = new.size
@@ -150,7 +147,7 @@ class Courier:
             raise SubmissionFailed(f"it says that it has cosigned {told} records, of {new_size}")
         if told == old_size:
             if told == new_size:
-                errand.contradiction = f"{name} says that it has cosigned another tree of {told} records: a split view?"
+                errand.contradiction = _refused(name, told, told)
             raise SubmissionFailed(f"it says that it has cosigned {told} records, and refuses a proof from there")
         if told < errand.size:
             errand.forgot = f"it went back to {told} records after it had cosigned {errand.size}"
@@ -162,3 +159,11 @@ class Courier:
             if news is not None:
                 await asyncio.to_thread(self._notes.publish, news)
                 self.cosigned_s = self._gathering.time_s
+
+
+def _refused(name: str, old_size: int, new_size: int) -> str:
+    """What it means that a witness does not accept a genuine proof."""
+    if old_size == new_size:
+        return f"{name} says that it has cosigned another tree of {old_size} records: a split view?"
+    begin = f"the {new_size} records here begin with the {old_size} that it has cosigned"
+    return f"{name} does not accept that {begin}: the log was rewritten, or another one was shown to that witness"

@@ -24,8 +24,8 @@ class Code(IntEnum):
     MALFORMED = 400  # or an old size beyond the checkpoint's
     NOT_SIGNED = 403
     UNKNOWN_LOG = 404
-    CONFLICT = 409  # the old size is not the witness's, or the same size has another root
-    NOT_PROVED = 422  # or an empty tree whose root is not that of an empty tree
+    CONFLICT = 409  # the old size is not the witness's
+    NOT_PROVED = 422  # by version 1.1 of the specification also where the same size has another root, which was 409 in 1.0
 
 
 class Contradiction(Enum):
@@ -81,12 +81,14 @@ def judge(request: AddCheckpoint, new: Checkpoint, latest: Checkpoint) -> None:
     """Return where `new` may be cosigned, by a witness that has cosigned `latest`. Raises `Refused`."""
     if request.old_size > new.size:
         raise Refused(Code.MALFORMED, f"the old size {request.old_size} is beyond the checkpoint's, {new.size}")
+    fork = Contradiction.FORK if new.size == latest.size and new.root != latest.root else None  # whatever old size came with it
+    if request.old_size != latest.size:
+        reason = f"the latest tree that was cosigned has {latest.size} records, not {request.old_size}"
+        raise Refused(Code.CONFLICT, reason, fork if latest.size else None)
     if new.size == 0 and new.root != EMPTY_ROOT:
         raise Refused(Code.NOT_PROVED, "its root is not that of an empty tree")
-    if new.size == latest.size and new.root != latest.root:  # whatever old size came with it
-        raise Refused(Code.CONFLICT, f"another tree of {new.size} records was cosigned", Contradiction.FORK)
-    if request.old_size != latest.size:
-        raise Refused(Code.CONFLICT, f"the latest tree that was cosigned has {latest.size} records, not {request.old_size}")
+    if fork is not None:
+        raise Refused(Code.NOT_PROVED, f"another tree of {new.size} records was cosigned", fork)
     is_first = latest.size == 0 and not request.proof  # any tree begins with the empty one
     if not is_first and not extends(latest.size, latest.root, new.size, new.root, request.proof):
         reason = f"it is not proved that these {new.size} records begin with the {latest.size} that were cosigned"

@@ -92,20 +92,21 @@ class Memory:
 
     def latest(self, origin: str) -> Checkpoint:
         """The newest checkpoint that was cosigned for `origin`; the empty tree where there was none."""
-        return claimed_checkpoint(self._notes[origin]) if origin in self._notes else nothing_yet(origin)
+        note = self.note(digest_of(origin))
+        return claimed_checkpoint(note) if note is not None else nothing_yet(origin)
 
-    def note(self, origin: str) -> str:
-        """The note of `latest`. Raises KeyError where there is none."""
-        return self._notes[origin]
+    def note(self, digest: str) -> str | None:
+        """The note of `latest`, of the origin with this `digest_of` it; None where there is none."""
+        return self._notes.get(digest)
 
     def remember(self, origin: str, note: str) -> None:
         """Have `note`, cosigned, be the newest of `origin`; durable when this returns. One call at a time for an origin."""
-        durable.replace(self._folder / "logs" / _file_name(origin), note.encode())
-        if origin not in self._notes:
+        durable.replace(self._folder / "logs" / digest_of(origin), note.encode())
+        if origin not in self._listed:
             with self._registering:
                 _save(self._folder, self.public_key, self._created, [*self._listed, origin])
                 self._listed.append(origin)
-        self._notes[origin] = note
+        self._notes[digest_of(origin)] = note
 
     def keep(self, evidence: Evidence) -> None:
         """Keep `evidence`, once; durable when this returns. Of a thousand of a kind no more are kept. Raises OSError."""
@@ -133,23 +134,21 @@ class Memory:
         if not isinstance(key, Ed25519PrivateKey) or WitnessKey.of(self.public_key.name, key) != self.public_key:
             raise MemoryLost(f"{self._folder}: witness.key is not the key that witness.json names")
         self.private_key = key
-        self._notes = {}
+        self._notes: dict[str, str] = {}  # by the digest of their origin
         for path in sorted((self._folder / "logs").glob("*[0-9a-f]")):
-            note = self._read(path)
-            self._notes[claimed_checkpoint(note).origin] = note
+            self._notes[path.name] = self._read(path)
         for origin in self._listed:
-            if origin not in self._notes:
+            if digest_of(origin) not in self._notes:
                 raise MemoryLost(f"{self._folder}: the checkpoint that was cosigned for {origin} is missing")
-        if new := [origin for origin in self._notes if origin not in self._listed]:  # a crash came before they were listed
+        found = [claimed_checkpoint(note).origin for note in self._notes.values()]
+        if new := [origin for origin in found if origin not in self._listed]:  # a crash came before they were listed
             _save(self._folder, self.public_key, self._created, [*self._listed, *new])
             self._listed += new
 
     def _read(self, path: Path) -> str:
         try:
             note = path.read_bytes().decode()
-            is_ours = (
-                bool(open_cosignatures(note, [self.public_key])) and _file_name(claimed_checkpoint(note).origin) == path.name
-            )
+            is_ours = bool(open_cosignatures(note, [self.public_key])) and digest_of(claimed_checkpoint(note).origin) == path.name
         except (UnicodeDecodeError, CheckpointInvalid):
             is_ours = False
         if not is_ours:
@@ -165,7 +164,8 @@ def read_evidence(folder: Path) -> list[tuple[Path, bytes]]:
     return [(path, path.read_bytes()) for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))]
 
 
-def _file_name(origin: str) -> str:
+def digest_of(origin: str) -> str:
+    """What a log is called in the names of files, and of the witness's URLs."""
     return sha256(origin.encode()).hexdigest()
 
 

@@ -31,6 +31,7 @@ class LogNotes:
         self._instance = instance
         self.folder = instance.checkpoint_folder(log)
         self._levels = LevelFiles(self.folder)
+        self._newest: tuple[str, Signed] | None = None  # as it was read, and what it is
 
     def newest(self) -> Signed | None:
         """The newest checkpoint, signed by the key that is valid for it; None where none was signed yet. Raises
@@ -39,9 +40,11 @@ class LogNotes:
             note = (self.folder / "latest").read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
             return None
-        key = log_keys(self._instance, verifier_keys(self._instance)[self.log]).at(claimed_checkpoint(note).size)
-        text = open_note(note, key)
-        return Signed(parse_checkpoint(text), text, sole_signature(note, key))
+        if self._newest is None or self._newest[0] != note:  # it is looked for every second
+            key = log_keys(self._instance, verifier_keys(self._instance)[self.log]).at(claimed_checkpoint(note).size)
+            text = open_note(note, key)
+            self._newest = note, Signed(parse_checkpoint(text), text, sole_signature(note, key))
+        return self._newest[1]
 
     def prove(self, old_size: int, new: Checkpoint) -> tuple[bytes, ...]:
         """The proof that the tree `new` begins with its first `old_size` records. Raises `TreeDamaged`, OSError."""

@@ -1,4 +1,4 @@
-"""The witness's front: HTTP/1.1 by aiohttp, and one call, `POST /add-checkpoint`. What is answered, `witness` decides.
+"""The witness's front, HTTP by aiohttp: `POST /add-checkpoint`, `GET /DIGEST/checkpoint`. What is answered, `witness` decides.
 
 Nobody is authenticated but the logs, by their signatures. So everything that a stranger sends is bounded: the size of a
 request, the time that it may take, how many connections there are, and how many requests are worked on.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,8 +27,9 @@ _KEPT_ALIVE_S = 60.0
 _SWEEP_S = 5.0
 _LINGER_S = 1.0  # for a sender to see its refusal before it has sent everything
 
+_CHECKPOINT = re.compile(r"/([0-9a-f]{64})/checkpoint")
 _BUSY = Answer(503, b"too many requests at once\n")
-_NOT_FOUND = Answer(404, b"there is only /add-checkpoint here\n")
+_NOT_FOUND = Answer(404, b"there is only /add-checkpoint here, and /SHA-256-OF-AN-ORIGIN/checkpoint\n")
 _NO_POST = Answer(405, b"add-checkpoint is a POST\n")
 _TOO_LARGE = Answer(413, f"the request is longer than {MAX_BODY_BYTES} bytes\n".encode())
 _TOO_SLOW = Answer(408, b"the request took too long\n")
@@ -96,6 +98,8 @@ class WitnessServer:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> Answer:
+        if request.method == "GET" and (asked := _CHECKPOINT.fullmatch(request.path)):
+            return self._witness.checkpoint(asked[1])
         if request.path != "/add-checkpoint":
             return _NOT_FOUND
         if request.method != "POST":

@@ -15,7 +15,7 @@ from audit.canonical import timestamp
 from audit.cosignature import cosign
 from audit.witnessing.evidence import Evidence
 from audit.witnessing.judgement import Code, Contradiction, LogKeys, Refused, Signed, authenticate, judge
-from audit.witnessing.memory import Memory
+from audit.witnessing.memory import Memory, digest_of
 from audit.witnessing.protocol import SIZE_TYPE, AddCheckpoint, Malformed, encode_size
 
 _log = logging.getLogger(__name__)
@@ -65,13 +65,18 @@ class Witness:
                 self._memory.remember(origin, signed.note + line)
             return Answer(200, line.encode())
 
+    def checkpoint(self, digest: str) -> Answer:
+        """The newest cosigned checkpoint of the log whose origin has this SHA-256 (hex): for whoever audits the log."""
+        note = self._memory.note(digest)
+        return Answer(404, b"nothing was cosigned for such a log\n") if note is None else Answer(200, note.encode())
+
     def _keep(self, kind: Contradiction, request: AddCheckpoint, signed: Signed) -> None:
         """Evidence that cannot be kept changes nothing of the refusal."""
         origin = signed.checkpoint.origin
         _log.warning("%s: a checkpoint that contradicts what was cosigned (%s)", origin, kind.value)
         time = timestamp(int(self._now_s() * 1_000_000))
         keys = tuple(self._keys[origin])
-        evidence = Evidence(kind, time, keys, self._memory.note(origin), signed.note, request.proof)
+        evidence = Evidence(kind, time, keys, self._memory.note(digest_of(origin)) or "", signed.note, request.proof)
         try:
             self._memory.keep(evidence)
         except OSError:

@@ -109,6 +109,7 @@ PROMISED = {
         r"admin-0\.json: the record, number 0 of log admin",
         r"Witnessed by first, the last that was needed at 20\S+Z: they saw no other history\.",
         r"No log has contradicted itself",
+        r"✓ 7\. every saved checkpoint is of this tree: 1 saved",
     ],
     "CloudTrail's tools": [
         r"/evidence: \d+ log files and 0 digests were delivered\.",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from audit.cosignature import open_cosignatures
 from audit.witnessing import server as server_module
 from audit.witnessing.protocol import MAX_BODY_BYTES
 from audit.witnessing.witness import Answer
@@ -71,6 +73,21 @@ async def test_there_is_nothing_else(served: Served, session: aiohttp.ClientSess
         assert response.status == 405
     async with session.post(f"{served.url}/add-entry", data=b"x") as response:
         assert response.status == 404
+
+
+async def test_auditors_get_the_newest_checkpoint(served: Served, session: aiohttp.ClientSession) -> None:
+    path = f"{served.url}/{sha256(LOG.origin.encode()).hexdigest()}/checkpoint"
+    async with session.get(path) as response:
+        assert response.status == 404
+    await ask(session, served.url, LOG.request(0, 10))
+    async with session.get(path) as response:
+        assert response.status == 200
+        note = await response.text()
+    assert note.startswith(LOG.note(10)), "with the log's signature"
+    assert [one.time_s for one in open_cosignatures(note, [served.memory.public_key])] == [1_800_000_000]
+    for other in ("0" * 64, "../witness.json", sha256(b"other").hexdigest().upper()):
+        async with session.get(f"{served.url}/{other}/checkpoint") as response:
+            assert response.status == 404
 
 
 async def test_a_connection_is_kept(served: Served) -> None:

@@ -20,7 +20,7 @@ from audit.errors import CheckpointInvalid
 from audit.merkle import EMPTY_ROOT
 from audit.witnessing import memory as memory_module
 from audit.witnessing.evidence import Evidence, EvidenceInvalid
-from audit.witnessing.memory import Memory, MemoryInUse, MemoryLost, read_evidence
+from audit.witnessing.memory import Memory, MemoryInUse, MemoryLost, digest_of, read_evidence
 from audit.witnessing.protocol import AddCheckpoint
 from audit.witnessing.witness import Answer, Witness
 from tests.audit.witnessing.history import OTHER_KEY, History
@@ -108,7 +108,8 @@ def test_an_empty_tree_is_cosigned(memory: Memory) -> None:
         (LOG.request(0, 12), 409),
         (LOG.request(0, 9), 409),
         (LOG.request(9, 9), 409),  # a smaller tree
-        (FORK.request(10, 10), 409),  # the same size, another root
+        (FORK.request(10, 10), 422),  # the same size, another root
+        (FORK.request(9, 10), 409),
         (FORK.request(10, 12), 422),
         (AddCheckpoint(10, (), LOG.note(12)).encode(), 422),
         (AddCheckpoint(10, LOG.proof(9, 12), LOG.note(12)).encode(), 422),
@@ -141,7 +142,7 @@ def test_signatures_of_others_are_ignored_and_not_remembered(memory: Memory) -> 
     stranger = sign(LOG.checkpoint(4), OTHER_KEY).splitlines()[-1].replace(LOG.origin, "stranger.example")
     answer = made(memory).add_checkpoint(AddCheckpoint(0, (), f"{LOG.note(4)}{stranger}\n").encode())
     require_cosigned(memory, answer, LOG, 4)
-    assert "stranger" not in memory.note(LOG.origin)
+    assert "stranger" not in (memory.note(digest_of(LOG.origin)) or "stranger")
 
 
 def test_of_two_signatures_by_trusted_keys_both_must_be_genuine(memory: Memory) -> None:
@@ -180,7 +181,7 @@ def test_of_many_at_once_one_history_is_cosigned(memory: Memory) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         answers = [one for part in threads.map(send, range(8)) for one in part]
-    assert sorted({status for _, status in answers}) == [200, 409]
+    assert {200, 409} <= {status for _, status in answers} <= {200, 409, 422}
     assert sum(status == 200 for _, status in answers) == 1, "only one was judged by what was known before it"
 
 
@@ -322,12 +323,12 @@ def evidence(folder: Path) -> list[Evidence]:
     return [Evidence.parse(data) for _, data in read_evidence(folder)]
 
 
-@pytest.mark.parametrize("old_size", [0, 3, 10])
-def test_a_fork_is_kept_and_proves_itself(memory: Memory, folder: Path, old_size: int) -> None:
+@pytest.mark.parametrize(("old_size", "status"), [(0, 409), (3, 409), (10, 422)])
+def test_a_fork_is_kept_and_proves_itself(memory: Memory, folder: Path, old_size: int, status: int) -> None:
     witness = made(memory)
     witness.add_checkpoint(LOG.request(0, 10))
     for _ in range(3):
-        assert witness.add_checkpoint(FORK.request(old_size, 10)).status == 409
+        assert witness.add_checkpoint(FORK.request(old_size, 10)).status == status
     (kept,) = evidence(folder)
     assert kept.time == "2027-01-15T08:00:00.000000Z"
     assert kept.check() == "log.example/1 signed two different trees of 10 records: its history was forked"
@@ -359,7 +360,7 @@ def test_rubbish_does_not_crowd_out_a_fork(memory: Memory, folder: Path, monkeyp
     witness.add_checkpoint(LOG.request(0, 10))
     for size in range(11, 20):
         assert witness.add_checkpoint(AddCheckpoint(10, (bytes(32),), LOG.note(size)).encode()).status == 422
-    assert witness.add_checkpoint(FORK.request(10, 10)).status == 409
+    assert witness.add_checkpoint(FORK.request(10, 10)).status == 422
     assert sorted(one.kind.value for one in evidence(folder)) == ["fork", "unproved", "unproved", "unproved"]
 
 
@@ -392,5 +393,5 @@ def test_evidence_that_cannot_be_kept_changes_nothing_of_the_answer(
     witness = made(memory)
     witness.add_checkpoint(LOG.request(0, 10))
     shutil.rmtree(folder / "evidence")
-    assert witness.add_checkpoint(FORK.request(10, 10)).status == 409
+    assert witness.add_checkpoint(FORK.request(10, 10)).status == 422
     assert "the evidence could not be kept" in caplog.text
