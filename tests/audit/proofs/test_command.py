@@ -11,6 +11,9 @@ from typer.testing import CliRunner, Result
 from audit import cli
 from audit.checkpoint import VerifierKey
 from audit.cosignature import WitnessKey, cosign
+from audit.sealing import rotation
+from audit.sealing.keys import read_chain
+from audit.sealing.process import Sealer
 from tests.audit.attest.builder import House
 
 
@@ -134,6 +137,40 @@ def test_a_policy_without_a_quorum_and_one_of_another_log(house: House, tmp_path
     policy.write_text("quorum\n")
     result = run(house, "verify-proof", str(proof), "--policy", str(policy))
     assert result.exit_code in (1, 2, 3) and "error: policy, line 1: " in result.stderr
+
+
+# --- a key that was changed
+
+
+def rotate(house: House, compromised_since: str | None = None) -> None:
+    number = len(read_chain(house.instance).rotations) + 1
+    rotation.ask(house.instance, rotation.Request(number, compromised_since=compromised_since))
+    Sealer(house.data, lambda status: None).seal_all()
+    for log in house.logs:
+        house.add(5_000 + number, log=log, eventID=f"{log}-after-{number}")
+    house.seal()
+
+
+def test_a_key_from_before_a_change_leads_to_the_one_after_it(house: House, tmp_path: Path) -> None:
+    first, old_proof = key_of(house), proved(house, tmp_path, "event-7")
+    rotate(house)
+    changes = str(house.instance.key_chain)
+    proof = proved(house, tmp_path, "w0-after-1")
+    assert run(house, "verify-proof", str(proof), "--key", key_of(house)).exit_code == 0
+    result = run(house, "verify-proof", str(proof), "--key", first)
+    assert result.exit_code == 1 and "not signed by" in result.stderr
+    for key, file in ((first, proof), (key_of(house), old_proof), (first, old_proof)):
+        result = run(house, "verify-proof", str(file), "--key", key, "--keys", changes)
+        assert result.exit_code == 0, result.stderr
+    assert run(house, "verify-proof", str(proof), "--key", key_of(house, "admin"), "--keys", changes).exit_code == 1
+
+
+def test_a_key_that_was_given_up_as_stolen_vouches_for_nothing_after_it(house: House, tmp_path: Path) -> None:
+    first = key_of(house)
+    rotate(house, compromised_since="2026-01-02T00:00:00Z")
+    proof = proved(house, tmp_path, "w0-after-1")
+    result = run(house, "verify-proof", str(proof), "--key", first, "--keys", str(house.instance.key_chain))
+    assert result.exit_code == 1 and "the key that is trusted was given up" in result.stderr
 
 
 # --- what does not hold
