@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from audit.companion import Status
+from audit.delivery.check import check
 from audit.delivery.comparing import compare_delivery
 from audit.delivery.deliverer import Deliverer
 from audit.delivery.destination import FolderDestination
 from audit.delivery.logs import FollowedLog
 from audit.delivery.opening import Delivery, DeliveryBusy, held, open_deliverer
 from audit.delivery.process import Process
+from audit.delivery.state import StateFile
 from audit.errors import LogIncident
 from audit.instance import Instance
 from audit.reconcile.files import Wanted, find_files
 from audit.sealing.keys import create_key
-from tests.audit.delivery.test_deliverer import NOON, World
+from tests.audit.delivery.fakes import TRAIL, Crash, Fuse, keys_of
+from tests.audit.delivery.test_deliverer import KEY, NOON, World
 from tests.audit.test_verify import Forge
 
 
@@ -208,6 +213,56 @@ def test_other_readers_of_cloudtrail_find_the_log_files_and_nothing_else(tmp_pat
     (found,) = find_files(str(tmp_path), Wanted(accounts=["111122223333"], regions=["eu-central-1"]))
     assert "/CloudTrail/eu-central-1/2026/01/02/" in found.name
     assert not list(find_files(str(tmp_path), Wanted(regions=["us-east-1"])))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_crash_at_each_system_call_on_real_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    """State and folder as they are in production: whatever rename or sync is the last, before or after it."""
+    points, number = 1, 0
+    while number < points:
+        points = _crash_at(tmp_path / str(number), monkeypatch, number, before)
+        number += 1
+    assert points > 30
+
+
+def _crash_at(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, before: bool) -> int:
+    """Deliver and digest; the process is gone at the system call `number`, and others go on. Gives how many calls there were."""
+    world, fuse = World(), Fuse(at=number)
+    (folder / "evidence").mkdir(parents=True)
+    world.add()
+    world.add("w1", awsRegion="us-east-1")
+
+    def fused(call: Any) -> Any:  # Any: of os
+        def one(*arguments: Any) -> Any:
+            if before:
+                fuse.point()
+            done = call(*arguments)
+            if not before:
+                fuse.point()
+            return done
+
+        return one
+
+    def deliver() -> None:
+        destination, journal = FolderDestination(folder / "evidence"), StateFile(folder, "evidence")
+        one = Deliverer(TRAIL, destination, journal, KEY, lambda: world.logs, lambda: world.now, world.terms)
+        while one.step():
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fused(os.rename))
+        patch.setattr(os, "fsync", fused(lambda fd: None))  # a killed process leaves what it wrote, synced or not
+        for _ in range(2):
+            try:
+                deliver()
+            except Crash:
+                world.now += 61
+                deliver()
+            world.now += 3_600
+    state = StateFile(folder, "evidence").load()
+    report = check(TRAIL, FolderDestination(folder / "evidence"), world.logs, keys_of(KEY), state)
+    assert (report.faults, report.records, report.files, report.digests) == ((), 2, 2, 2)
+    return fuse.points
 
 
 def test_a_destination_is_compared_also_where_only_the_log_is_left(forge: Forge, tmp_path: Path) -> None:
