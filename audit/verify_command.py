@@ -63,7 +63,8 @@ def verify(
         Path | None, typer.Option(help="A policy file: the newest cosigned checkpoint of every log has to have its quorum.")
     ] = None,
     max_age: Annotated[
-        str | None, typer.Option(help="With --policy: 10m, 2h. Its quorum's cosignatures must not be older.")
+        str | None,
+        typer.Option(help="10m, 2h: each log's newest record and checkpoint must not be older; with --policy, its cosignatures."),
     ] = None,
     delivery: Annotated[
         str | None,
@@ -86,11 +87,21 @@ def verify(
     """Verify every log against its checkpoints, in numbered steps (docs/verify.md), also while the proxy serves."""
     with errors():
         keys = [_verifier_key(text) for text in key or []]
-        demand, authorities = _demand(policy, max_age), _authorities(timestamp_ca)
+        max_age_s = None if max_age is None else parse_span_s(max_age)
+        demand, authorities = None if policy is None else _demand(policy, max_age_s), _authorities(timestamp_ca)
         with progress_bar("Verifying") as bar:
             saved = [_saved(path) for path in checkpoint or []]
             collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
-            report = verify_logs(data, keys, saved, bar, receipts=collected, demand=demand, authorities=authorities)
+            report = verify_logs(
+                data,
+                keys,
+                saved,
+                bar,
+                receipts=collected,
+                demand=demand,
+                authorities=authorities,
+                max_age_s=max_age_s,
+            )
         if delivery is not None:
             from audit.delivery.comparing import compare_delivery  # here: verifying logs needs nothing of it
 
@@ -126,13 +137,9 @@ def _verifier_key(text: str) -> VerifierKey:
         raise QueryError(f"--key: {error}") from error  # mistyped: nothing was verified yet
 
 
-def _demand(policy: Path | None, max_age: str | None) -> Demand | None:
-    if policy is None:
-        if max_age is not None:
-            raise QueryError("--max-age needs --policy")
-        return None
+def _demand(policy: Path, max_age_s: float | None) -> Demand:
     try:
-        return Demand(Policy.parse(policy.read_bytes()), None if max_age is None else parse_span_s(max_age))
+        return Demand(Policy.parse(policy.read_bytes()), max_age_s)
     except PolicyInvalid as error:
         raise QueryError(f"{policy}: {error}") from error
 

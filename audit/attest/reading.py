@@ -28,7 +28,7 @@ from audit.query.scan import Chunk, chunks, find_parts
 from audit.query.sql import TIME_FORMAT, Question
 from audit.query.times import time_text
 from audit.record import Phase
-from audit.verify import REQUIRED, require_all
+from audit.verifying.records import REQUIRED, require_all
 
 Advance = Callable[[int], None]  # told of bytes read
 

@@ -28,7 +28,8 @@ from audit.sealing.keys import create_key, load_key
 from audit.sealing.log_sealer import LogSealer
 from audit.sealing.process import seal_once
 from audit.segments import segment_name
-from audit.verify import TITLES, verify
+from audit.verify import verify
+from audit.verifying.titles import TITLES
 
 SEGMENT = 10  # records in each
 
@@ -168,7 +169,9 @@ def test_an_honest_log_passes_every_step_that_has_something_to_check(forge: Forg
         10,
         11,
         12,
-    }  # no mutating call, no receipt, no policy, no certificates
+        13,
+        14,
+    }  # no mutating call, no receipt, no policy, no certificates, no heartbeat, no maximum age
     size = sum(path.stat().st_size for path in forge.folder.glob("*.jsonl"))
     assert read[-1] == (size, size)
 
@@ -227,7 +230,7 @@ def test_a_log_written_and_sealed_by_the_real_code(empty: Forge) -> None:
     report = empty.verify(empty.latest)
     assert report.passed
     assert (only(report).records, only(report).sealed) == (32, 32)
-    assert [number for number, verdict in verdicts(report).items() if verdict is not Verdict.PASSED] == [10, 11, 12]
+    assert [number for number, verdict in verdicts(report).items() if verdict is not Verdict.PASSED] == [10, 11, 12, 13, 14]
     segments = sorted(empty.folder.glob("*.jsonl"))
     assert len(segments) > 3
     second = segments[1].read_bytes()
@@ -881,7 +884,9 @@ def test_the_command_prints_the_numbered_steps_and_what_is_wrong(forge: Forge) -
     result = run(forge)
     assert result.exit_code == 0
     steps = result.stdout.splitlines()[1:-1]
-    assert [text.split()[:2] for text in steps] == [["\u2013" if n in (7, 8, 10, 11, 12) else "\u2713", f"{n}."] for n in TITLES]
+    assert [text.split()[:2] for text in steps] == [
+        ["\u2013" if n in (7, 8, 10, 11, 12, 13, 14) else "\u2713", f"{n}."] for n in TITLES
+    ]
     assert result.stdout.splitlines()[-1] == "Verified."
 
     lines = forge.lines(1)

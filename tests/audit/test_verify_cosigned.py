@@ -216,7 +216,7 @@ def test_the_command(forge: Forge, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--max-age", "10m"], "--max-age needs --policy"),
+        (["--max-age", "soon"], "not a span of time: 'soon'"),
         (["--policy", "POLICY", "--max-age", "soon"], "not a span of time: 'soon'"),
         (["--policy", "POLICY", "--max-age", "2 days ago"], "not a span of time"),
         (["--policy", "BAD"], "policy, line 1: 'quorums' is no log, witness, group or quorum line"),

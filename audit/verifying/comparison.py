@@ -13,39 +13,8 @@ from typing import BinaryIO, Self
 
 from audit.checkpoint import Checkpoint
 from audit.merkle import HASH_BYTES, Frontier
-from audit.report import Fault
-
-HISTORY, SAVED, COSIGNED, STAMPED = 5, 7, 11, 12  # the steps that checkpoints are compared in
-MAX_FAULTS = 50  # of one step of one log; the rest is counted
-
-
-class Faults:
-    """The faults of one log by step. `segment` and `line` are where the reading is."""
-
-    def __init__(self, log: str, steps: Iterator[int]) -> None:
-        self.segment, self.line = "", 0
-        self._log = log
-        self._listed: dict[int, list[Fault]] = {step: [] for step in steps}
-        self._counts = dict.fromkeys(self._listed, 0)
-
-    def add(self, step: int, reason: str, segment: str = "", line: int = 0) -> None:
-        """A fault at a place; of the log as a whole where none is given."""
-        self._counts[step] += 1
-        if len(self._listed[step]) < MAX_FAULTS:
-            self._listed[step].append(Fault(step, self._log, segment, line, reason))
-
-    def add_here(self, step: int, reason: str) -> None:
-        self.add(step, reason, self.segment, self.line)
-
-    def add_unlisted(self, step: int, count: int) -> None:
-        self._counts[step] += count
-
-    def count(self, step: int) -> int:
-        return self._counts[step]
-
-    def listed(self) -> tuple[Fault, ...]:
-        """In the order of the steps."""
-        return tuple(fault for faults in self._listed.values() for fault in faults)
+from audit.verifying.faults import MAX_FAULTS, Faults
+from audit.verifying.titles import COSIGNED, HISTORY, SAVED, STAMPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +22,7 @@ class Target:
     """A genuine checkpoint that the tree over the lines has to come to."""
 
     checkpoint: Checkpoint
-    step: int  # one of these
+    step: int  # HISTORY, SAVED, COSIGNED or STAMPED
     name: str
 
 

@@ -1,0 +1,215 @@
+"""Steps 4, 6, 7, 11 and 12: the signed notes about a log, which are genuine, and what the tree over its lines has to come to.
+
+The history is read first, and the lines after it: what was signed by then has to be there. `latest` follows the history, so it is
+read between two looks at how far that goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import merge
+from pathlib import Path
+
+from audit.checkpoint import VerifierKey, claimed_checkpoint
+from audit.errors import AuditError, CheckpointInvalid
+from audit.instance import Instance
+from audit.keychain import LogKeys
+from audit.sealing.keys import log_keys, verifier_keys
+from audit.verifying.comparison import Comparison, Target
+from audit.verifying.faults import Faults
+from audit.verifying.notes import read_if_there, read_notes
+from audit.verifying.subject import Asked, Subject
+from audit.verifying.titles import COSIGNED, HISTORY, LATEST, SAVED, SIGNED, STAMPED
+
+
+class SignedNotes:
+    """What was signed of one log. `count` is how many notes of the history were read, once the targets were walked."""
+
+    def __init__(self, subject: Subject, asked: Asked, faults: Faults, now_us: int) -> None:
+        self._subject = subject
+        self._asked = asked
+        self._faults = faults
+        self._started_s = now_us / 1_000_000
+        self._keys = self._trusted_keys(asked.key or _key_in_data_folder(subject.instance, subject.origin))
+        self._cosigned = "not asked for: no policy was given" if asked.demand is None else "there is none"
+        self._stamps = "not asked for: no certificates were given" if asked.authorities is None else "there is none"
+        self.count = self._settled_count = self._torn_bytes = 0
+        self._settled = 0  # bytes of the history that were there before `latest` was read
+        self._latest: str | None = None
+        self._latest_at: int | None = None
+
+    def _trusted_keys(self, trusted: VerifierKey | None) -> LogKeys | None:
+        """The keys that `trusted` vouches for; it alone where the chain of keys says nothing."""
+        if trusted is None:
+            return None
+        try:
+            return log_keys(self._subject.instance, trusted)
+        except (CheckpointInvalid, OSError) as error:
+            self._faults.add(SIGNED, f"the chain of the sealer's keys: {error}")
+            return LogKeys(trusted)
+
+    # --- what the tree has to come to
+
+    def targets(self) -> Iterator[Target]:
+        """Every genuine note, in the order of their sizes. What is not genuine becomes a fault as they are walked."""
+        cosigned = self._read_cosigned()
+        self._settled = self._subject.history_bytes()
+        self._latest = read_if_there(self._subject.checkpoints / "latest") if self._settled else None
+        history = self._read_history(self._subject.history_bytes())
+        known = (history, self._fixed_by_keys(), self._read_saved(), cosigned, self._read_timestamps())
+        return iter(merge(*known, key=lambda target: target.checkpoint.size))
+
+    def leaves(self) -> Path | None:
+        """The leaf hashes that the sealer kept, where it has sealed anything; to be asked for behind `targets`."""
+        leaves = self._subject.checkpoints / "leaves"
+        return leaves if self._settled and leaves.exists() else None
+
+    def _read_history(self, end: int) -> Iterator[Target]:
+        if self._keys is None and end:
+            self._faults.add(
+                SIGNED, "there is no key to check the checkpoints with: sealer.pub cannot be read, and none was given"
+            )
+        previous, last_end = -1, 0
+        for position, note, is_whole in read_notes(self._subject.history, end):
+            if not is_whole:
+                self._torn_bytes = position - last_end  # torn by a crash, or being written: it was never published
+                return
+            last_end = position
+            name = f"checkpoint {self.count} of the history"
+            if note == self._latest:
+                self._latest_at = self.count
+            self.count += 1
+            self._settled_count += position <= self._settled
+            if self._keys is None:
+                continue
+            try:
+                checkpoint = self._keys.open(note)
+            except CheckpointInvalid as error:
+                self._faults.add(SIGNED, f"{name}: {error}")
+                continue
+            if checkpoint.size <= previous:
+                self._faults.add(SIGNED, f"{name}: it is for {checkpoint.size} records, the one before it for {previous}")
+                continue
+            previous = checkpoint.size
+            yield Target(checkpoint, HISTORY, f"{name} ({checkpoint.size} records)")
+
+    def _fixed_by_keys(self) -> Iterator[Target]:
+        """What each change of the sealer's key says of this log: it is signed by the key that followed, too."""
+        for number, checkpoint in self._keys.fixed() if self._keys is not None else ():
+            yield Target(checkpoint, HISTORY, f"change {number} of the sealer's key ({checkpoint.size} records)")
+
+    def _read_saved(self) -> Iterator[Target]:
+        targets = []
+        for note in self._asked.saved:
+            claimed = claimed_checkpoint(note)
+            name = f"the saved checkpoint of {claimed.size} records"
+            try:
+                if self._keys is None:
+                    raise CheckpointInvalid("there is no key to check it with")
+                targets.append(Target(self._keys.open(note), SAVED, name))
+            except CheckpointInvalid as error:
+                self._faults.add(SAVED, f"{name}: {error}")
+        return iter(sorted(targets, key=lambda target: target.checkpoint.size))
+
+    def _read_cosigned(self) -> Iterator[Target]:
+        """The newest checkpoint that witnesses cosigned, where it is genuine."""
+        demand = self._asked.demand
+        note = None if demand is None or self._subject.is_foreign else read_if_there(self._subject.checkpoints / "cosigned")
+        if demand is None or note is None:
+            return iter(())
+        try:
+            if self._keys is None:
+                raise CheckpointInvalid("there is no key to check it with")
+            checkpoint = self._keys.open(note)
+            for shortcoming in demand.shortcomings(note, self._started_s):
+                self._faults.add(COSIGNED, f"the newest cosigned checkpoint, of {checkpoint.size} records: {shortcoming}")
+            self._cosigned = f"{checkpoint.size} records, {demand.told(note, self._started_s)}"
+        except CheckpointInvalid as error:
+            self._faults.add(COSIGNED, f"the newest cosigned checkpoint: {error}")
+            return iter(())
+        return iter((Target(checkpoint, COSIGNED, f"the newest cosigned checkpoint ({checkpoint.size} records)"),))
+
+    def _read_timestamps(self) -> Iterator[Target]:
+        """The checkpoints that an authority put its time to, where they are genuine."""
+        targets, count, authorities = [], 0, self._asked.authorities
+        folder = self._subject.checkpoints / "timestamps"
+        for path in sorted(folder.glob("*.note")) if authorities is not None and not self._subject.is_foreign else ():
+            data = path.read_bytes()
+            try:
+                if self._keys is None:
+                    raise CheckpointInvalid("there is no key to check it with")
+                checkpoint = self._keys.open(data.decode("utf-8", "replace"))
+                for response in sorted(folder.glob(f"{path.stem}-*.tsr")):
+                    count += 1
+                    stamp = authorities.open(response.read_bytes(), data) if authorities is not None else None
+                    self._stamps = f"{count}; by the newest, {checkpoint.size} records were there at {stamp}"
+            except AuditError as error:
+                self._faults.add(STAMPED, f"the time stamp {path.name}: {error}")
+                continue
+            targets.append(Target(checkpoint, STAMPED, f"the time-stamped checkpoint of {checkpoint.size} records"))
+        return iter(sorted(targets, key=lambda target: target.checkpoint.size))
+
+    # --- once the lines were read
+
+    def look_at_latest(self) -> None:
+        """The sealer replaces `latest` when the history has grown: in between, and after a crash there, it is one behind."""
+        if self._latest is None:
+            if self._settled_count > 1:
+                self._faults.add(LATEST, "`latest` is missing")
+        elif self._latest_at is None:
+            self._faults.add(LATEST, "`latest` is not in the history")
+        elif self._latest_at < self._settled_count - 2:
+            self._faults.add(
+                LATEST, f"`latest` is checkpoint {self._latest_at} of the history, which goes on to {self._settled_count - 1}"
+            )
+
+    def left_a_trace(self) -> bool:
+        """Whether the sealer has been here, whatever became of the history."""
+        return any((self._subject.checkpoints / name).exists() for name in ("latest", "frontier"))
+
+    def finish(self, tree: Comparison, *, is_young: bool) -> None:
+        """`is_young`: the sealer, and the witnesses, had no time yet."""
+        if tree.records and not self.count and not is_young:
+            self._faults.add(SIGNED, f"no checkpoint was ever signed for its {tree.records} records: does the sealer run?")
+        demand = self._asked.demand
+        if not tree.records or is_young:
+            return
+        asked = {
+            COSIGNED: ("cosigned checkpoint", demand is not None and not demand.is_empty),
+            STAMPED: ("time stamp", self._asked.authorities is not None),
+        }
+        for step, (what, is_asked) in asked.items():
+            if is_asked and not tree.compared[step] and not self._faults.count(step):
+                self._faults.add(step, f"there is no {what} of its {tree.records} records")
+
+    def checked(self, tree: Comparison) -> dict[int, tuple[bool, str]]:
+        source = "the key in the data folder, which whoever changes the log can change too"
+        if self._asked.key is not None:
+            source = "the key that was given"
+        torn = f"; {self._torn_bytes} bytes behind them are torn or being written" if self._torn_bytes else ""
+        unsigned = "not yet sealed, all its records are seconds old" if tree.records else "empty"
+        signed = f"{self.count} checkpoints, by {source}{torn}" if self.count else f"none was signed: the log is {unsigned}"
+        covered = "there is no genuine checkpoint to compare with"
+        if tree.compared[HISTORY]:
+            covered = f"{tree.compared[HISTORY]} checkpoints; the newest covers {tree.sealed} of {tree.records} records"
+        latest = "it is not there yet"
+        if self._latest is not None:
+            is_behind = self._latest_at == self._settled_count - 2
+            latest = "one behind: it is replaced next" if is_behind else f"checkpoint {self._latest_at}"
+        saved = f"{tree.compared[SAVED]} saved checkpoints" if self._asked.saved else "none was given"
+        return {
+            SIGNED: (self.count > 0, signed),
+            HISTORY: (tree.compared[HISTORY] > 0, covered),
+            LATEST: (self._latest is not None, latest),
+            SAVED: (tree.compared[SAVED] > 0, saved),
+            COSIGNED: (tree.compared[COSIGNED] > 0, self._cosigned),
+            STAMPED: (tree.compared[STAMPED] > 0, self._stamps),
+        }
+
+
+def _key_in_data_folder(instance: Instance, origin: str) -> VerifierKey | None:
+    try:
+        keys = verifier_keys(instance)
+    except (CheckpointInvalid, OSError):
+        return None
+    return next((VerifierKey(origin, key.public_key) for key in keys.values()), None)
