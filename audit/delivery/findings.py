@@ -18,7 +18,7 @@ class Kind(Enum):
     CHAIN = 23
 
 
-_TITLES = {
+TITLES = {
     Kind.MISSING: "every record that is due was delivered",
     Kind.DIFFERENT: "every file has the log's own bytes",
     Kind.EXTRA: "nothing else is there, and nothing twice",
@@ -47,5 +47,5 @@ class Findings:
             detail = f"{number} findings" if number else looked_at.get(kind, f"{records} records in {files} files")
             is_checked = number or (digests if kind is Kind.CHAIN else files)
             verdict = Verdict.FAILED if number else Verdict.PASSED if is_checked else Verdict.NOT_CHECKED
-            steps.append(Step(kind.value, _TITLES[kind], verdict, detail))
+            steps.append(Step(kind.value, TITLES[kind], verdict, detail))
         return DeliveryReport(tuple(steps), tuple(sorted(self.faults, key=lambda one: one.step)), files, records, digests)

@@ -5,7 +5,7 @@ tells, until StopServing. A longer silence inside its life is a fault: records w
 that ends with a start, though nothing had stopped, is an outage: a crash, or a kill. It is told with its length, and no fault.
 A record's moment is the end of its call; where that is minutes before the moment of an earlier record, the clock was set back.
 
-Of most lines is asked whether their time lies in a window, and nothing more. Pure.
+Of most lines is asked whether the call was short, and its time lies in a window: nothing more. Pure.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from audit.verifying.subject import SKEW_US
 from audit.verifying.titles import SILENCE
 
 _START, _BEAT, _STOP, _RECOVERED = "StartServing", "Heartbeat", "StopServing", "RecoverLog"
+_SLOW_US = 1_000_000  # of a call that took longer, the moment is not about the time of its arrival
 _LATE_US = 10_000_000  # how much longer than the interval a silence may be: a look a second, and a busy host
 _NEVER = "\x7f"  # later than the text of any time
 
@@ -38,7 +39,6 @@ class Silence:
         self._faults = faults
         self._life = _Life.UNKNOWN
         self._interval_us = self._reached_us = 0  # how far the log's moments have come, as far as was looked
-        self._previous: Line | None = None
         self._told = 0  # records that tell of a worker's life
         self._quiet_from: int | None = None  # from this record on there are no heartbeats any more
         self._outages_us: list[int] = []
@@ -51,17 +51,17 @@ class Silence:
     def take(self, line: Line) -> None:
         """The record that the reading is at."""
         time = line.time
-        if line.record.get("eventSource") == "keytrail" or not self.earliest <= time <= self.latest:
+        is_own = line.record.get("eventSource") == "keytrail"
+        if is_own or not self.earliest <= time <= self.latest or _latency_us(line) >= _SLOW_US:
             self._look(line)
         self.newest = max(self.newest, time)
-        self._previous = line
 
     def _look(self, line: Line) -> None:
         moment_us = _moment_us(line)
         if moment_us is None:
             return  # it does not say when it was: nothing is known of it
         event = line.record.get("eventName") if line.record.get("eventSource") == "keytrail" else None
-        reached_us = max(self._reached_us, _moment_us(self._previous) or 0, _time_us(self.newest) or 0)
+        reached_us = max(self._reached_us, _time_us(self.newest) or 0)
         is_start = event in (_START, _RECOVERED) or line.extension.get("phase") == "unknown"
         if self._told and moment_us < reached_us - SKEW_US:
             self._faults.add_here(
@@ -109,12 +109,15 @@ class Silence:
         return True, f"{self._told} heartbeats, starts and stops{outages}{quiet}"
 
 
-def _moment_us(line: Line | None) -> int | None:
+def _moment_us(line: Line) -> int | None:
     """When the record was made: the end of its call."""
-    if line is None or (arrival_us := _time_us(line.time)) is None:
-        return None
+    arrival_us = _time_us(line.time)
+    return None if arrival_us is None else arrival_us + _latency_us(line)
+
+
+def _latency_us(line: Line) -> int:
     latency_us = line.extension.get("latencyMicros")
-    return arrival_us + (latency_us if type(latency_us) is int and latency_us > 0 else 0)
+    return latency_us if type(latency_us) is int and latency_us > 0 else 0
 
 
 def _time_us(text: str) -> int | None:

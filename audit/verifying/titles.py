@@ -11,7 +11,7 @@ TITLES = {
     DENSE_SEGMENTS: "its segments follow each other without a gap",
     DENSE_LINES: "every line is a record of this log, numbered densely",
     SIGNED: "every checkpoint in the history is signed by the log's key, and each is larger than the one before",
-    HISTORY: "the tree over the lines has the root of every checkpoint in the history",
+    HISTORY: "the tree over the lines has the root of every checkpoint in the history, and of every change of the sealer's key",
     LATEST: "`latest` is the last checkpoint of the history",
     SAVED: "every saved checkpoint is of this tree",
     OUTCOMES: "every call that changes state has its outcome",
