@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from audit.errors import AuditError
 from audit.instance import Instance
 from audit.record import JsonValue
 from audit.sealing import rotation
@@ -78,8 +79,11 @@ def _on_record(instance: Instance, chosen: Settings, request: rotation.Request) 
         return Answer({"generation": request.number, "keyId": public_key})
 
     def rotated() -> str:
-        with acting_as(os.getuid(), os.getgid()):  # the checkpoints may be another user's
-            return _rotated(instance, chosen, request)
+        try:
+            with acting_as(os.getuid(), os.getgid()):  # the checkpoints may be another user's
+                return _rotated(instance, chosen, request)
+        except (AuditError, OSError) as error:
+            raise SetupError(f"the key was not changed: {error}") from error
 
     owner = chosen.data.stat()
     with acting_as(owner.st_uid, owner.st_gid), HostLog(instance, chosen) as log:
