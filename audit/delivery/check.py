@@ -3,10 +3,10 @@
 That tool walks the digests that it finds. It passes where the newest digests were deleted together with their logs, where a
 log file lies beside them that no digest names, and where there is nothing at all. Here the log is what counts: each of its
 records that is due is in one file, under its account and region, in its own bytes; whatever else is there is a finding; and
-the digests are one chain for each account and region, from the first interval to the newest. The steps are 20 to 22 of
+the digests are one chain for each account and region, from the first interval to the newest. The steps are 20 to 23 of
 docs/verify.md.
 
-What is due: whatever `state` says was delivered, and whatever is older than the log's newest record by `overdue_s` (whoever
+What is due: whatever `state` says was delivered, and whatever is older than the logs' newest record by `overdue_s` (whoever
 took the state away, too, does not hide it). Each file is read once, and the log is read once; in memory is a row for each
 file.
 """
@@ -76,20 +76,23 @@ def check(
 ) -> DeliveryReport:
     """What differs. `keys` are those that may have signed digests, by their fingerprints; `state` is to be read before this.
 
-    Raises `DestinationFault`, `LogIncident`, OSError.
+    Raises `DestinationFault`, OSError.
     """
     findings = Findings()
     files, digests = _look(trail, destination, findings)
     covers = _covers(files, findings)
-    newest = 0
+    due = max(map(_newest, logs.values()), default=0) - overdue_s
     for name, log in sorted(logs.items()):
-        newest = max(newest, _compare(trail.home, name, log, covers, state, overdue_s, findings))
+        try:
+            _compare(trail.home, name, log, covers, state, due, findings)
+        except LogIncident as incident:  # what is wrong with a log, other steps of verify tell
+            findings.add(Kind.MISSING, name, f"from here on nothing can be compared: {incident}")
     for (name, place), cover in covers.items():
         if name not in logs:
             for one in cover.files:
                 _bad(one, findings, Kind.EXTRA, f"its records say that they are of a log {name!r} of {place}, which is not here")
-    named = check_chains(trail, destination, digests, keys, state, newest - overdue_s, findings)
-    _compare_with_digests(files, named, newest - overdue_s, findings)
+    named = check_chains(trail, destination, digests, keys, state, due, findings)
+    _compare_with_digests(files, named, due, findings)
     return findings.report(len(files), sum(one.records for one in files.values()), len(digests))
 
 
@@ -166,20 +169,18 @@ def _compare(
     log: Log,
     covers: dict[tuple[str, Place], _Cover],
     state: State | None,
-    overdue_s: int,
+    due: int,
     findings: Findings,
-) -> int:
-    """Compare the log `name` with what its files should be; gives the time of its newest sealed record."""
-    sealed = log.sealed()
-    newest = _time_of(log.read(sealed - 1, 1)) if sealed else 0
+) -> None:
+    """Compare the log `name` with what its files should be. What is older than `due` (seconds since the epoch) is to be there."""
     told = state.next.get(name, 0) if state is not None else 0
-    for number, line in _lines(name, log, sealed):
+    for number, line in _lines(name, log, log.sealed()):
         try:
             where = delivered(line, home)
         except NoRecord as error:
             raise LogIncident(name, f"record {number}: {error}") from error
         if where is not None:
-            is_due = number < told or where.time < newest - overdue_s
+            is_due = number < told or where.time < due
             _next(name, where.place, number, line, covers[name, where.place], is_due, findings)
     for (of, place), cover in covers.items():
         if of == name:
@@ -190,7 +191,6 @@ def _compare(
                 )
                 _bad(one, findings, Kind.EXTRA, reason)
                 cover.hashing = None
-    return newest
 
 
 def _next(log: str, place: Place, number: int, line: bytes, cover: _Cover, is_due: bool, findings: Findings) -> None:
@@ -240,11 +240,12 @@ def _lines(name: str, log: Log, sealed: int) -> Iterator[tuple[int, bytes]]:
         number += len(lines)
 
 
-def _time_of(lines: list[bytes]) -> int:
-    """The eventTime of the one line; 0 where it has none."""
+def _newest(log: Log) -> int:
+    """The eventTime of its last sealed record, in seconds since the epoch; 0 where it has none."""
+    sealed = log.sealed()
     try:
-        return seconds(orjson.loads(lines[0])["eventTime"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError):
+        return seconds(orjson.loads(log.read(sealed - 1, 1)[0])["eventTime"]) if sealed else 0
+    except (LogIncident, KeyError, TypeError, ValueError, IndexError):
         return 0
 
 

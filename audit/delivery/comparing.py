@@ -21,7 +21,7 @@ def compare_delivery(data: Path, where: str, key_file: Path | None, endpoint_url
     """Compare what is at `where` with the logs in `data`. Digests are to be signed with a key in `key_file`, by default the data
     folder's own.
 
-    Raises `QueryError` where `where` is no place, `DestinationFault`, `DigestKeyInvalid`, `LogIncident`, OSError.
+    Raises `QueryError` where `where` is no place, `DestinationFault`, `DigestKeyInvalid`, OSError.
     """
     instance = Instance.load(data)
     address = parse_address(where)

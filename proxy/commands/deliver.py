@@ -15,7 +15,7 @@ from audit.delivery.logs import Logs
 from audit.delivery.opening import Delivery, held, load_state, open_deliverer
 from audit.delivery.state import State
 from audit.errors import LogIncident
-from proxy.command_line import ConfigOption, DataOption, errors, opened_instance
+from proxy.command_line import ConfigOption, DataOption, opened_instance
 from proxy.companions import delivery_plan
 from proxy.errors import SetupError
 from proxy.settings import Settings
@@ -35,7 +35,7 @@ class LogStatus:
 @app.command()
 def once(data: DataOption = None, config: ConfigOption = None) -> None:
     """Deliver now what is sealed, and the digests that are due. `keytrail serve` does so by itself, at intervals."""
-    with errors(), opened_instance(config, data) as (_, chosen):
+    with opened_instance(config, data) as (_, chosen):
         delivery = _delivery(chosen)
         with held(chosen.data, wait=False):
             deliverer = open_deliverer(chosen.data, delivery, time.time)
@@ -54,7 +54,7 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False, data: DataOption = None, config: ConfigOption = None
 ) -> None:
     """Tell how far delivery has come."""
-    with errors(), opened_instance(config, data) as (_, chosen):
+    with opened_instance(config, data) as (_, chosen):
         delivery = _delivery(chosen)
         state = load_state(chosen.data, delivery.address)
         known = state.next if state is not None else {}

@@ -268,6 +268,26 @@ def test_whoever_takes_the_state_away_too_hides_nothing_that_is_older_than_an_ho
     assert any("eu-central-1: there is no digest" in fault for fault in faults), faults
 
 
+@pytest.mark.parametrize("line", [b"no record", b'{"eventTime": 1}'])
+def test_a_log_that_is_damaged_is_told_and_the_others_are_compared(line: bytes) -> None:
+    world = day()
+    world.logs["w1"].lines[20] = line
+    del world.destination.objects[logs_of(world)[3]]
+    reasons = [fault.reason for fault in look(world).faults]
+    assert any(reason.startswith("from here on nothing can be compared: INCIDENT: log w1: record 20") for reason in reasons), (
+        reasons
+    )
+    assert "1 records of log w0, from 3 to 3, are in no file" in reasons
+
+
+def test_an_idle_log_is_held_to_the_time_of_the_others() -> None:
+    world = World()
+    world.add("w1")
+    world.now += 4_000
+    world.add("w0")
+    assert [fault.reason for fault in look(world).faults] == ["1 records of log w1, from 0 to 0, are in no file"]
+
+
 def test_a_gap_between_digests_is_found_also_where_their_key_was_stolen() -> None:
     world = day()
     key = digests_of(world)[-1]
