@@ -26,7 +26,7 @@ class Served:
         if not folder.exists():
             Memory.create(folder, name, "2026-01-02T03:04:05Z")
         self.memory = Memory(folder)
-        self.witness = Witness(self.memory, {log.name: [log] for log in logs}, now_s)
+        self.witness = Witness(self.memory, {log.name: [key for key in logs if key.name == log.name] for log in logs}, now_s)
         self.server = WitnessServer(self.witness)
         self.host, self.port = "127.0.0.1", 0
 

@@ -18,12 +18,15 @@ from audit.cosignature import WitnessKey, cosign
 from audit.instance import Instance
 from audit.policy_file import Policy
 from audit.sealing.keys import create_key
+from audit.verify import verify
+from audit.witnessed import Demand
 from audit.witnessing import courier as courier_module
 from audit.witnessing import pauses, submission
 from audit.witnessing.courier import Courier
 from audit.witnessing.memory import read_evidence
 from audit.witnessing.protocol import AddCheckpoint
 from audit.witnessing.submission import open_session
+from tests.audit.sealing.test_rotation import Running
 from tests.audit.test_verify import Forge
 from tests.audit.witnessing.liars import Speaker, answering, hang, listening, never_end, response
 from tests.audit.witnessing.served import Served
@@ -414,3 +417,29 @@ async def test_a_failing_witness_is_left_alone_for_longer_and_longer(
         errand.pauses.until_s = 0.0
     expected = [min(2.0**number, 300.0) * 1.5 for number in range(12)]
     assert waited == [pytest.approx(pause, abs=1.0) for pause in expected]
+
+
+async def test_a_key_that_was_changed(tmp_path: Path, forge: Forge, session: aiohttp.ClientSession) -> None:
+    """The witness has to be given the new key beside the old one; then it, and `verify` by the first key, go on."""
+    running, first = Running(forge), forge.verifier
+    running.grow()
+    witness = Served(tmp_path / "a", [first], "a.example", time.time)
+    await witness.start()
+    wanted = policy(*known(witness), needed=1)
+    courier = Courier(forge.instance, forge.log, wanted, session)
+    await once(courier)
+    running.rotate()
+    await once(courier)
+    assert courier.cosigned_size == 5 and courier.slight_faults() == [], "what was signed last is the old key's"
+    running.grow()
+    await once(courier)
+    assert courier.cosigned_size == 5 and "it answers 403" in courier.slight_faults()[0]
+    port = witness.port
+    await witness.stop()
+    witness = Served(tmp_path / "a", [first, forge.verifier], now_s=time.time)
+    witness.port = port
+    await witness.start()
+    await once(courier)
+    assert courier.cosigned_size == 10 and courier.slight_faults() == []
+    assert verify(forge.instance.data, [first], demand=Demand(wanted, 600)).passed
+    await witness.stop()
