@@ -1,9 +1,10 @@
 """Cosignatures: a witness's word that a checkpoint extends whatever it saw of the log before, and when it said so. Pure.
 
-A cosignature is a signature line of the checkpoint's note. Its key has a type of its own (0x04), so that no signature of a log
-passes for one. It signs the time and the note's text: `cosignature/v1`, `time SECONDS`, then the text.
+A cosignature is a signature line of the checkpoint's note. Its key has a type of its own, so that no signature of a log passes
+for one. Type 0x04 is Ed25519, and signs the time and the note's text. Type 0x06 is ML-DSA-44, which no quantum computer is known
+to break, and signs the witness's name, the time, and the checkpoint's origin, size and root, but no extension lines.
 
-Source: C2SP tlog-cosignature, of which the Ed25519 type is read and written here, not the one of ML-DSA-44.
+Source: C2SP tlog-cosignature.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 
-from audit.checkpoint import ED25519_BYTES, SIGNATURE_PREFIX, key_id, parse_note, read_key, write_key
+from audit.checkpoint import SIGNATURE_PREFIX, key_id, parse_checkpoint, parse_note, read_key, write_key
 from audit.errors import CheckpointInvalid
 
-_COSIGNATURE = 0x04
-_TIME_BYTES, _SIGNATURE_BYTES = 8, 64
+_ED25519, _ML_DSA_44 = 0x04, 0x06
+_KEY_BYTES = {_ED25519: 32, _ML_DSA_44: 1312}
+_SIGNATURE_BYTES = {_ED25519: 64, _ML_DSA_44: 2420}
+_TIME_BYTES = 8
+_LONGEST_NAME_BYTES = 255  # that an ML-DSA-44 cosignature can speak of
 _LATEST_S = (1 << 63) - 1
+
+WitnessPrivateKey = Ed25519PrivateKey | MLDSA44PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +36,31 @@ class WitnessKey:
 
     name: str
     public_key: bytes
+    algorithm: int = _ED25519
 
     @property
     def key_id(self) -> bytes:
-        return key_id(self.name, _COSIGNATURE, self.public_key)
+        return key_id(self.name, self.algorithm, self.public_key)
 
     def __str__(self) -> str:
-        return write_key(self.name, _COSIGNATURE, self.public_key)
+        return write_key(self.name, self.algorithm, self.public_key)
 
     @classmethod
-    def of(cls, name: str, private_key: Ed25519PrivateKey) -> WitnessKey:
-        return cls(name, private_key.public_key().public_bytes_raw())
+    def of(cls, name: str, private_key: WitnessPrivateKey) -> WitnessKey:
+        algorithm = _ED25519 if isinstance(private_key, Ed25519PrivateKey) else _ML_DSA_44
+        return cls(name, private_key.public_key().public_bytes_raw(), algorithm)
 
     @classmethod
     def parse(cls, text: str) -> WitnessKey:
         """Read a witness's key. Raises `CheckpointInvalid`."""
         name, algorithm, public_key = read_key(text)
-        if algorithm != _COSIGNATURE:
-            raise CheckpointInvalid(f"verifier key {name}: algorithm {algorithm} is not that of Ed25519 cosignatures (4)")
-        if len(public_key) != ED25519_BYTES:
-            raise CheckpointInvalid(f"verifier key {name}: its key is not {ED25519_BYTES} bytes long")
-        return cls(name, public_key)
+        if algorithm not in _KEY_BYTES:
+            raise CheckpointInvalid(f"verifier key {name}: algorithm {algorithm} is not one of cosignatures (4, 6)")
+        if len(public_key) != _KEY_BYTES[algorithm]:
+            raise CheckpointInvalid(f"verifier key {name}: its key is not {_KEY_BYTES[algorithm]} bytes long")
+        if len(name.encode()) > _LONGEST_NAME_BYTES:
+            raise CheckpointInvalid(f"verifier key {name[:60]}…: its name is too long")
+        return cls(name, public_key, algorithm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +72,11 @@ class Cosignature:
     line: str
 
 
-def cosign(text: str, name: str, key: Ed25519PrivateKey, time_s: int) -> str:
-    """The signature line of the witness `name` on a note's text, made at `time_s`."""
-    signature = key.sign(_message(text, time_s))
-    data = WitnessKey.of(name, key).key_id + time_s.to_bytes(_TIME_BYTES, "big") + signature
-    return _line(name, data)
+def cosign(text: str, name: str, key: WitnessPrivateKey, time_s: int) -> str:
+    """The signature line of the witness `name` on a note's text, made at `time_s`. Raises `CheckpointInvalid`."""
+    witness = WitnessKey.of(name, key)
+    signature = key.sign(_message(text, witness, time_s))
+    return _line(name, witness.key_id + time_s.to_bytes(_TIME_BYTES, "big") + signature)
 
 
 def open_cosignatures(note: str, keys: Iterable[WitnessKey]) -> list[Cosignature]:
@@ -87,18 +98,33 @@ def open_cosignatures(note: str, keys: Iterable[WitnessKey]) -> list[Cosignature
 
 
 def _open(text: str, key: WitnessKey, data: bytes) -> Cosignature:
-    time_s = int.from_bytes(data[:_TIME_BYTES], "big")
-    if len(data) != _TIME_BYTES + _SIGNATURE_BYTES or time_s > _LATEST_S:
-        raise CheckpointInvalid(f"the cosignature of {key.name} is not a time and an Ed25519 signature")
+    time_s, signature = int.from_bytes(data[:_TIME_BYTES], "big"), data[_TIME_BYTES:]
+    if len(signature) != _SIGNATURE_BYTES[key.algorithm] or time_s > _LATEST_S:
+        raise CheckpointInvalid(f"the cosignature of {key.name} is not a time and a signature of its kind")
+    kind = Ed25519PublicKey if key.algorithm == _ED25519 else MLDSA44PublicKey
     try:
-        Ed25519PublicKey.from_public_bytes(key.public_key).verify(data[_TIME_BYTES:], _message(text, time_s))
+        kind.from_public_bytes(key.public_key).verify(signature, _message(text, key, time_s))
     except InvalidSignature:
         raise CheckpointInvalid(f"the cosignature of {key.name} is not genuine") from None
     return Cosignature(key, time_s, _line(key.name, key.key_id + data))
 
 
-def _message(text: str, time_s: int) -> bytes:
-    return f"cosignature/v1\ntime {time_s}\n{text}".encode()
+def _message(text: str, key: WitnessKey, time_s: int) -> bytes:
+    """What is signed. Raises `CheckpointInvalid`."""
+    if key.algorithm == _ED25519:
+        return f"cosignature/v1\ntime {time_s}\n{text}".encode()
+    checkpoint = parse_checkpoint(text)
+    start, end = 0, checkpoint.size  # of the part of the tree that is vouched for: all of it
+    numbers = [number.to_bytes(8, "big") for number in (time_s, start, end)]
+    name, origin = _with_length(key.name), _with_length(checkpoint.origin)
+    return b"".join([b"subtree/v1\n\0", name, numbers[0], origin, *numbers[1:], checkpoint.root])
+
+
+def _with_length(text: str) -> bytes:
+    data = text.encode()
+    if not 0 < len(data) <= _LONGEST_NAME_BYTES:
+        raise CheckpointInvalid(f"{text[:60]}… is too long a name for an ML-DSA-44 cosignature")
+    return bytes([len(data)]) + data
 
 
 def _line(name: str, data: bytes) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from audit.canonical import timestamp
 from audit.checkpoint import VerifierKey
@@ -41,12 +42,17 @@ _STATE = Path("keytrail-witness")
 @app.command()
 def init(
     name: Annotated[str, typer.Option(help="The witness's name: a URL without a scheme, such as witness.example.org/1.")],
+    ml_dsa: Annotated[
+        bool,
+        typer.Option("--ml-dsa-44", help="A key that no quantum computer is known to break; few implementations know it yet."),
+    ] = False,
     state: State = _STATE,
 ) -> None:
     """Make a witness: its key, and an empty memory. Prints its verifier key, for policies."""
     with errors():
         try:
-            key = Memory.create(state, name, timestamp(time.time_ns() // 1_000))
+            private = MLDSA44PrivateKey.generate() if ml_dsa else None
+            key = Memory.create(state, name, timestamp(time.time_ns() // 1_000), private)
         except CheckpointInvalid as error:
             raise QueryError(f"--name: {name!r:.60} cannot be the name of a key: no spaces, no +") from error
     typer.echo(f"Made the witness in {state}. Its key, for policies, is on standard output.", err=True)

@@ -1,7 +1,7 @@
 """What a witness remembers, in a folder of its own: for each log the newest checkpoint that it cosigned, and evidence.
 
     witness.json    the name, the public key, and of which logs there is a checkpoint
-    witness.key     0600: Ed25519 private key, PEM (PKCS #8)
+    witness.key     0600: the private key, Ed25519 or ML-DSA-44, PEM (PKCS #8)
     lock            held (flock) by the one process that serves it
     logs/SHA256     the newest cosigned note of the log whose origin has this digest
     evidence/       requests that contradict what was cosigned, JSON
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from audit import durable
 from audit.checkpoint import Checkpoint, claimed_checkpoint
-from audit.cosignature import WitnessKey, open_cosignatures
+from audit.cosignature import WitnessKey, WitnessPrivateKey, open_cosignatures
 from audit.errors import AuditError, CheckpointInvalid
 from audit.segments import take_lock
 from audit.witnessing.evidence import Evidence
@@ -68,12 +68,13 @@ class Memory:
         self._registering = threading.Lock()
 
     @staticmethod
-    def create(folder: Path, name: str, created: str) -> WitnessKey:
-        """Make a witness in `folder`, which must be empty or not there; durable when this returns.
+    def create(folder: Path, name: str, created: str, key: WitnessPrivateKey | None = None) -> WitnessKey:
+        """Make a witness in `folder`, which must be empty or not there; durable when this returns. By default its key is a new
+        one, Ed25519.
 
         Raises `CheckpointInvalid` where no key can have this name, FileExistsError, OSError.
         """
-        key = Ed25519PrivateKey.generate()
+        key = key or Ed25519PrivateKey.generate()
         public = WitnessKey.parse(str(WitnessKey.of(name, key)))
         if not folder.exists():
             durable.create_folder(folder)
@@ -131,7 +132,7 @@ class Memory:
             raise MemoryLost(f"{self._folder}: witness.json or witness.key is damaged") from error
         except FileNotFoundError as error:
             raise MemoryLost(f"{error.filename} is missing") from error
-        if not isinstance(key, Ed25519PrivateKey) or WitnessKey.of(self.public_key.name, key) != self.public_key:
+        if not isinstance(key, WitnessPrivateKey) or WitnessKey.of(self.public_key.name, key) != self.public_key:
             raise MemoryLost(f"{self._folder}: witness.key is not the key that witness.json names")
         self.private_key = key
         self._notes: dict[str, str] = {}  # by the digest of their origin

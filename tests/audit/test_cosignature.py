@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import struct
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+from dilithium_py.ml_dsa import ML_DSA_44
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,7 +100,7 @@ def test_keys_come_back_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (str(VerifierKey.of("log.example", LOG_KEY)), "algorithm 1 is not that of Ed25519 cosignatures"),
+        (str(VerifierKey.of("log.example", LOG_KEY)), "algorithm 1 is not one of cosignatures"),
         (str(WITNESSES[0]).replace("/a+", "/b+"), "its key id is"),
         ("witness.example/a", "it should be NAME"),
         (f"a b+{WITNESSES[0].key_id.hex()}+AAAA", "it should be NAME"),
@@ -105,3 +109,56 @@ def test_keys_come_back_as_they_were_written() -> None:
 def test_what_is_no_key_of_a_witness_is_refused(text: str, reason: str) -> None:
     with pytest.raises(CheckpointInvalid, match=reason):
         WitnessKey.parse(text)
+
+
+# --- ML-DSA-44
+
+POST_QUANTUM = MLDSA44PrivateKey.from_seed_bytes(bytes(32))
+POST_QUANTUM_KEY = WitnessKey.of("witness.example/pq", POST_QUANTUM)
+
+
+def test_what_is_signed_with_ml_dsa_is_the_structure_of_the_specification() -> None:
+    """Another implementation verifies it, over a message that is put together here."""
+    data = base64.b64decode(cosign(CHECKPOINT.text(), POST_QUANTUM_KEY.name, POST_QUANTUM, 1679315147).split()[2])
+    assert data[:4] == sha256(b"witness.example/pq\n\x06" + POST_QUANTUM_KEY.public_key).digest()[:4]
+    origin = CHECKPOINT.origin.encode()
+    message = (
+        *(b"subtree/v1\n\x00", bytes([18]), b"witness.example/pq", struct.pack(">Q", 1679315147)),
+        *(bytes([len(origin)]), origin, struct.pack(">QQ", 0, 7), CHECKPOINT.root),
+    )
+    assert struct.unpack(">Q", data[4:12]) == (1679315147,)
+    assert ML_DSA_44.verify(POST_QUANTUM_KEY.public_key, b"".join(message), data[12:])
+
+
+def test_cosignatures_of_both_kinds_are_told() -> None:
+    text = CHECKPOINT.text() + "an extension line\n"
+    note = NOTE.replace(CHECKPOINT.text(), text) + cosign(text, NAMES[0], KEYS[0], 5)
+    note += cosign(text, POST_QUANTUM_KEY.name, POST_QUANTUM, 7)
+    found = open_cosignatures(note, [POST_QUANTUM_KEY, WITNESSES[0]])
+    assert [(one.key, one.time_s) for one in found] == [(POST_QUANTUM_KEY, 7), (WITNESSES[0], 5)]
+    assert WitnessKey.parse(str(POST_QUANTUM_KEY)) == POST_QUANTUM_KEY
+
+
+@pytest.mark.parametrize("place", [4, 11, 12, 2431])
+def test_one_of_ml_dsa_that_is_not_genuine_is_refused(place: int) -> None:
+    data = bytearray(base64.b64decode(cosign(CHECKPOINT.text(), POST_QUANTUM_KEY.name, POST_QUANTUM, 100).split()[2]))
+    data[place] ^= 1
+    with pytest.raises(CheckpointInvalid, match="not genuine"):
+        open_cosignatures(f"{NOTE}\u2014 {POST_QUANTUM_KEY.name} {base64.b64encode(data).decode()}\n", [POST_QUANTUM_KEY])
+
+
+def test_it_is_of_this_witness_only() -> None:
+    line = cosign(CHECKPOINT.text(), POST_QUANTUM_KEY.name, POST_QUANTUM, 100)
+    other = WitnessKey.of("other.example", POST_QUANTUM)
+    data = base64.b64decode(line.split()[2])
+    moved = f"\u2014 other.example {base64.b64encode(other.key_id + data[4:]).decode()}\n"
+    with pytest.raises(CheckpointInvalid, match="not genuine"):
+        open_cosignatures(NOTE + moved, [other])
+
+
+def test_names_that_are_too_long_for_it_are_refused() -> None:
+    long = Checkpoint("l" * 256, 1, bytes(32))
+    with pytest.raises(CheckpointInvalid, match="too long"):
+        cosign(long.text(), POST_QUANTUM_KEY.name, POST_QUANTUM, 1)
+    with pytest.raises(CheckpointInvalid, match="too long"):
+        WitnessKey.parse(str(WitnessKey.of("w" * 256, POST_QUANTUM)))

@@ -131,7 +131,7 @@ def test_spaces_tabs_comments_and_octets_that_are_not_ascii() -> None:
         (written(f"log {witness(0)}"), 1, "not Ed25519"),
         (written(f"log {LOG} http://a b"), 1, "of a known form"),
         (written(f"log {LOG}", f"log {VerifierKey.of('other.example', KEYS[39])}"), 2, "the same public key"),
-        (written(f"witness A {LOG}"), 1, "not that of Ed25519 cosignatures"),
+        (written(f"witness A {LOG}"), 1, "not one of cosignatures"),
         (written(f"witness {witness(0)}"), 1, "of a known form"),
         (written(f"witness none {witness(0)}"), 1, "'none' is taken"),
         (written(*lines_of("A"), f"witness B {WitnessKey.of('b.example', KEYS[0])}"), 2, "the same public key"),

@@ -27,13 +27,13 @@ DATA_KEY = {"KeyId": "alias/demo", "KeySpec": "AES_256"}
 class WitnessProcess:
     """`keytrail witness serve` in a folder of its own; it keeps its port."""
 
-    def __init__(self, folder: Path, name: str, keys: str) -> None:
+    def __init__(self, folder: Path, name: str, keys: str, *kind: str) -> None:
         folder.mkdir()
         self.folder = folder
         self.address = "127.0.0.1:0"
         self.starts = 0
         (folder / "logs.txt").write_text(keys)
-        made = run_keytrail(folder, "witness", "init", "--name", name)
+        made = run_keytrail(folder, "witness", "init", "--name", name, *kind)
         assert made.returncode == 0, made.stderr
         self.key = made.stdout.strip()
 
@@ -79,7 +79,8 @@ def witness(data: Path, tmp_path: Path) -> Iterator[Callable[[str], WitnessProce
     made: list[WitnessProcess] = []
 
     def make(name: str) -> WitnessProcess:
-        made.append(WitnessProcess(tmp_path / name, f"{name}.example", admin + worker_key(data)))
+        kind = ["--ml-dsa-44"] if name == "b" else []
+        made.append(WitnessProcess(tmp_path / name, f"{name}.example", admin + worker_key(data), *kind))
         return made[-1].start()
 
     yield make

@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from audit import durable
 from audit.checkpoint import Checkpoint, sign
@@ -186,6 +187,15 @@ def test_of_many_at_once_one_history_is_cosigned(memory: Memory) -> None:
 
 
 # --- memory
+
+
+def test_a_witness_may_have_a_post_quantum_key(tmp_path: Path) -> None:
+    folder = tmp_path / "witness"
+    Memory.create(folder, "witness.example/pq", "2026-01-02T03:04:05Z", MLDSA44PrivateKey.generate())
+    for old_size, size in ((0, 4), (4, 9)):
+        memory = Memory(folder)
+        require_cosigned(memory, made(memory).add_checkpoint(LOG.request(old_size, size)), LOG, size)
+        memory.close()
 
 
 def test_a_witness_that_starts_anew_remembers(folder: Path) -> None:
