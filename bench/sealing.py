@@ -1,10 +1,9 @@
 """How many records a second one core seals: `python -m bench.sealing [--records 500000] [--seconds 8] [--rounds 3]`.
 
-Alone: a log of `bench.history`, sealed from its first record on: in steps of as many records as come in two seconds at the
-target, as the sealer does it (read, hash, leaves and levels synced, sign, state and history synced); the figure is of the core's
-time too. Beside a serving worker: the sealer of one data folder catches up with such a log on the core of a keytrail that answers
-calls as fast as it can, with its own sealer at work; the calls are measured with and without. Rounds go in turn, and medians
-count.
+Alone: a log of `bench.history`, sealed from its first record on, as the sealer does it: in steps of as many records as come in
+two seconds at the target (read, hash, leaves and levels synced, sign, state and history synced). Beside a serving worker: one
+such step every two seconds, on the core of a keytrail that answers calls as fast as it can and has its own sealer at work; how
+long a step takes then, and what it costs the calls. Rounds go in turn, and medians count.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from audit.instance import Instance
 from audit.log import Mark
 from audit.sealing.keys import KeyPlace, create_key
 from audit.sealing.log_sealer import LogSealer
+from audit.sealing.process import INTERVAL_S
 from audit.sealing.rotation import open_current
 from audit.sealing.state import SealerState
 from audit.segments import list_segments, read_mark
@@ -38,7 +38,7 @@ from bench.__main__ import Figures, measure, median, prepare
 from bench.history import LOG, write
 
 TARGET = 10_000  # records a second
-_STEP = 2 * TARGET
+STEP = int(INTERVAL_S * TARGET)
 
 
 def make(folder: Path, records: int) -> Instance:
@@ -63,49 +63,52 @@ def marks(instance: Instance) -> Iterator[Mark]:
         with segment.path.open("rb") as file:
             for line in file:
                 offset, records = offset + len(line), records + 1
-                if not records % _STEP:
+                if not records % STEP:
                     yield Mark(records, segment.first_index, offset, 0)
-    yield whole
+    if whole.records % STEP:
+        yield whole
 
 
-def seal(instance: Instance, steps: list[Mark]) -> tuple[float, float]:
-    """Seal all of the log, a step for each mark; gives the records a second, of the clock and of the core's time."""
+def seal(instance: Instance, steps: list[Mark]) -> Iterator[tuple[float, float]]:
+    """Seal all of the log, a step for each mark; gives how long each took, by the clock and by the core's time."""
     shutil.rmtree(instance.checkpoint_folder(LOG))
     instance.checkpoint_folder(LOG).mkdir()
     state_file = KeyPlace().state_file(instance)
     state_file.unlink(missing_ok=True)
     key, chain = open_current(instance, KeyPlace())
     state = SealerState(state_file, instance.id)
-    sealer = LogSealer(
-        instance.log_folder(LOG), instance.checkpoint_folder(LOG), instance.origin(LOG), key, chain=chain, state=state
-    )
-    began, cpu = time.perf_counter(), time.process_time()
+    folders = instance.log_folder(LOG), instance.checkpoint_folder(LOG)
+    sealer = LogSealer(*folders, instance.origin(LOG), key, chain=chain, state=state)
     for mark in steps:
         (instance.log_folder(LOG) / "mark").write_bytes(mark.encode())
+        began, cpu = time.perf_counter(), time.process_time()
         assert sealer.seal() is not None
-    records = steps[-1].records
-    return records / (time.perf_counter() - began), records / (time.process_time() - cpu)
+        yield time.perf_counter() - began, time.process_time() - cpu
 
 
-def seal_again_and_again(data: Path, steps: list[Mark], core: int, rate: multiprocessing.Queue[float]) -> None:
-    """Seal the log in `data`, and again from its first record on, until the process is ended; tells each time how fast."""
+def seal_at_the_target(data: Path, steps: list[Mark], core: int, took: multiprocessing.Queue[float]) -> None:
+    """Seal the log in `data` a step every two seconds, and again from its first record on, until the process is ended."""
     os.sched_setaffinity(0, {core})
     instance = Instance.load(data)
     while True:
-        rate.put(seal(instance, steps)[0])
+        for clock_s, _ in seal(instance, steps):
+            took.put(clock_s)
+            time.sleep(max(0.0, INTERVAL_S - clock_s))
 
 
 @contextmanager
-def beside(instance: Instance, steps: list[Mark], rates: list[float]) -> Iterator[None]:
-    """That, on the server's core; `rates` gets what it told."""
+def beside(instance: Instance, steps: list[Mark], took: list[float]) -> Iterator[None]:
+    """That, on the server's core; `took` gets how long its steps took."""
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
+    told: multiprocessing.Queue[float] = context.Queue()
     arguments = (instance.data, steps, int(servers.SERVER_CORE), told)
-    process = context.Process(target=seal_again_and_again, args=arguments, daemon=True)
+    process = context.Process(target=seal_at_the_target, args=arguments, daemon=True)
     process.start()
     try:
+        told.get(timeout=60)  # it has begun
         yield
-        rates.append(told.get(timeout=120))
+        while not told.empty():
+            took.append(told.get())
     finally:
         process.kill()
         process.join()
@@ -118,26 +121,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     found: dict[str, list[Figures]] = defaultdict(list)
-    sealed: dict[str, list[float]] = defaultdict(list)
+    alone: list[tuple[float, float]] = []
+    took: list[float] = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as name:
         folder = Path(name)
         instance = make(folder / "log", options.records)
         steps = list(marks(instance))
         for _ in range(options.rounds):
-            of_clock, of_core = seal(instance, steps)
-            sealed["alone"].append(of_clock)
-            sealed["a second of one core's time"].append(of_core)
+            alone += seal(instance, steps)
         with servers.keytrail(5640, folder) as server:
             for _ in range(options.rounds):
                 requests = prepare(server, "GenerateDataKey", folder)
                 measure(server, requests, 16, 2)
-                found["with its own sealer alone"].append(measure(server, requests, 16, options.seconds))
-                with beside(instance, steps, sealed["beside a worker that is fully busy, on its core"]):
-                    found["and another sealer catching up"].append(measure(server, requests, 16, options.seconds))
-    table = Table("sealing", "records/s", f"÷ {TARGET:,}", title=f"{options.records:,} records, steps of {_STEP:,}")
-    for what, rates in sealed.items():
-        table.add_row(what, f"{statistics.median(rates):,.0f}", f"{statistics.median(rates) / TARGET:.1f}")
-    calls = Table("GenerateDataKey, 16 connections, on one core", "rps", "p50 ms", "p99 ms")
+                found["by its own sealer"].append(measure(server, requests, 16, options.seconds))
+                with beside(instance, steps, took):
+                    found[f"and {TARGET:,} records/s of another log"].append(measure(server, requests, 16, options.seconds))
+    table = Table(f"a step of {STEP:,} records", "median ms", "longest ms", "records/s", f"÷ {TARGET:,}")
+    for what, times in (
+        ("alone", [clock_s for clock_s, _ in alone]),
+        ("alone, the core's own time", [core_s for _, core_s in alone]),
+        ("beside a worker that is fully busy", took),
+    ):
+        median_s = statistics.median(times)
+        rate = STEP / median_s
+        table.add_row(what, f"{median_s * 1e3:.0f}", f"{max(times) * 1e3:.0f}", f"{rate:,.0f}", f"{rate / TARGET:.1f}")
+    calls = Table("GenerateDataKey, 16 connections, on one core; sealed", "rps", "p50 ms", "p99 ms")
     for what, figures in found.items():
         one = median(figures)
         calls.add_row(what, f"{one.rps:,.0f}", f"{one.p50_us / 1e3:.2f}", f"{one.p99_us / 1e3:.2f}")
