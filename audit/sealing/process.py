@@ -96,7 +96,9 @@ class Sealer:
         self._logs.clear()
 
     def is_wanted(self) -> bool:
-        """Whether a segment was closed since the last step, or another key is asked for."""
+        """Whether a segment was closed since the last step, or another key is asked for. What went wrong can wait its turn."""
+        if self._told is not None and not self._told.ready:
+            return False
         for log in self._logs.values():
             mark = read_mark(log.folder)
             if mark is not None and mark.segment > log.segment:
@@ -108,7 +110,7 @@ class Sealer:
         since_s = INTERVAL_S
         while not select.select([stop], [], [], _LOOK_S)[0]:
             since_s += _LOOK_S
-            if since_s >= self._interval_s or (self._interval_s == INTERVAL_S and self.is_wanted()):
+            if since_s >= self._interval_s or self.is_wanted():
                 self.seal_all()
                 since_s = 0.0
         self.seal_all()

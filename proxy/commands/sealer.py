@@ -93,20 +93,21 @@ def _on_record(instance: Instance, chosen: Settings, request: rotation.Request) 
 
 def _rotated(instance: Instance, chosen: Settings, request: rotation.Request) -> str:
     """Ask the sealer for it, and wait; gives the new public key, base64. Where none runs, one is run for it."""
-    if rotation.asked(instance) is not None:
-        raise SetupError("a change of the key is asked for already: see what the sealer says")
-    rotation.ask(instance, request)
-    reason = _seal_once(chosen) if not rotation.is_sealed(instance) else "the sealer did not do it in time"
-    deadline = time.monotonic() + _PATIENCE_S
-    while rotation.asked(instance) is not None:
-        if time.monotonic() > deadline or not rotation.is_sealed(instance):
-            rotation.withdraw(instance)
-            break
-        time.sleep(_LOOK_S)
+    rotation.ask(instance, request)  # in the place of one that was given up
+    try:
+        reason = _seal_once(chosen) if not rotation.is_sealed(instance) else "the sealer did not do it in time"
+        deadline = time.monotonic() + _PATIENCE_S
+        while rotation.asked(instance) is not None and rotation.is_sealed(instance) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+    finally:
+        rotation.withdraw(instance)
     chain = read_chain(instance)
     if len(chain.rotations) < request.number:
         raise SetupError(f"the key was not changed: {reason}")
-    return rotation.encoded(chain.rotations[request.number - 1].new_key)
+    made = chain.rotations[request.number - 1]
+    if made.compromised_since != request.compromised_since:
+        raise SetupError("somebody else changed the key at the same time: see `keytrail sealer keys`")
+    return rotation.encoded(made.new_key)
 
 
 def _seal_once(chosen: Settings) -> str:

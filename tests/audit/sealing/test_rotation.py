@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,35 @@ def test_a_request_that_is_none_is_told_and_changes_nothing(forge: Forge) -> Non
     path.unlink()
     running.grow()
     assert running.told[-1] == Status(ready=True) and not read_chain(forge.instance).rotations
+
+
+def test_a_change_is_made_at_once_but_one_that_fails_waits_its_turn(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    steps: list[int] = []
+    running = Running(forge)
+    step = running.sealer.seal_all
+
+    def look(*_: object) -> tuple[list[int], list[int], list[int]]:
+        """Stands for `select`, four times a second."""
+        nonlocal looks
+        looks += 1
+        if looks == 10:
+            rotation.ask(forge.instance, rotation.Request(1, new=str(forge.instance.data / "nothing")))
+        if looks == 40:
+            rotation.ask(forge.instance, rotation.Request(1))
+        return ([0] if looks == 60 else []), [], []
+
+    def seal_all() -> None:
+        steps.append(looks)
+        step()
+
+    monkeypatch.setattr(select, "select", look)
+    monkeypatch.setattr(running.sealer, "seal_all", seal_all)
+    forge.grow(1)
+    running.sealer.run(0)
+    assert steps == [1, 9, 10, 18, 26, 34, 42, 50, 58, 60], "at once when it is asked, then every two seconds"
+    assert [status.ready for status in running.told] == [True, False, True]
+    assert len(read_chain(forge.instance).rotations) == 1
 
 
 def test_where_a_log_cannot_be_sealed_the_key_stays(forge: Forge) -> None:
