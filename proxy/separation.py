@@ -7,8 +7,9 @@ and of no other. The checkpoints are the sealer's, and the group may read them; 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from audit.instance import Instance
@@ -52,28 +53,28 @@ def separate(instance: Instance, settings: Settings) -> None:
     _give(settings.data, -1, group, _THROUGH)
     for path in (settings.data / "keytrail.json", instance.sealer_public_key):
         _give(path, -1, group, _FILE)
-    for path, is_folder in _below(settings.data / "log"):
-        _give(path, -1, group, _READ if is_folder else _FILE)
-    for path, is_folder in _below(settings.data / "checkpoints"):
-        _give(path, one.uid, group, _READ if is_folder else _FILE)
+    _give_all(settings.data / "log", -1, group)
+    _give_all(settings.data / "checkpoints", one.uid, group)
     for path in (own.state_file(instance), *([own.file(instance)] if own.is_file else [])):
         if path.exists():
             _give(path, one.uid, one.gid, _SECRET)
 
 
-def _below(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """`folder` and whatever is in it, and whether each is a folder. Links are left out."""
-    yield folder, True
-    for path in sorted(folder.rglob("*")):
-        if not path.is_symlink():
-            yield path, path.is_dir()
+def _give_all(top: Path, uid: int, gid: int) -> None:
+    """The folder `top`, and the folders and files in it. Other users may write there, so no link of theirs is followed."""
+    for _, _, names, folder in os.fwalk(top, follow_symlinks=False):
+        os.fchown(folder, uid, gid)
+        os.fchmod(folder, _READ)
+        for name in names:
+            with suppress(OSError):  # a link, or gone by now
+                _give(Path(name), uid, gid, _FILE, folder)
 
 
-def _give(path: Path, uid: int, gid: int, mode: int) -> None:
-    """Through a descriptor, so that nobody puts a link in the place of what was looked at."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _give(path: Path, uid: int, gid: int, mode: int, folder: int | None = None) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        os.fchown(fd, uid, gid)
-        os.fchmod(fd, mode)
+        if stat.S_ISDIR(os.fstat(fd).st_mode) or stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fchown(fd, uid, gid)
+            os.fchmod(fd, mode)
     finally:
         os.close(fd)

@@ -190,7 +190,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._stopping = False
         self._reserved = {name: _reserve(address) for name in LISTENERS if (address := getattr(settings, name))}
-        self._metrics = Metrics(lambda: {child.name: child.status.ready for child in self._children})
+        self._metrics = Metrics(lambda: {name: ready for name, (ready, _) in self._told().items()})
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(self._metrics)
         ports = {name: sock.getsockname()[1] for name, sock in self._reserved.items()}
@@ -277,6 +277,14 @@ class Supervisor:
             await self._changed.wait()
             self._changed.clear()
 
+    def _told(self) -> dict[str, tuple[bool, str | None]]:
+        """Whether each process is ready, and why not: as it says itself, and as is seen of a sealer that somebody else runs."""
+        told = {child.name: (child.status.ready, child.status.reason) for child in self._children}
+        if self._apart is not None:
+            status = self._apart.status()
+            told["sealer"] = status.ready, status.reason
+        return told
+
     async def _watch_sealer(self) -> None:
         """Look after a sealer that somebody else runs."""
         while self._apart is not None:
@@ -308,10 +316,7 @@ class Supervisor:
     async def _ready(self, _: web.Request) -> web.Response:
         """Ready when every worker is: one that is not answers 503 to whoever reaches it."""
         ready = not self._stopping and all(child.status.ready for child in self._workers)
-        children = {child.name: {"ready": child.status.ready, "reason": child.status.reason} for child in self._children}
-        if self._apart is not None:
-            told = self._apart.status()
-            children["sealer"] = {"ready": told.ready, "reason": told.reason}
+        children = {name: {"ready": ready, "reason": reason} for name, (ready, reason) in self._told().items()}
         body = {"status": "ready" if ready else "not ready", "processes": children}
         return web.json_response(body, status=200 if ready else 503)
 
