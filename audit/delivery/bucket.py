@@ -24,14 +24,16 @@ from audit.delivery.destination import AlreadyThere, DestinationFault, Stored
 _CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1})
 _NO_OBJECT = frozenset({"NoSuchKey", "404"})
 _REFUSED = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+_NO_LOCK = "the bucket has no Object Lock, which delivery_retention_days needs"
 #: What S3 says, in words that tell what to do.
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket",
-    "AccessDenied": "these credentials may not do that: delivery needs s3:PutObject and s3:GetObject (and s3:PutObjectRetention)",
+    "AccessDenied": "these credentials may not do that: delivery needs s3:PutObject and s3:GetObject, with retention "
+    "s3:PutObjectRetention and s3:GetBucketObjectLockConfiguration too",
     "InvalidAccessKeyId": "S3 does not know this access key",
     "SignatureDoesNotMatch": "the secret access key is not that of the access key",
     "InvalidRequest": "S3 refuses the request; with delivery_retention_days, the bucket must have Object Lock",
-    "ObjectLockConfigurationNotFoundError": "the bucket has no Object Lock, which delivery_retention_days needs",
+    "ObjectLockConfigurationNotFoundError": _NO_LOCK,
 }
 
 
@@ -50,6 +52,7 @@ class BucketDestination:
         self._bucket = bucket
         self._client = client
         self._retention = retention
+        self._can_lock = retention is None  # or it is not known yet
 
     def put(self, key: str, data: bytes, metadata: Mapping[str, str]) -> None:
         locked: dict[str, Any] = {}
@@ -57,6 +60,7 @@ class BucketDestination:
             until = datetime.now(UTC) + timedelta(days=self._retention.days)
             locked = {"ObjectLockMode": self._retention.mode, "ObjectLockRetainUntilDate": until}
         with self._failures(key):
+            self._require_lock()
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -80,6 +84,14 @@ class BucketDestination:
         with self._failures(prefix):
             for page in s3.pages(self._client, self._bucket, prefix):
                 yield from (listed.key for listed in page.objects)
+
+    def _require_lock(self) -> None:
+        """That the bucket locks what it is asked to: an S3 may ignore the request where it does not. Asked once."""
+        if not self._can_lock:
+            found = self._client.get_object_lock_configuration(Bucket=self._bucket)["ObjectLockConfiguration"]
+            if found.get("ObjectLockEnabled") != "Enabled":
+                raise DestinationFault(f"{s3.SCHEME}{self._bucket}: {_NO_LOCK}")
+            self._can_lock = True
 
     @contextmanager
     def _failures(self, key: str) -> Iterator[None]:

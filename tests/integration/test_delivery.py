@@ -25,7 +25,7 @@ from audit.companion import Status
 from audit.delivery.bucket import BucketDestination, Retention
 from audit.delivery.check import check
 from audit.delivery.deliverer import Deliverer, Terms
-from audit.delivery.destination import Destination, FolderDestination
+from audit.delivery.destination import Destination, DestinationFault, FolderDestination
 from audit.delivery.keys import open_key, read_public_keys
 from audit.delivery.layout import Place, Trail
 from audit.delivery.logs import Logs
@@ -320,6 +320,13 @@ def test_object_lock_keeps_what_was_delivered(weed: SeaweedFS) -> None:
     with pytest.raises(botocore.exceptions.ClientError, match=r"AccessDenied|locked"):
         client.delete_object(Bucket="locked", Key="a/k", VersionId=version)
     assert client.get_object_retention(Bucket="locked", Key="a/k")["Retention"]["Mode"] == "COMPLIANCE"
+
+
+def test_a_bucket_without_object_lock_is_said(weed: SeaweedFS) -> None:
+    client = weed.client()
+    client.create_bucket(Bucket="unlocked")
+    with pytest.raises(DestinationFault, match="the bucket has no Object Lock"):
+        BucketDestination("unlocked", client, Retention(1, "GOVERNANCE")).put("k", b"data", {})
 
 
 def test_s3_down_and_back(tmp_path: Path) -> None:

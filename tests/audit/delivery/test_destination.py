@@ -130,6 +130,14 @@ def test_nobody_there_is_said(s3: Any) -> None:
         open_bucket("evidence", "http://127.0.0.1:9", None).put("k", b"", {})
 
 
+def test_a_bucket_that_cannot_lock_is_said_where_that_is_asked_for(s3: Any) -> None:
+    destination = BucketDestination("evidence", s3, Retention(30, "GOVERNANCE"))
+    for _ in range(2):
+        with pytest.raises(DestinationFault, match="the bucket has no Object Lock, which delivery_retention_days needs"):
+            destination.put("k", b"data", {})
+    assert destination.get("k") is None
+
+
 def test_an_object_is_locked_where_that_is_asked_for(s3: Any) -> None:
     s3.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     destination = BucketDestination("locked", s3, Retention(30, "COMPLIANCE"))
