@@ -30,7 +30,7 @@ class SignedNotes:
         self._asked = asked
         self._faults = faults
         self._started_s = now_us / 1_000_000
-        self._keys = self._trusted_keys(asked.key or _key_in_data_folder(subject.instance, subject.origin))
+        self._keys: LogKeys | None = None
         self._cosigned = "not asked for: no policy was given" if asked.demand is None else "there is none"
         self._stamps = "not asked for: no certificates were given" if asked.authorities is None else "there is none"
         self.count = self._settled_count = self._torn_bytes = 0
@@ -52,10 +52,14 @@ class SignedNotes:
 
     def targets(self) -> Iterator[Target]:
         """Every genuine note, in the order of their sizes. What is not genuine becomes a fault as they are walked."""
-        cosigned = self._read_cosigned()
+        checkpoints, has_folder = self._subject.checkpoints, not self._subject.is_foreign
+        newest_cosigned = read_if_there(checkpoints / "cosigned") if self._asked.demand is not None and has_folder else None
         self._settled = self._subject.history_bytes()
-        self._latest = read_if_there(self._subject.checkpoints / "latest") if self._settled else None
-        history = self._read_history(self._subject.history_bytes())
+        self._latest = read_if_there(checkpoints / "latest") if self._settled else None
+        end = self._subject.history_bytes()
+        # After all of these: whatever key they are by, the chain has it by now.
+        self._keys = self._trusted_keys(self._asked.key or _key_in_data_folder(self._subject.instance, self._subject.origin))
+        history, cosigned = self._read_history(end), self._read_cosigned(newest_cosigned)
         known = (history, self._fixed_by_keys(), self._read_saved(), cosigned, self._read_timestamps())
         return iter(merge(*known, key=lambda target: target.checkpoint.size))
 
@@ -111,10 +115,9 @@ class SignedNotes:
                 self._faults.add(SAVED, f"{name}: {error}")
         return iter(sorted(targets, key=lambda target: target.checkpoint.size))
 
-    def _read_cosigned(self) -> Iterator[Target]:
+    def _read_cosigned(self, note: str | None) -> Iterator[Target]:
         """The newest checkpoint that witnesses cosigned, where it is genuine."""
         demand = self._asked.demand
-        note = None if demand is None or self._subject.is_foreign else read_if_there(self._subject.checkpoints / "cosigned")
         if demand is None or note is None:
             return iter(())
         try:

@@ -22,6 +22,7 @@ from audit.sealing import rotation
 from audit.sealing.keys import KeyPlace, create_key, first_key, load_key, log_keys, new_key_file, read_chain, verifier_keys
 from audit.sealing.process import Sealer
 from audit.verify import verify
+from audit.verifying.subject import Subject
 from tests.audit.sealing.test_sealing import Crash
 from tests.audit.test_verify import Forge, failed, faults, line, only
 
@@ -96,6 +97,26 @@ def test_a_new_sealer_goes_on_with_the_new_key_and_an_idle_log_keeps_the_old_key
     report = verify(forge.instance.data)
     assert report.passed and only(report).sealed == 5
     assert [step.verdict for step in only(report).steps if step.number == 6] == [Verdict.PASSED]
+
+
+def test_a_key_that_is_changed_while_the_log_is_verified_is_no_fault(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, first = Running(forge), forge.verifier
+    running.grow()
+    real, looks = Subject.history_bytes, 0
+
+    def look(subject: Subject) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # between two looks at the history
+            running.rotate()
+            running.grow()
+        return real(subject)
+
+    monkeypatch.setattr(Subject, "history_bytes", look)
+    for trusted in ([first], []):
+        looks = 0
+        report = verify(forge.instance.data, trusted)
+        assert looks >= 2 and report.passed, [str(fault) for fault in report.faults]
 
 
 def test_before_anything_was_sealed(forge: Forge) -> None:
