@@ -179,6 +179,7 @@ def decode(line: bytes) -> AuditRecord:
         effect=Effect(extension["effect"]) if "effect" in extension else None,
         denied_by=_decode_part(DeniedBy, _DENIED_KEYS, extension.get("deniedBy")),
         allowed_by=tuple(AllowedBy(**one) for one in extension.get("allowedBy", ())),
+        private_context=extension.get("privateContext"),
     )
 
 
@@ -275,6 +276,8 @@ def _extension(record: AuditRecord, log: str, sequence: int, time: str) -> dict[
         extension["deniedBy"] = _encode_part(record.denied_by, _DENIED_KEYS)
     if record.allowed_by:
         extension["allowedBy"] = [_encode_allowed(one) for one in record.allowed_by]
+    if record.private_context is not None:
+        extension["privateContext"] = record.private_context
     return extension
 
 

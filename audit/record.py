@@ -113,6 +113,7 @@ PARAMETER_NAMES = frozenset(
         "transitiveTagKeys",
         "command",
         "question",
+        "subject",
         "omitted",
         "originalSize",
         "reason",
@@ -291,6 +292,7 @@ class AuditRecord:
     effect: Effect | None = None  # where the outcome does not tell whether a change was made
     denied_by: DeniedBy | None = None
     allowed_by: tuple[AllowedBy, ...] = ()
+    private_context: Mapping[str, str] | None = None  # the forms (`audit.privacy.Form`) of private values of contexts, by name
 
     def __post_init__(self) -> None:
         for parameters in (self.request_parameters, self.response_elements):

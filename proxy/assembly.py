@@ -53,6 +53,7 @@ from proxy.pipeline import Authenticator, Authorise, ClientOf, Pipeline
 from proxy.policy.access import AuthorizationRequest
 from proxy.policy.evaluate import load, refusal
 from proxy.policy.folder import read_folder
+from proxy.privacy_keys import PrivacyKeys, privacy_keys
 from proxy.recording import Recorder
 from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
@@ -86,10 +87,21 @@ class Assembly:
     pipeline: Pipeline
     close: Close
     maintenance: Maintenance | None  # of the embedded KMS
+    privacy: PrivacyKeys | None  # of encryption contexts
 
 
 def assemble(settings: Settings, parts: Parts) -> Assembly:
     """The pipeline that `settings` ask for. Raises SetupError where it cannot be. Called inside a running event loop."""
+    privacy = privacy_keys(settings.context_privacy, parts.instance, os.urandom)
+    try:
+        return _assembled(settings, parts, privacy)
+    except BaseException:
+        if privacy is not None:
+            privacy.close()
+        raise
+
+
+def _assembled(settings: Settings, parts: Parts, privacy: PrivacyKeys | None) -> Assembly:
     clock = clock_of(settings.clock)
     clock_us = None if settings.clock is None else lambda: int(clock() * 1_000_000)  # by which sessions end
     callers = Callers(parts.store, clock, os.urandom)
@@ -112,7 +124,13 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
     per_worker = settings.calls_per_caller_s / settings.workers
     may_call = CallerRates(per_worker, 2 * per_worker).take if per_worker else None
     recording = partial(
-        Recorder, parts.instance.account_id, parts.instance.region, backend.name, settings.grant_tokens, parts.new_id
+        Recorder,
+        parts.instance.account_id,
+        parts.instance.region,
+        backend.name,
+        settings.grant_tokens,
+        parts.new_id,
+        privacy=None if privacy is None else privacy.privacy,
     )
     pipeline_of = partial(
         Pipeline,
@@ -143,13 +161,20 @@ def assemble(settings: Settings, parts: Parts) -> Assembly:
         recorder=recorder,
         authorise=authorise,
         note=parts.uses.note if settings.backend == "local" else None,
+        confide=privacy.confide if privacy is not None and privacy.encrypts else None,
         beside=beside,
         is_for_beside=is_for_sts,
     )
     maintenance = None
     if isinstance(backend, LocalBackend):
         maintenance = Maintenance(backend, recorder, parts.log, _now_us, clock, parts.instance.maintenance)
-    return Assembly(pipeline, close, maintenance)
+
+    async def close_all() -> None:
+        await close()
+        if privacy is not None:
+            privacy.close()
+
+    return Assembly(pipeline, close_all, maintenance, privacy)
 
 
 def _now_us() -> int:

@@ -16,6 +16,7 @@ from proxy.authorization import operator
 from proxy.backends.local.backend import LocalBackend
 from proxy.domain import Answer, Operation, Origin, RawRequest
 from proxy.errors import KmsError, ProxyError
+from proxy.privacy_keys import privacy_keys
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import StoreFailed
 from proxy.settings import Settings
@@ -32,10 +33,14 @@ class HostLog:
     def __init__(
         self, instance: Instance, settings: Settings, effect_of: Callable[[AuditRecord], Known | None] | None = None
     ) -> None:
-        self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG), effect_of=effect_of)
         self._region = instance.region
         self._new_id = make_ids(os.urandom)
-        self._recorder = Recorder(instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id)
+        self._privacy = privacy_keys(settings.context_privacy, instance, os.urandom)
+        self._log = BlockingLog(log_place(instance, settings, ADMIN_LOG), effect_of=effect_of)
+        hides = None if self._privacy is None else self._privacy.privacy
+        self._recorder = Recorder(
+            instance.account_id, instance.region, LocalBackend.name, settings.grant_tokens, self._new_id, privacy=hides
+        )
         self.operator = operator(instance.account_id, os.getuid(), host_user())
 
     def __enter__(self) -> HostLog:
@@ -46,6 +51,8 @@ class HostLog:
 
     def close(self) -> None:
         self._log.close()
+        if self._privacy is not None:
+            self._privacy.close()
 
     def exchange(self, operation: Operation, parameters: Mapping[str, JsonValue]) -> Exchange:
         """What is about to be done, for its records."""

@@ -17,7 +17,7 @@ from audit.errors import CommitFailed
 from audit.record import AuditRecord, IdentityProof
 from proxy.backends.base import Backend
 from proxy.dialect import Dialect
-from proxy.domain import Answer, KmsCall, RawRequest, RawResponse
+from proxy.domain import Answer, KmsCall, Members, RawRequest, RawResponse
 from proxy.errors import KmsError
 from proxy.recording import Exchange, Recorder
 from proxy.sigv4 import AuthenticationFailed, SeenSignatures, Verified
@@ -53,6 +53,8 @@ ClientOf: TypeAlias = Callable[[RawRequest], str | None]
 Observe: TypeAlias = Callable[[str, str, int], None]
 #: Told of each record that is durable, and where it is.
 Note: TypeAlias = Callable[[AuditRecord, Receipt], None]
+#: Sees to it that what is private in a request can be recorded as it is to be. Raises KmsError where it cannot.
+Confide: TypeAlias = Callable[[Members], Awaitable[None]]
 
 
 class Pipeline:
@@ -80,6 +82,7 @@ class Pipeline:
         client_of: ClientOf | None = None,
         observe: Observe | None = None,
         note: Note | None = None,
+        confide: Confide | None = None,
         calls_at_once: int = 1 << 30,
         beside: Pipeline | None = None,
         is_for_beside: Callable[[Mapping[bytes, bytes]], bool] = lambda headers: False,
@@ -91,6 +94,7 @@ class Pipeline:
         self._client_of = client_of
         self._observe = observe
         self._note = note
+        self._confide = confide
         self._calls_at_once = calls_at_once
         self._under_way = 0
         self._dialect = dialect
@@ -123,6 +127,8 @@ class Pipeline:
                 caller = self._authenticate(exchange)
                 await _turn()
                 call = self._parse(exchange, caller)
+                if self._confide is not None:
+                    await self._confide(call.parameters)
                 self._admit(exchange, call)
                 await _turn()
                 if call.operation.mutates:

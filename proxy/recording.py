@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from audit.record import AuditRecord, Effect, IdentityProof, Phase, Resource, UserIdentity
+from proxy.context_privacy import ContextPrivacy, Hidden
 from proxy.domain import AllowedBy, Answer, Attested, KeyUse, KmsCall, Members, Operation, Principal, RawRequest
 from proxy.errors import KmsError
 
@@ -64,6 +65,7 @@ def operation_name(claimed: str) -> str:
 #: What CloudTrail writes for the service itself.
 _AWS_INTERNAL = "AWS Internal"
 _INTEGERS = (-(1 << 63), 1 << 63)  # what every reader of JSON takes for a whole number; others are recorded as their digits
+_NOTHING_HIDDEN = Hidden({})
 _YEAR_10000 = 253_402_300_800  # seconds since the epoch: what datetime cannot say stays a number
 
 
@@ -72,6 +74,7 @@ class Recorder:
 
     `event_source` and `resource_type` are CloudTrail's names of the service and of what it keeps. With `has_accounts` the
     accounts of callers are served here: a call's recipient is then the caller's, as in the event that CloudTrail gives to them.
+    All that `privacy` is to hide it has hidden before anything of a request goes into a record; None: there is nothing to hide.
     """
 
     def __init__(
@@ -85,11 +88,13 @@ class Recorder:
         event_source: str = "kms.amazonaws.com",
         resource_type: str = "AWS::KMS::Key",
         has_accounts: bool = False,
+        privacy: ContextPrivacy | None = None,
     ) -> None:
         self._account_id = account_id
         self._event_source = event_source
         self._resource_type = resource_type
         self._has_accounts = has_accounts
+        self._privacy = privacy
         self._home_region = home_region
         self._backend = backend
         self._hash_grant_tokens = grant_tokens == "sha256"
@@ -177,6 +182,10 @@ class Recorder:
             request_id = upstream.request_id or request_id
             if answer is not None and proof is IdentityProof.CLAIMED:
                 proof = IdentityProof.UPSTREAM
+        parameters, hidden = exchange.parameters, _NOTHING_HIDDEN
+        if self._privacy is not None:
+            hidden = self._privacy.hide(parameters)
+            parameters = hidden.parameters
         return AuditRecord(
             time_us=raw.received_us,
             event_id=self._new_id(),
@@ -187,10 +196,10 @@ class Recorder:
             aws_region=exchange.region or self._home_region,
             source_ip=exchange.source_ip,
             user_agent=None if user_agent is None else user_agent.decode("utf-8", "replace"),
-            request_parameters=self._request_parameters(operation, exchange.parameters),
+            request_parameters=self._request_parameters(operation, parameters),
             response_elements=None if answer is None else _response_elements(operation, answer),
             error_code=None if error is None else _CLOUDTRAIL_CODES.get(error.code, error.code),
-            error_message=None if error is None else error.message,
+            error_message=None if error is None or error.message is None else hidden.text(error.message),
             read_only=operation.read_only,
             resources=resources,
             recipient_account_id=(self._has_accounts and principal is not None and principal.account_id) or self._account_id,
@@ -213,6 +222,7 @@ class Recorder:
             effect=Effect.UNKNOWN if error is not None and error.effect_unknown else None,
             denied_by=None if error is None else error.denied_by,
             allowed_by=tuple(exchange.allowed_by) if phase is Phase.OUTCOME else (),
+            private_context=hidden.marks or None,
         )
 
     def _request_parameters(self, operation: Operation, parameters: Members) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from audit.privacy import Rules
 from proxy.errors import SetupError
 
 DEFAULT_FILE = Path("config/keytrail.toml")
@@ -61,6 +62,13 @@ Words = Annotated[
     NoDecode,
     BeforeValidator(lambda words: [w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else words),
 ]
+
+
+def _are_rules(words: tuple[str, ...]) -> tuple[str, ...]:
+    Rules.parse(words)
+    return words
+
+
 #: Shown nowhere but to the worker, by its pipe.
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json")]
 Seconds = Annotated[float, Field(gt=0, le=600)]
@@ -104,6 +112,7 @@ class Settings(BaseSettings):
     delivery_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 0
     delivery_retention_mode: Literal["GOVERNANCE", "COMPLIANCE"] = "GOVERNANCE"
     grant_tokens: Literal["clear", "sha256"] = "clear"
+    context_privacy: Annotated[Words, AfterValidator(_are_rules)] = ()
     grant_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     clock: MaybePath = None
     calls_at_once: Annotated[int, Field(ge=1, le=100_000)] = 1_000

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from audit.query import commands
 from audit.query.engine import Progress, search
-from audit.query.filters import Filter, Record, extension, named_keys
+from audit.query.filters import Filter, Record, extension, named_keys, private_names
 from audit.query.lines import Damage
 from audit.query.render import make_console, plain, short_caller, short_key
 from audit.query.terminal import FINDINGS, IO, OK, errors, exit_with, note, progress_bar, warn_of
@@ -196,9 +196,10 @@ def _account_of(record: Record, principal: Principal) -> str:
 
 
 def _parameters(record: Record) -> Mapping[str, Any] | None:
-    """The request's members by the API's names; None where the record has left them out, or does not know the operation's."""
+    """The request's members by the API's names; None where the record has left them out, or has some of them in a private form,
+    or does not know the operation's."""
     recorded = record.get("requestParameters") or {}
-    if recorded.get("omitted") is True or record.get("eventName") not in (*OPERATIONS, *STS_OPERATIONS):
+    if private_names(record) or recorded.get("omitted") is True or record.get("eventName") not in (*OPERATIONS, *STS_OPERATIONS):
         return None
     return {_upper_camel(name): _member(_upper_camel(name), value) for name, value in recorded.items()}
 

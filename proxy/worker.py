@@ -196,8 +196,10 @@ class Work:
             _log.info("works by the new settings")
 
     async def maintain(self, stop: asyncio.Event) -> None:
-        """Do what time does to keys, until `stop`; what has begun then is finished."""
+        """Do what time does to keys, and forget what was shredded, until `stop`; what has begun then is finished."""
         while not stop.is_set():
+            if self._assembly.privacy is not None:
+                self._assembly.privacy.forget_shredded()
             if self._assembly.maintenance is not None and self._parts.store.fault is None:
                 await self._assembly.maintenance.run()
             with suppress(TimeoutError):

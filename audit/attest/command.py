@@ -22,6 +22,7 @@ from audit.instance import Instance
 from audit.keychain import KeyChain
 from audit.query.commands import DEFAULT_DATA, Data, whole_arn
 from audit.query.filters import Filter, KeyName, parse_pair
+from audit.query.private import with_digests
 from audit.query.render import clean, record_line
 from audit.query.terminal import FINDINGS, OK, check_target, errors, exit_with, note, progress_bar
 from audit.query.times import parse_time, time_text
@@ -110,7 +111,8 @@ def attest_absence(
         )
         place = KeyPlace(sealer_key, kms={"endpoint_url": sealer_kms_endpoint, "region": Instance.load(data).region})
         with progress_bar("reading the logs") as bar:
-            finding, document = attest(data, question, now, [_saved(path) for path in checkpoint or []], bar, place)
+            asked = with_digests(question, data)
+            finding, document = attest(data, asked, now, [_saved(path) for path in checkpoint or []], bar, place)
         if not finding.is_absent:
             _tell_hits(finding)
             raise typer.Exit(FINDINGS)

@@ -40,7 +40,7 @@ def _alone(asked: Filter) -> Iterator[tuple[str, Filter]]:
     if asked.access_key is not None:
         yield f"access key {asked.access_key}", Filter(access_key=asked.access_key, phases=phases)
     for name, value in asked.context:
-        yield f"context {name}={value}", Filter(context=((name, value),), phases=phases)
+        yield f"context {name}={value}", Filter(context=((name, value),), phases=phases, digests=asked.digests)
     for event in asked.events:
         yield f"event {event}", Filter(events=(event,), phases=phases)
     if asked.error not in (None, "any", "none"):

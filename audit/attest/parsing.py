@@ -82,7 +82,11 @@ def _statement(document: Json) -> Statement:
 
 def _question(value: Json) -> Filter:
     names = ("from", "to", "fingerprints", "key", "caller", "accessKey", "context", "events", "error", "phases")
-    asked = _fields(value, "the question", *names)
+    has_digests = isinstance(value, dict) and "digests" in value
+    asked = _fields(value, "the question", *names, *(["digests"] if has_digests else []))
+    context, digests = tuple(_each(asked["context"], _pair)), tuple(_each(asked["digests"], _text)) if has_digests else ()
+    if has_digests and len(digests) != len(context):
+        raise AttestationInvalid("its digests are not one for each pair of its encryption context")
     key = _optional(asked["key"], _text)
     return Filter(
         since=_optional(asked["from"], _moment),
@@ -91,7 +95,8 @@ def _question(value: Json) -> Filter:
         key=None if key is None else KeyName.parse(key),
         caller=_optional(asked["caller"], _text),
         access_key=_optional(asked["accessKey"], _text),
-        context=tuple(_each(asked["context"], _pair)),
+        context=context,
+        digests=dict(zip(context, digests, strict=False)),
         events=tuple(_each(asked["events"], _text)),
         error=_optional(asked["error"], _text),
         phases=frozenset(Phase(phase) for phase in _each(asked["phases"], _text)),

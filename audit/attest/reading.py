@@ -22,7 +22,8 @@ from audit.attest.occurring import Unseen
 from audit.attest.statement import MAX_NAMED, UNDER_WAY, Excepted, SetBack
 from audit.errors import LogIncident
 from audit.merkle import EMPTY_ROOT, Frontier
-from audit.query.filters import Filter, Record
+from audit.privacy import Form
+from audit.query.filters import Filter, Record, contexts, private_names
 from audit.query.lines import Found, Place
 from audit.query.scan import Chunk, chunks, find_parts
 from audit.query.sql import TIME_FORMAT, Question
@@ -191,12 +192,29 @@ class _Judge:
                 if may_match and self._sieve.may_be_in(line) and self._filter.matches(record):
                     hits = reading.hits if is_sealed else reading.later_hits
                     hits.add(time, Place(reading.log, chunk.part.path.name, number), line)
+                elif self._is_hidden(record):
+                    raise _Unjudged("a value that was asked for is private in it, in a form that is not searched")
                 elif self._needs_parameters and _is_without_parameters(record):
                     raise _Unjudged("its parameters were too large to be recorded: key and encryption context may be among them")
             except _Unjudged as unjudged:
                 self._except(Excepted(index, chunk.part.path.name, number, str(unjudged)))
             except (AttributeError, KeyError, TypeError, ValueError):  # of another shape than a record's, where it is asked
                 self._except(Excepted(index, chunk.part.path.name, number, "its fields are not those of a record"))
+
+    def _is_hidden(self, record: Record) -> bool:
+        """Whether a value of its context that was asked for may be in it, and nobody could tell: if all else is as asked."""
+        asked = self._filter
+        if not asked.context or not (forms := private_names(record)):
+            return False
+        there = {name for context in contexts(record).values() for name in context}
+        hidden = {
+            pair
+            for pair in asked.context
+            if "*" in forms
+            or (pair[0] in there and pair[0] in forms and not (forms[pair[0]] == Form.HMAC.value and pair in asked.digests))
+        }
+        rest = tuple(pair for pair in asked.context if pair not in hidden)
+        return bool(hidden) and replace(asked, context=rest).matches(record)
 
     def _record(self, line: bytes, index: int) -> tuple[Record, str, datetime]:
         """The record in `line`, its time as text and as a value. Raises `_Unjudged`, or what a field of another type does."""

@@ -205,7 +205,7 @@ class Statement:
             "events": asked.events,
             "error": asked.error,
             "phases": sorted(phase.value for phase in asked.phases),
-        }
+        } | ({"digests": [asked.digests[pair] for pair in asked.context]} if asked.digests else {})
 
 
 def _subject(note: str) -> dict[str, Any]:

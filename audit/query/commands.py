@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as json_text
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,8 @@ from audit.query.artifacts.recognise import read as recognise
 from audit.query.artifacts.sources import ArtifactUnavailable, find_artifacts, is_place
 from audit.query.engine import search
 from audit.query.filters import DEFAULT_PHASES, Filter, KeyName, parse_pair
-from audit.query.lines import Damage
+from audit.query.lines import Damage, Found
+from audit.query.private import Revealer, with_digests
 from audit.query.standing import Standing, WhoCan, wrapping
 from audit.query.tail import Follower, follow
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
@@ -31,6 +33,7 @@ from audit.query.trace import trace as trace_story
 from audit.record import Phase
 
 _POLL_S = 0.25
+_PRIVATE = "not known: its encryption context is private in the log"
 _FINGERPRINT_BYTES = 100  # of a file that holds the 64 digits of one, and white space
 
 app = typer.Typer()
@@ -120,6 +123,12 @@ def query(
     format: Annotated[
         Format, typer.Option("--format", help="table; json: the lines as they stand in the log; csv.")
     ] = Format.TABLE,
+    reveal: Annotated[
+        bool,
+        typer.Option(
+            "--reveal", help="Show encrypted values of contexts in clear; lines are then not those of the log. Always on record."
+        ),
+    ] = False,
     no_index: NoIndex = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -130,11 +139,14 @@ def query(
     with errors():
         wanted = _filter(since, until, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
         with (
+            Revealer(data) if reveal else nullcontext() as revealer,
             progress_bar("searching") as progress,
-            search(data, [wanted], log=log, progress=progress, use_index=not no_index) as result,
+            search(data, [with_digests(wanted, data)], log=log, progress=progress, use_index=not no_index) as result,
         ):
             progress.stop()
-            records = result.records(newest=limit)
+            records: Iterable[Found] = result.records(newest=limit)
+            if revealer is not None:
+                records = revealer.revealed(records)
             match format:
                 case Format.TABLE:
                     render.write_table(records, render.make_console(sys.stdout))
@@ -177,7 +189,10 @@ def trace(
 
         def standing_of(story: Story) -> Standing | None:
             found = wrapping(story)
-            return None if found is None or who_can is None else who_can(data, *found)
+            if found is None or who_can is None:
+                return None
+            key, context = found
+            return who_can(data, key, context) if context is not None else Standing(key, reason=_PRIVATE)
 
         told = [tell(contents, story_of, standing_of) for contents in _contents(artifact, s3_endpoint)]
         if not told:
@@ -219,7 +234,7 @@ def tail(
         wanted = _filter(None, None, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
         console = render.make_console(sys.stdout)
         try:
-            for news in follow(Follower(data, wanted, log), lines, _wait):
+            for news in follow(Follower(data, with_digests(wanted, data), log), lines, _wait):
                 if isinstance(news, Damage):
                     note(f"damaged: {news}")
                 elif json:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from audit.errors import QueryError
+from audit.privacy import Form
 from audit.query.times import time_text
 from audit.record import Effect, Phase
 
@@ -71,7 +72,9 @@ class Filter:
     """`since` is inclusive, `until` exclusive; both aware. `*` in `events` and `caller` stands for any text.
 
     `ids` are of requests or of events. `error`: a code as CloudTrail or as the client saw it, ``any``, or ``none``. `source`: an
-    address, or a network (CIDR). Raises `QueryError` for a fingerprint or a source that is none.
+    address, or a network (CIDR). `digests` has for pairs of `context` their values in the form hmac (`audit.privacy`): a record
+    that has one of them, and says that it is private, answers as one with the value in clear does. Raises `QueryError` for a
+    fingerprint or a source that is none.
     """
 
     since: datetime | None = None
@@ -86,6 +89,7 @@ class Filter:
     error: str | None = None
     source: str | None = None
     phases: frozenset[Phase] = DEFAULT_PHASES
+    digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for fingerprint in self.fingerprints:
@@ -106,7 +110,7 @@ class Filter:
             and (self.key is None or self.key.matches(record))
             and (self.caller is None or any(glob_matches(self.caller, _identity(record, part)) for part in ("arn", "userName")))
             and (self.access_key is None or _identity(record, "accessKeyId") == self.access_key)
-            and all(_has_pair(record, key, value) for key, value in self.context)
+            and all(_has_pair(record, pair, self.digests.get(pair)) for pair in self.context)
             and (not self.fingerprints or not {*self.fingerprints}.isdisjoint(fingerprints(record)))
             and (not self.ids or not {record.get("requestID"), record.get("eventID")}.isdisjoint(self.ids))
             and self._matches_error(record)
@@ -214,6 +218,11 @@ def contexts(record: Record) -> dict[str, dict[str, str]]:
     return {name: dict(_part(parameters, name)) for name in CONTEXTS if _part(parameters, name)}
 
 
+def private_names(record: Record) -> Mapping[str, str]:
+    """The names whose values in the record's contexts are private, and in which form (`audit.privacy.Form`)."""
+    return _part(extension(record), "privateContext")
+
+
 def _part(record: Record, name: str) -> Record:
     part = record.get(name)
     return part if isinstance(part, Mapping) else {}
@@ -228,5 +237,7 @@ def _identity(record: Record, name: str) -> object:
     return _part(record, "userIdentity").get(name)
 
 
-def _has_pair(record: Record, key: str, value: str) -> bool:
-    return any(context.get(key) == value for context in contexts(record).values())
+def _has_pair(record: Record, pair: tuple[str, str], digest: str | None) -> bool:
+    key, value = pair
+    values = [context.get(key) for context in contexts(record).values()]
+    return value in values or (digest is not None and digest in values and private_names(record).get(key) == Form.HMAC.value)

@@ -22,10 +22,11 @@ import orjson
 from audit.commit import BlockingLog, LogPlace
 from audit.errors import AuditError, QueryError
 from audit.instance import ADMIN_LOG, Instance, NoInstance, host_user
+from audit.query import private
 from audit.query.artifacts.sources import is_place
 from audit.query.blob import fingerprint_of_text
 from audit.query.modesty import be_modest
-from audit.query.terminal import note
+from audit.query.terminal import errors, note
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 
 EVENT = "SearchLog"
@@ -46,28 +47,33 @@ def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
     def recorded(*arguments: Any, **options: Any) -> None:
         if options.get("statement") == "-":  # what comes by standard input is the question, and is on record with it
             options["statement"] = sys.stdin.read()
-        if record_search(options["data"], name, options):
-            be_modest()
+        must = bool(options.get("reveal"))
+        with errors():
+            if record_search(options["data"], name, options, must=must):
+                be_modest()
         command(*arguments, **options)
 
     return recorded
 
 
-def record_search(data: Path, command: str, options: Mapping[str, Any]) -> bool:
+def record_search(data: Path, command: str, options: Mapping[str, Any], *, must: bool = False) -> bool:
     """Record that `command` is about to search the logs of `data`, if `serve` runs there; durable when this returns. Whether it
     does.
 
-    Where that is not possible, it is said on standard error, and the search goes on.
+    Where that is not possible, it is said on standard error, and the search goes on. With `must` it is recorded in any case, and
+    what keeps it from being so is raised: AuditError, OSError.
     """
     is_served = False
     try:
         instance = Instance.load(data)
         is_served = instance.is_served
-        if is_served:
+        if is_served or must:
             _commit(instance, _record(instance, command, options))
     except NoInstance:
         pass  # what the command itself will say something about
     except (AuditError, OSError) as error:
+        if must:
+            raise
         note(f"this search is not on record: {error}")
     return is_served
 
@@ -79,6 +85,10 @@ def _commit(instance: Instance, record: AuditRecord) -> None:
 
 
 def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> AuditRecord:
+    forms: Mapping[str, str] = {}
+    if isinstance(pairs := options.get("context"), list):
+        told, forms = private.on_record(pairs, instance.data)
+        options = {**options, "context": told}
     return AuditRecord(
         time_us=time.time_ns() // 1_000,
         event_id=str(uuid.uuid4()),
@@ -92,6 +102,7 @@ def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> Aud
         request_parameters={"command": command, "question": _question(options)},
         recipient_account_id=instance.account_id,
         topology="host",
+        private_context=forms or None,
     )
 
 

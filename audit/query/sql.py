@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from audit.privacy import Form
 from audit.query.filters import CONTEXTS, WRITTEN_KEYS, Filter, KeyName, source_matches
 from audit.query.times import time_text
 from audit.record import Phase
@@ -117,8 +118,12 @@ class Question:
         if one.access_key is not None:
             clauses.append(f"{self._at('/userIdentity/accessKeyId')} = {self._bind(one.access_key)}")
         for key, value in one.context:
-            places = [f"/requestParameters/{name}/{_pointer(key)}" for name in CONTEXTS]
-            clauses.append(_any(f"{self._at(place)} = {self._bind(value)}" for place in places))
+            places = [self._at(f"/requestParameters/{name}/{_pointer(key)}") for name in CONTEXTS]
+            ways = [f"{place} = {self._bind(value)}" for place in places]
+            if (digest := one.digests.get((key, value))) is not None:
+                form = f"{self._at(f'{_EXTENSION}privateContext/{_pointer(key)}')} = {self._bind(Form.HMAC.value)}"
+                ways += [f"({place} = {self._bind(digest)} AND {form})" for place in places]
+            clauses.append(_any(ways))
         if one.fingerprints:
             clauses.append(self._fingerprints(one.fingerprints))
         if one.ids:
@@ -170,7 +175,9 @@ class Question:
 def _texts(one: Filter) -> Texts:
     groups = [[max(event.split("*"), key=len) for event in one.events]]
     groups += [[piece] for piece in (one.caller or "").split("*")]
-    groups += [[text] for pair in one.context for text in pair]
+    for key, value in one.context:
+        digest = one.digests.get((key, value))
+        groups += [[key], [value] if digest is None else [value, digest]]
     groups += [[*one.fingerprints], [*one.ids], [one.key.short or one.key.text] if one.key else [], [one.access_key or ""]]
     groups += [[one.error or ""] if one.error not in ("any", "none") else []]
     groups += [[one.source] if one.source and "/" not in one.source else []]

@@ -35,13 +35,14 @@ class Standing:
 WhoCan: TypeAlias = Callable[[Path, str, Mapping[str, str]], "Standing | None"]
 
 
-def wrapping(story: Story) -> tuple[str, Mapping[str, str]] | None:
-    """The key (ARN) that the blob of `story` is wrapped under, and its context; None where the log does not tell."""
+def wrapping(story: Story) -> tuple[str, Mapping[str, str] | None] | None:
+    """The key (ARN) that the blob of `story` is wrapped under, and its context (None: it is private in the log); None where the
+    log does not tell."""
     found = next((told for entry in reversed(story.entries) if (told := _told_by(entry, story.fingerprint)) is not None), None)
     return found if found is not None and found[0].startswith("arn:") else None
 
 
-def _told_by(entry: Entry, fingerprint: str) -> tuple[str, Mapping[str, str]] | None:
+def _told_by(entry: Entry, fingerprint: str) -> tuple[str, Mapping[str, str] | None] | None:
     if entry.step not in (Step.MADE, Step.UNWRAPPED, Step.REENCRYPTED) or not entry.keys:
         return None
     is_made = fingerprint in entry.blobs_out
@@ -49,4 +50,5 @@ def _told_by(entry: Entry, fingerprint: str) -> tuple[str, Mapping[str, str]] | 
         return None
     name = ("destination" if is_made else "source") if entry.step is Step.REENCRYPTED else ""
     context = entry.context.get(f"{name}EncryptionContext" if name else "encryptionContext", {})
-    return entry.keys[-1] if is_made else entry.keys[0], context
+    is_private = not entry.private_context.keys().isdisjoint(context) or "*" in entry.private_context
+    return entry.keys[-1] if is_made else entry.keys[0], None if is_private else context

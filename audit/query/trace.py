@@ -28,6 +28,7 @@ from audit.query.filters import (
     extension,
     fingerprints,
     named_keys,
+    private_names,
     resource_arns,
     was_done,
 )
@@ -75,7 +76,8 @@ class Relation(Enum):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One record of the story. `keys` are ARNs; `allowed_by` has what allowed each action, as `allowances` says it; `error` is
-    CloudTrail's code. `effect` tells of a change whose outcome does not say whether it was made: made, unknown."""
+    CloudTrail's code; `private_context` names what is private in `context`. `effect` tells of a change whose outcome does not say
+    whether it was made: made, unknown."""
 
     step: Step
     time: str
@@ -84,6 +86,7 @@ class Entry:
     source: str
     keys: tuple[str, ...]
     context: dict[str, dict[str, str]]
+    private_context: dict[str, str]
     blobs_in: tuple[str, ...]
     blobs_out: tuple[str, ...]
     allowed_by: tuple[str, ...]
@@ -296,6 +299,7 @@ def _entry(found: Found, record: Record) -> Entry:
         source=str(record.get("sourceIPAddress")),
         keys=tuple(resource_arns(record) or named_keys(record)),
         context=contexts(record),
+        private_context=dict(private_names(record)),
         blobs_in=tuple(fingerprints(record, "fingerprintsIn")),
         blobs_out=tuple(fingerprints(record, "fingerprintsOut")),
         allowed_by=tuple(allowances(record)),

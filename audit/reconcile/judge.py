@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from audit.privacy import PrivacyKey
 from audit.query.engine import Progress, search
 from audit.query.filters import Filter, Record, extension
 from audit.query.lines import Damage
+from audit.query.private import digesting_key
 from audit.query.scan import Coverage
 from audit.reconcile.files import CloudTrailUnavailable, Wanted, find_files
 from audit.reconcile.findings import Finding, Kind, Report
@@ -31,6 +33,7 @@ from audit.reconcile.reading import REPLICATED, Coverages, read_files, read_ours
 from audit.reconcile.rules import MAX_APART_US, by_aws_service, caller_name, compare, keys_of, time_us
 from audit.reconcile.tables import Row, Tables
 from audit.record import Phase
+from audit.subjects import PrivacyFault
 
 DEFAULT_GRACE = timedelta(minutes=30)
 #: Both sides are read so much beyond `since` and `until`, so that no pair is torn at the edge.
@@ -78,11 +81,20 @@ def reconcile(
             damaged, interval = ours.damaged, _interval(ours.coverage, wanted)
         covered = read_files(files, wanted, tables, report, of_files)
         tables.put_together()
-        _Judge(tables, report, covered, wanted, interval, terms).judge()
+        _Judge(tables, report, covered, wanted, interval, terms, _privacy_key(data, report)).judge()
     report.interval = None if interval is None else (_text_of(interval[0]), _text_of(interval[1]))
     report.coverage = [(*place, _text_of(one.oldest), _text_of(one.newest)) for place, one in sorted(covered.items())]
     report.findings.sort(key=lambda finding: (finding.time, finding.request_id))
     return report, damaged
+
+
+def _privacy_key(data: Path, report: Report) -> PrivacyKey | None:
+    """With which private values are compared; that there should be one, and is not, is noted."""
+    try:
+        return digesting_key(data)
+    except PrivacyFault as error:
+        report.notes.append(f"private values of encryption contexts are not compared: {error}")
+        return None
 
 
 def _interval(logs: tuple[Coverage, ...], wanted: Wanted) -> tuple[int, int] | None:
@@ -106,11 +118,12 @@ class _Reason:
 class _Further:
     """Events that AWS may have besides those that records name. Asked in the order of time; holds only what is within reach."""
 
-    def __init__(self, tables: Tables, session_names: bool) -> None:
+    def __init__(self, tables: Tables, session_names: bool, privacy: PrivacyKey | None) -> None:
         self._coming = tables.further()
         self._next = next(self._coming, None)
         self._near: dict[tuple[object, object], deque[_Reason]] = defaultdict(deque)
         self._session_names = session_names
+        self._privacy = privacy
 
     def accounts_for(self, at: int, event: Record) -> bool:
         """Whether there is a reason for `event`; it is used up then."""
@@ -130,7 +143,7 @@ class _Further:
 
     def _agrees(self, record: Record, event: Record) -> bool:
         """In everything but what came of the call, and its request id, which the record does not know."""
-        differences = compare(record, event, session_names=self._session_names)
+        differences = compare(record, event, session_names=self._session_names, privacy=self._privacy)
         return all(one.field in ("error", "requestId") for one in differences)
 
 
@@ -158,6 +171,7 @@ class _Judge:
         wanted: Wanted,
         interval: tuple[int, int] | None,
         terms: Terms,
+        privacy: PrivacyKey | None,
     ) -> None:
         self._tables = tables
         self._report = report
@@ -167,6 +181,7 @@ class _Judge:
         self._interval = interval
         self._grace_us = terms.grace // timedelta(microseconds=1)
         self._session_names = terms.session_names
+        self._privacy = privacy
 
     def judge(self) -> None:
         counts = self._report.counts
@@ -182,7 +197,7 @@ class _Judge:
                 self._both(request_id, ours, aws)
             else:
                 self._record_alone(request_id, ours)
-        further = _Further(self._tables, self._session_names)
+        further = _Further(self._tables, self._session_names, self._privacy)
         for request_id, event in self._tables.events_alone():
             counts.aws_events += 1
             self._event_alone(request_id, event, further)
@@ -206,7 +221,7 @@ class _Judge:
 
     def _both(self, request_id: str, ours: Row, aws: Row) -> None:
         record, event = ours.record, aws.record
-        differences = compare(record, event, session_names=self._session_names, apart_us=aws.at - ours.at)
+        differences = compare(record, event, session_names=self._session_names, apart_us=aws.at - ours.at, privacy=self._privacy)
         if not differences:
             self._report.counts.agreed += 1
             return

@@ -6,7 +6,7 @@
 | operation | eventName | eventName | always |
 | region | awsRegion | awsRegion | always |
 | key | ARNs in resources, else the key's name as the caller wrote it | the same | where both name a key in comparable form |
-| context | encryptionContext, source…, destination… | the same | unless AWS or we left the parameters out |
+| context | encryptionContext, source…, destination… | the same | unless AWS or we left the parameters out; private values below |
 | parameters | `PARAMETERS` | the same | each where both have it |
 | keyMaterialId | additionalEventData | the same | where both have it |
 | error | errorCode | errorCode | unless ours is keytrail's own word (`OWN_ERRORS`); with or without ``Exception`` |
@@ -17,6 +17,9 @@
 
 The key owner's copy of a cross-account call names its caller by account only, and may name its own key only. Source address, user
 agent and TLS are the proxy's at AWS, and are not compared. Nothing here is, or is made from, ciphertext.
+
+Of values that are private in our record (`audit.privacy`) those in the form hmac are compared with the HMAC of AWS's, where the
+privacy key is at hand. Others are taken for the same.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from audit.query.filters import CONTEXTS, WRITTEN_KEYS, Record, extension, resource_arns
+from audit.privacy import Form, PrivacyKey
+from audit.query.filters import CONTEXTS, WRITTEN_KEYS, Record, extension, private_names, resource_arns
 from audit.reconcile.findings import Difference
 
 MAX_APART_US = 5 * 60 * 1_000_000
@@ -57,7 +61,7 @@ PARAMETERS = (
 #: Codes by which keytrail says, in place of AWS's own code, that a call came to nothing.
 OWN_ERRORS = frozenset(["KMSInternalException", "ServiceUnavailableException"])
 _MATERIALS = ("keyMaterialId", "sourceKeyMaterialId", "destinationKeyMaterialId")
-_EXTENSION = ("log", "sequence", "time", "phase", "identityProof", "backend", "upstream", "intent")
+_EXTENSION = ("log", "sequence", "time", "phase", "identityProof", "backend", "upstream", "intent", "privateContext")
 _KEPT_PARAMETERS = frozenset(
     [*CONTEXTS, *PARAMETERS, "omitted", *(member for whole, member in WRITTEN_KEYS if whole == "requestParameters")]
 )
@@ -107,8 +111,12 @@ def reduced(record: Record) -> dict[str, Json]:
     }
 
 
-def compare(ours: Record, aws: Record, *, session_names: bool = False, apart_us: int = 0) -> tuple[Difference, ...]:
+def compare(
+    ours: Record, aws: Record, *, session_names: bool = False, apart_us: int = 0, privacy: PrivacyKey | None = None
+) -> tuple[Difference, ...]:
     """Where the two disagree; both are as `reduced` gives them. `apart_us` is the time between them."""
+    if forms := private_names(ours):
+        ours, aws = _as_private(ours, aws, forms, privacy)
     found = [Difference(name, *pair) for name, rule in _RULES for pair in rule(ours, aws)]
     found += [Difference("caller", *pair) for pair in _callers(ours, aws, session_names)]
     if abs(apart_us) > MAX_APART_US:
@@ -205,6 +213,31 @@ def _contexts(ours: Record, aws: Record) -> Pairs:
         mine, theirs = (one.get(name) or {} for one in parameters)
         if mine != theirs:
             yield _shown(mine), _shown(theirs)
+
+
+def _as_private(ours: Record, aws: Record, forms: Record, privacy: PrivacyKey | None) -> tuple[Record, Record]:
+    """Both records with what of `aws` is private in `ours` in the same form, as far as that can be."""
+    mine, theirs = dict(_map(ours, "requestParameters")), dict(_map(aws, "requestParameters"))
+
+    def digested(name: str, value: Json) -> Json:
+        is_digest = forms.get(name) == Form.HMAC.value and privacy is not None and isinstance(value, str)
+        return privacy.digest(name, value) if is_digest and privacy is not None else None
+
+    for place in CONTEXTS:
+        recorded = _map(mine, place)
+        if isinstance(theirs.get(place), dict):
+            theirs[place] = {
+                name: value if name not in forms else digested(name, value) or recorded.get(name)
+                for name, value in theirs[place].items()
+            }
+    for place in CONTEXTS if "*" in forms else ():
+        mine.pop(place, None)
+        theirs.pop(place, None)
+    mine.pop("policy", None)  # its conditions may be about what is private
+    return {**ours, "requestParameters": mine}, {
+        **aws,
+        "requestParameters": theirs if aws.get("requestParameters") is not None else None,
+    }
 
 
 def _parameters(ours: Record, aws: Record) -> Pairs:

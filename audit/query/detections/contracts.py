@@ -1,7 +1,8 @@
 """Contracts: which names the encryption contexts of a key have, and of which form their values are; checked, and learned.
 
 A contract of the settings is for the keys that its glob names; of several, the first. Values are checked by DuckDB's regular
-expressions (RE2), which take time in proportion to the text, whatever the text is.
+expressions (RE2), which take time in proportion to the text, whatever the text is. Values that are private in the log have no
+form that could be checked or learned; what they are called is checked.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ def load_contracts(database: duckdb.DuckDBPyConnection, contracts: Sequence[Cont
 #: The values that have to have a form, each once, and those that do not have it.
 _FORMS = """
     CREATE TABLE formed AS SELECT DISTINCT contract, name, context[name] AS text
-    FROM (SELECT context, contract, unnest(map_keys(context)) AS name FROM with_context JOIN contract_of USING (key))
-    SEMI JOIN (SELECT contract, name FROM terms WHERE pattern IS NOT NULL) USING (contract, name);
+    FROM (SELECT context, private_context, contract, unnest(map_keys(context)) AS name
+          FROM with_context JOIN contract_of USING (key))
+    SEMI JOIN (SELECT contract, name FROM terms WHERE pattern IS NOT NULL) USING (contract, name)
+    WHERE private_context[name] IS NULL;
     CREATE TABLE misformed (contract INTEGER, name VARCHAR, text VARCHAR)"""
 _MISFORMED = """
     INSERT INTO misformed SELECT contract, name, text FROM formed JOIN terms USING (contract, name)
@@ -94,7 +97,8 @@ _VIOLATIONS = """
     UNION ALL BY NAME
     SELECT *, 'is not among those allowed' AS fault FROM named ANTI JOIN terms USING (contract, name) WHERE is_closed
     UNION ALL BY NAME
-    SELECT *, 'has a value of another form' AS fault FROM (SELECT *, context[name] AS text FROM named)
+    SELECT *, 'has a value of another form' AS fault
+    FROM (SELECT *, context[name] AS text FROM named WHERE private_context[name] IS NULL)
     SEMI JOIN misformed USING (contract, name, text)"""
 
 
@@ -112,17 +116,19 @@ FORMS: Sequence[tuple[str, str]] = (
 #: A form that ends in a number: what stands before it is learned with it.
 _NUMBERED = "^(.*[^0-9])[0-9]+$"
 _LEARN = f"""
-    WITH learned AS (SELECT key, context FROM with_context WHERE outcome = 'ok' AND time >= $since),
+    WITH learned AS (SELECT key, context, private_context FROM with_context WHERE outcome = 'ok' AND time >= $since),
          totals AS (SELECT key, count(*) AS uses FROM learned GROUP BY key),
-         entries AS (SELECT key, unnest(map_entries(context)) AS entry FROM learned),
-         pairs AS (SELECT key, entry.key AS name, entry.value AS text FROM entries)
+         entries AS (SELECT key, private_context, unnest(map_entries(context)) AS entry FROM learned),
+         pairs AS (SELECT key, entry.key AS name, CASE WHEN private_context[entry.key] IS NULL THEN entry.value END AS text
+                   FROM entries)
     SELECT totals.key, uses, name, present, single, prefix, forms FROM totals LEFT JOIN (
         SELECT key, name, count(*) AS present,
-               CASE WHEN min(text) = max(text) THEN min(text) END AS single,
-               CASE WHEN bool_and(regexp_matches(text, '{_NUMBERED}'))
+               CASE WHEN min(text) = max(text) AND count(text) = count(*) THEN min(text) END AS single,
+               CASE WHEN count(text) = count(*) AND bool_and(regexp_matches(text, '{_NUMBERED}'))
                      AND min(regexp_extract(text, '{_NUMBERED}', 1)) = max(regexp_extract(text, '{_NUMBERED}', 1))
                     THEN min(regexp_extract(text, '{_NUMBERED}', 1)) END AS prefix,
-               [{", ".join(f"bool_and(regexp_full_match(text, '{pattern}'))" for _, pattern in FORMS)}] AS forms
+               [{", ".join(f"count(text) = count(*) AND bool_and(regexp_full_match(text, '{pattern}'))" for _, pattern in FORMS)}]
+                   AS forms
         FROM pairs GROUP BY ALL) AS names ON names.key = totals.key
     ORDER BY totals.key, name"""  # noqa: S608 - of constants
 

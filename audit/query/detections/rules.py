@@ -78,7 +78,10 @@ DERIVED: Mapping[str, str] = {
                              'access key ' || access_key_id, 'account ' || account_id, 'unknown')""",
     "caller_account": "coalesce(account_id, nullif(split_part(caller, ':', 5), ''))",
     "key_account": "coalesce(nullif(split_part(keys[1], ':', 5), ''), recipient_account_id, account_id)",
-    "opened_with": "list_sort(map_entries(coalesce(context, source_context, MAP {})))::VARCHAR",
+    # an encrypted value looks different each time
+    "opened_with": """list_sort([CASE WHEN private_context[pair.key] IN ('encrypted', 'withheld')
+                                           THEN {'key': pair.key, 'value': NULL} ELSE pair END
+                                 FOR pair IN map_entries(coalesce(context, source_context, MAP {}))])::VARCHAR""",
 }
 #: Views over `observed`: name → SELECT. Successful uses, one for each key; what wraps data under its last key.
 VIEWS: Mapping[str, str] = {

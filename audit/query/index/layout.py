@@ -22,7 +22,7 @@ import orjson
 from audit import durable
 from audit.errors import AuditError
 
-VERSION = 7
+VERSION = 8
 #: A run of more records is kept in slices of the terms' space: a look-up opens a small file, and merging takes little memory.
 SLICED_FROM, SLICES = 500_000, 16
 

@@ -58,6 +58,7 @@ STRUCTURE: Mapping[str, Shape] = {
             "upstream": {"host": _TEXT, "status": "INTEGER", "requestId": _TEXT},
             "deniedBy": {"policy": _TEXT, "statement": _TEXT},
             "allowedBy": [{"grant": _TEXT, "policy": _TEXT, "statement": _TEXT}],
+            "privateContext": _CONTEXT,
         },
     },
 }
@@ -99,6 +100,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "context": (f"{_PARAMETERS}.encryptionContext", "the encryption context, a MAP"),
     "source_context": (f"{_PARAMETERS}.sourceEncryptionContext", "of ReEncrypt"),
     "destination_context": (f"{_PARAMETERS}.destinationEncryptionContext", "of ReEncrypt"),
+    "private_context": (
+        f"{_EXTENSION}.privateContext",
+        "names in these whose values are private, a MAP: hmac, encrypted or withheld",
+    ),
     "fingerprints_in": (f"{_EXTENSION}.fingerprintsIn", "SHA-256 of the ciphertexts in the request"),
     "fingerprints_out": (f"{_EXTENSION}.fingerprintsOut", "… and in the response"),
     "policy": (f"{_PARAMETERS}.policy", "the key policy that was put"),

@@ -73,7 +73,10 @@ def conditions(one: Filter) -> list[Condition]:
     found: list[set[Term]] = [
         {("r", text) for text in one.ids},
         {("f", text) for text in one.fingerprints},
-        *({_pair(key, value)} for key, value in one.context),
+        *(
+            {_pair(key, stored) for stored in (value, one.digests.get((key, value))) if stored is not None}
+            for key, value in one.context
+        ),
         _of_life(one.key, one.events) if one.key is not None else set(),
         _of_error(one.error),
         _of_key("k", one.key) if one.key is not None else set(),

@@ -89,6 +89,14 @@ def parameter_names(statement: str) -> frozenset[str]:
 _PIECE = re.compile(r"\{([a-z_]+)\}")
 _PARAMETER = re.compile(r"\$([a-z_]+)")
 
+
+def _pairs(column: str) -> str:
+    return (
+        f"[CASE WHEN private_context[pair.key] = 'encrypted' THEN {{'key': pair.key, 'value': '[encrypted]'}} ELSE pair END"
+        f" FOR pair IN map_entries({column})]"
+    )
+
+
 #: SQL that tables share, over the view `calls`.
 PIECES: Mapping[str, str] = {
     # Which rows. Imported events are never counted among keytrail's own: the same call is in both.
@@ -120,10 +128,10 @@ PIECES: Mapping[str, str] = {
                    WHEN len(keys) > 1 THEN list_distinct([name FOR name IN keys IF name NOT LIKE '%:alias/%'])
                    ELSE [key_name] END)""",
     "key_calls": "SELECT {each_key} AS key, {principal} AS principal, * EXCLUDE (key) FROM calls",
-    # The pairs of the encryption contexts, as a list.
-    "pairs": """CASE WHEN source_context IS NULL AND destination_context IS NULL THEN map_entries(context)
-                ELSE list_distinct(list_concat(map_entries(context), map_entries(source_context),
-                                               map_entries(destination_context))) END""",
+    # The pairs of the encryption contexts, as a list; encrypted values, each of which looks different, as one.
+    "pairs": f"""CASE WHEN source_context IS NULL AND destination_context IS NULL THEN {_pairs("context")}
+                ELSE list_distinct(list_concat({_pairs("context")}, {_pairs("source_context")},
+                                               {_pairs("destination_context")})) END""",
     "context_text": "[pair.key || '=' || pair.value FOR pair IN {pairs}]",
     "place": "log || '/' || record",
     # What PCI DSS 10.2.2 requires of a record, where a call lacks it. Some operations are about no key.
