@@ -55,6 +55,19 @@ def test_context_pairs_must_all_hold(place: str) -> None:
     assert not Filter(context=(("acme", "tenant"),)).matches(found)
 
 
+def test_a_private_value_is_found_by_its_digest_where_the_record_says_that_it_is_one() -> None:
+    asked = Filter(context=(("tenant", "acme"),), digests={("tenant", "acme"): "a digest"})
+    contexts = {"encryptionContext": {"tenant": "a digest"}}
+    forged, private = record_with(requestParameters=contexts), record_with(requestParameters=contexts)
+    private["additionalEventData"]["keytrail"]["privateContext"] = {"tenant": "hmac"}
+    assert asked.matches(private)
+    assert not asked.matches(forged)
+    assert asked.matches(record_with(requestParameters={"encryptionContext": {"tenant": "acme"}}))
+    assert not Filter(context=(("tenant", "acme"),)).matches(private)
+    private["additionalEventData"]["keytrail"]["privateContext"] = {"tenant": "encrypted"}
+    assert not asked.matches(private)
+
+
 def test_what_allowed_each_action_in_words() -> None:
     by = [{"grant": "g-1"}, {"policy": "key policy", "statement": "partners"}, {"policy": "host"}]
     assert allowances(record_with(allowed_by=by)) == ["grant g-1", "key policy: partners", "host"]
@@ -194,6 +207,8 @@ def _records(draw: st.DrawFn) -> dict[str, Any]:
             )
         ),
     )
+    if forms := draw(st.dictionaries(_WORDS, st.sampled_from(["hmac", "encrypted", "withheld"]), max_size=2)):
+        content["additionalEventData"]["keytrail"]["privateContext"] = forms
     return placed(content, "w0", 0, draw(_MOMENTS))
 
 
@@ -215,6 +230,7 @@ _FILTERS = st.builds(
     error=_maybe(_ERRORS | st.sampled_from(["any", "none"])),
     source=_maybe(_SOURCES | st.sampled_from(["10.0.0.0/16", "0.0.0.0/0", "2001:db8::/32", "::/0"])),
     phases=st.sets(st.sampled_from(Phase), min_size=1).map(frozenset),
+    digests=st.dictionaries(st.tuples(_WORDS, _WORDS), _WORDS, max_size=3),
 )
 
 
@@ -255,6 +271,9 @@ def records_and_filters(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Fil
     if pairs and is_about_a_context:
         wanted: list[tuple[str, str]] = draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=2))
         filters = [Filter(context=tuple(wanted), phases=frozenset(Phase))]
+        if draw(st.booleans()):  # what stands there is the digest of what is asked for
+            digests = {(key, f"{value}?"): value for key, value in wanted}
+            filters = [Filter(context=tuple(digests), phases=frozenset(Phase), digests=digests)]
     return records, filters
 
 

@@ -49,6 +49,7 @@ CREATE EXTERNAL TABLE NAMESPACE.NAME_files (
     `context` map<string,string>,
     `source_context` map<string,string>,
     `destination_context` map<string,string>,
+    `private_context` map<string,string>,
     `fingerprints_in` array<string>,
     `fingerprints_out` array<string>,
     `policy` string,
