@@ -119,6 +119,17 @@ PROMISED = {
         r"✓ 21\. every file has the log's own bytes",
         r"Verified\.",
     ],
+    "Private contexts": [
+        r"Made clinic-data",
+        r'"status": ?"ready"',
+        r"arn:aws:kms:us-east-1:111122223333:key/",
+        r'"note":"aes-256-gcm:[0-9a-f]{16}:[\w+/=]+".*"patient-id":"hmac-sha256:[0-9a-f]{64}"',
+        r"note=asthma",
+        r"The key of the subject patient-id=hmac-sha256:[0-9a-f]{64} is gone\.",
+        r"note=\[shredded\]",
+        r"GenerateDataKey",
+        r"Verified\.",
+    ],
     "Callers": [
         r"ASIA\w{16}: its credentials are in .*, profile bob\.",
         r"alias/demo|Made by keytrail init",
@@ -212,10 +223,13 @@ class Reader:
     ) -> None:
         self.folder = folder
         self._listen, self._admin, witness = (f"127.0.0.1:{port}" for port in free_ports(3))
+        clinic, clinic_admin = (f"127.0.0.1:{port}" for port in free_ports(2))
         self._places = {
             "127.0.0.1:4599": self._listen,
             "127.0.0.1:4598": self._admin,
             "127.0.0.1:4600": witness,
+            "127.0.0.1:4609": clinic,
+            "127.0.0.1:4608": clinic_admin,
             **(places or {}),
         }
         self._exported = folder / "exported.sh"
