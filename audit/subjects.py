@@ -105,9 +105,13 @@ class Subjects:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._reader = _connect(path)
             self._writer = _connect(path)
-            self._prove_key()
-            durable.sync_folder(path.parent)
-            durable.sync_folder(path.parent.parent)
+            try:
+                self._prove_key()
+                durable.sync_folder(path.parent)
+                durable.sync_folder(path.parent.parent)
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         self._reader.close()

@@ -131,7 +131,7 @@ class ContextPrivacy:
                 stored, mark = key.encrypted(name, text, self._random(NONCE_BYTES)), "encrypted"
         # of a name that stands in two contexts the mark that promises less
         hidden.marks[name] = mark if hidden.marks.get(name, mark) == mark else "withheld"
-        hidden.forms[text] = stored
+        hidden.forms |= dict.fromkeys(_texts(value), stored)
         return stored
 
     def _subject(self, rule: Rule, context: Mapping[str, Any]) -> str | None:
