@@ -74,11 +74,21 @@ class DeliveryReport:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexReport:
+    """The steps of a comparison of the index with the logs: it covers `records` of them."""
+
+    steps: tuple[Step, ...]
+    faults: tuple[Fault, ...]
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What was found of the logs, and of their files at a destination where that was asked for."""
+    """What was found of the logs, and, where that was asked for, of their files at a destination, and of the index."""
 
     logs: tuple[LogReport, ...]
     delivery: DeliveryReport | None = None
+    index: IndexReport | None = None
 
     @property
     def passed(self) -> bool:
@@ -90,14 +100,14 @@ class Report:
         return tuple(fault for part in self._parts for fault in part.faults)
 
     @property
-    def _parts(self) -> tuple[LogReport | DeliveryReport, ...]:
-        return self.logs if self.delivery is None else (*self.logs, self.delivery)
+    def _parts(self) -> tuple[LogReport | DeliveryReport | IndexReport, ...]:
+        return (*self.logs, *(part for part in (self.delivery, self.index) if part is not None))
 
     def to_json(self) -> bytes:
         logs = [
             {**asdict(log), "unsealed": log.unsealed, "steps": [{**asdict(step), "passed": step.passed} for step in log.steps]}
             for log in self.logs
         ]
-        delivery = {} if self.delivery is None else {"delivery": asdict(self.delivery)}
-        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs, **delivery}))
+        derived = {name: asdict(part) for name, part in (("delivery", self.delivery), ("index", self.index)) if part is not None}
+        document = orjson.loads(orjson.dumps({"passed": self.passed, "logs": logs, **derived}))
         return json.dumps(document, indent=2).encode() + b"\n"  # in ASCII: nothing that was read can command a terminal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ from audit.query.render import clean
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.query.times import parse_span_s
 from audit.receipts import read_receipts
-from audit.report import Report, Verdict
+from audit.report import Report, Step, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.verify import verify as verify_logs
 from audit.witnessed import Demand
@@ -81,6 +82,7 @@ def verify(
     timestamp_ca: Annotated[
         Path | None, typer.Option(help="Certificates (PEM) that every time stamp of a checkpoint has to lead to.")
     ] = None,
+    index: Annotated[bool, typer.Option("--index", help="Compare the query index with the logs, row for row, too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -106,6 +108,10 @@ def verify(
             from audit.delivery.comparing import compare_delivery  # here: verifying logs needs nothing of it
 
             report = replace(report, delivery=compare_delivery(data, delivery, delivery_key, endpoint_url or ""))
+        if index:
+            from audit.query.index.against_log import check_index  # here: verifying logs needs no DuckDB
+
+            report = replace(report, index=check_index(data))
         if json:
             sys.stdout.buffer.write(report.to_json())
         else:
@@ -119,15 +125,21 @@ _SIGNS = {Verdict.PASSED: "\u2713", Verdict.FAILED: "\u2717", Verdict.NOT_CHECKE
 def _write_report(report: Report) -> None:
     for log in report.logs:
         typer.echo(clean(f"Log {log.log}: {log.records} records, {log.sealed} of them under a signed checkpoint"))
-        for step in log.steps:
-            typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
+        _write_steps(log.steps)
     if (delivery := report.delivery) is not None:
         typer.echo(f"Delivered: {delivery.records} records in {delivery.files} log files, {delivery.digests} digests")
-        for step in delivery.steps:
-            typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
+        _write_steps(delivery.steps)
+    if report.index is not None:
+        typer.echo(f"The index: {report.index.records} records")
+        _write_steps(report.index.steps)
     for fault in report.faults:
         typer.echo(clean(f"{fault} (step {fault.step})"))
     typer.echo("Verified." if report.passed else "VERIFICATION FAILED.")
+
+
+def _write_steps(steps: Iterable[Step]) -> None:
+    for step in steps:
+        typer.echo(clean(f"  {_SIGNS[step.verdict]} {step.number}. {step.title}: {step.detail}"))
 
 
 def _verifier_key(text: str) -> VerifierKey:

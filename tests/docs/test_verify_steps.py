@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from audit.delivery.findings import TITLES as DELIVERED
+from audit.query.index.against_log import TITLES as INDEXED
 from audit.verifying.titles import TITLES
 from tests.docs.repository import ROOT
 
@@ -17,4 +18,5 @@ def test_the_steps_are_those_of_the_code() -> None:
     }
     of_logs = {number: title.lower() for number, title in TITLES.items()}
     delivered = {kind.value: title.lower() for kind, title in DELIVERED.items()}
-    assert told == of_logs | delivered
+    indexed = {step: title.lower() for step, title in INDEXED.items()}
+    assert told == of_logs | delivered | indexed
