@@ -1,0 +1,98 @@
+"""Attacks with a whole folder: one that is put back, and two histories that are shown to two sides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from audit.checkpoint import VerifierKey
+from audit.instance import Instance
+from audit.sealing.keys import verifier_keys
+from tests.attacks.honest import Honest
+from tests.attacks.root import Root, assert_caught, assert_passes
+from tests.integration.test_serve import run_keytrail
+from tests.integration.test_witnessing import WitnessProcess
+
+
+def test_a_folder_that_is_put_back(honest: Honest, tmp_path: Path) -> None:
+    shutil.copytree(honest.backup, tmp_path / "data")
+    data = tmp_path / "data"
+    assert_passes(data, *honest.keys)
+    assert_passes(data, "--policy", str(honest.policy))
+    assert_caught(data, 7, "--checkpoint", str(honest.saved))
+    assert_caught(data, 10, "--receipts", str(honest.receipts))
+
+
+def test_a_folder_that_is_put_back_is_stale(honest: Honest, tmp_path: Path) -> None:
+    """The honest one is as old as its last second of service; the one that was put back, some twenty seconds more."""
+    shutil.copytree(honest.backup, tmp_path / "data")
+    age_s = time.time() - (honest.data / "checkpoints" / "w0" / "cosigned").stat().st_mtime + 5
+    stale = ("--policy", str(honest.policy), "--max-age", f"{age_s:.0f}s")
+    code, failed = verified_but_for_admin(honest.data, *stale)
+    assert 14 not in failed, (code, failed)
+    assert_caught(tmp_path / "data", 14, *stale)
+    assert_caught(tmp_path / "data", 11, *stale)
+
+
+def verified_but_for_admin(data: Path, *options: str) -> tuple[int, set[int]]:
+    """Exit code and failed steps of the log w0: no command was run while it served, so `admin` is older."""
+    done = run_keytrail(data.parent, "verify", "--data", str(data), "--json", *options)
+    (log,) = [log for log in json.loads(done.stdout)["logs"] if log["log"] == "w0"]
+    return done.returncode, {step["number"] for step in log["steps"] if step["verdict"] == "failed"}
+
+
+def test_a_folder_that_is_put_back_is_known_to_its_witness(honest: Honest, tmp_path: Path) -> None:
+    shutil.copytree(honest.backup, tmp_path / "data")
+    done = run_keytrail(tmp_path, "witness", "submit", "--policy", str(honest.policy), "--data", str(tmp_path / "data"))
+    assert done.returncode == 1 and "INCIDENT" in done.stderr
+
+
+@pytest.fixture
+def histories(honest: Honest, tmp_path: Path) -> tuple[Root, Root]:
+    """Two histories with the same beginning: one is what was, in the other two calls that nobody is to know of are gone."""
+    for name in ("one", "other"):
+        shutil.copytree(honest.data, tmp_path / name)
+    one, other = Root(tmp_path / "one"), Root(tmp_path / "other")
+    hidden = [number for number in other.calls() if number >= honest.saved_size][-2:]
+    other.replace([line for number, line in enumerate(other.lines()) if number not in hidden])
+    other.sign_anew()
+    return one, other
+
+
+def test_two_histories_for_two_auditors(honest: Honest, histories: tuple[Root, Root], tmp_path: Path) -> None:
+    one, other = histories
+    for root in histories:  # each auditor has the same key, and the same checkpoint from before
+        assert_passes(root.data, *honest.keys, "--checkpoint", str(honest.saved))
+    for mine, theirs in ((one, other), (other, one)):  # they tell each other what they were shown
+        assert_caught(mine.data, 7, "--checkpoint", str(theirs.checkpoints / "latest"))
+
+
+@pytest.fixture
+def fresh_witness(honest: Honest, tmp_path: Path) -> Iterator[WitnessProcess]:
+    """A witness that knows nothing of the instance yet but its keys."""
+    instance = Instance.load(honest.data)
+    keys = verifier_keys(instance)
+    texts = [str(VerifierKey(instance.origin(log), key.public_key)) for log, key in keys.items()]
+    witness = WitnessProcess(tmp_path / "witness", "fresh.example", "".join(f"{text}\n" for text in texts)).start()
+    yield witness
+    witness.stop()
+
+
+def test_two_histories_leave_a_contradiction_with_a_witness(
+    histories: tuple[Root, Root], fresh_witness: WitnessProcess, tmp_path: Path
+) -> None:
+    one, other = histories
+    policy = tmp_path / "policy"
+    lines = (f"witness w {fresh_witness.key} http://{fresh_witness.address}", "quorum w", "")
+    policy.write_text("\n".join(lines))
+    done = run_keytrail(tmp_path, "witness", "submit", "--policy", str(policy), "--data", str(one.data))
+    assert done.returncode == 0, done.stderr
+    assert_passes(one.data, "--policy", str(policy))
+    done = run_keytrail(tmp_path, "witness", "submit", "--policy", str(policy), "--data", str(other.data))
+    assert done.returncode == 1 and "INCIDENT" in done.stderr
+    assert_caught(other.data, 11, "--policy", str(policy))
