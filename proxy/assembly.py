@@ -108,7 +108,7 @@ def _assembled(settings: Settings, parts: Parts, privacy: PrivacyKeys | None) ->
     verifier: Authenticator = Verifier(callers.find, clock_us=clock_us)
     sts: StsService | None = None
     proof = IdentityProof.SIGNATURE
-    authorise, client_of = _authorise(settings, parts.instance.account_id), _client_of(settings)
+    authorise, client_of = guardrails_of(settings, parts.instance.account_id), client_of_headers(settings)
     # What has something to close comes last: until here there is nothing to undo.
     if settings.backend == "local":
         sts = StsService(parts.store, callers, clock, os.urandom)
@@ -181,7 +181,7 @@ def _now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def _authorise(settings: Settings, account_id: str) -> Authorise | None:
+def guardrails_of(settings: Settings, account_id: str) -> Authorise | None:
     """The guardrails of the folder `policies`, where there is one."""
     if settings.policies is None:
         return None
@@ -198,7 +198,7 @@ def _authorise(settings: Settings, account_id: str) -> Authorise | None:
     return authorise
 
 
-def _client_of(settings: Settings) -> ClientOf | None:
+def client_of_headers(settings: Settings) -> ClientOf | None:
     """The client's address by X-Forwarded-For, where trusted networks are set."""
     if not settings.trusted_networks:
         return None

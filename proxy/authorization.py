@@ -32,7 +32,16 @@ from proxy.kms.arn import alias_arn, key_arn
 from proxy.kms.principals import owner_of
 from proxy.permissions import BUILT_IN, Held, Permissions
 from proxy.policy import at_hand
-from proxy.policy.access import ACROSS_ACCOUNTS, ACTIONS, ALIAS_OPERATIONS, WITHOUT_KEY, Access, AuthorizationRequest, KeyFacts
+from proxy.policy.access import (
+    ACROSS_ACCOUNTS,
+    ACTIONS,
+    ALIAS_OPERATIONS,
+    TRAIL_ACTIONS,
+    WITHOUT_KEY,
+    Access,
+    AuthorizationRequest,
+    KeyFacts,
+)
 from proxy.policy.asked import Asked
 from proxy.policy.decision import KEY_POLICY, AskedOfKey, Case, Refused, Rule, Verdict, case_of, rules_of
 from proxy.policy.document import INVALID_PRINCIPALS, NO_PRINCIPAL, Document, Finding, Form, Statement, action_glob_matches, read
@@ -290,8 +299,8 @@ def check_identity_policy(name: str, text: str) -> tuple[str, ...]:
 
 def _doubtful(statement: Statement) -> Iterator[str]:
     for glob in statement.actions:
-        if not any(action_glob_matches(glob, action) for action in ACTIONS):
-            yield f"{glob!r} is no KMS action that is known"
+        if not any(action_glob_matches(glob, action) for action in ACTIONS | TRAIL_ACTIONS):
+            yield f"{glob!r} is no action of KMS or CloudTrail that is known"
     for condition in statement.conditions:
         if at_hand.find(condition.key) is None:
             yield f"no call here has the condition key {condition.key}"

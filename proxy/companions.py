@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import sha256
 from typing import Any
 
 import orjson
 
+from proxy.errors import SetupError
+from proxy.policy.folder import read_folder
 from proxy.settings import Settings
 
 
@@ -27,13 +30,15 @@ class Ends(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A row of the table. `plan` may hold a secret: it goes by the process's standard input."""
+    """A row of the table. `plan` may hold a secret: it goes by the process's standard input. `log` is one of its own, if it has
+    one: it is made before the process starts."""
 
     name: str
     module: str
     ends: Ends
     is_wanted: Callable[[Settings], bool] = lambda settings: True
     plan: Callable[[Settings], dict[str, Any]] = lambda settings: {}
+    log: str | None = None
 
     def command(self, settings: Settings) -> tuple[str, ...]:
         return (sys.executable, "-m", self.module, str(settings.data))
@@ -72,6 +77,24 @@ def sealing_plan(settings: Settings) -> dict[str, Any]:  # Any: JSON
     return {"user": settings.sealer_user, "key": settings.sealer_key, "state": str(settings.sealer_state or ""), "kms": kms}
 
 
+def trail_plan(settings: Settings) -> dict[str, Any]:  # Any: JSON
+    """Of what answers CloudTrail's API: the settings, what is delivered, and which guardrails are in the folder, so that it is
+    started anew when they change."""
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "delivery": delivery_plan(settings) if settings.delivery else None,
+        "guardrails": _digest_of(settings),
+    }
+
+
+def _digest_of(settings: Settings) -> str | None:
+    """None where there are none, or they cannot be read: that is for whoever goes by them to say."""
+    try:
+        return None if settings.policies is None else sha256(repr(read_folder(settings.policies)).encode()).hexdigest()
+    except SetupError:
+        return None
+
+
 COMPANIONS = (
     Companion(
         "sealer",
@@ -94,4 +117,12 @@ COMPANIONS = (
         },
     ),
     Companion("delivery", "audit.delivery", Ends.LAST, is_wanted=lambda settings: bool(settings.delivery), plan=delivery_plan),
+    Companion(
+        "trail",
+        "proxy.cloudtrail",
+        Ends.WITH_THE_WORKERS,
+        is_wanted=lambda settings: settings.cloudtrail_api,
+        plan=trail_plan,
+        log="trail",
+    ),
 )

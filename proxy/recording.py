@@ -351,7 +351,7 @@ def _recordable(name: str, value: Any) -> Any:  # Any: JSON of the caller's maki
         return str(value)
     if isinstance(value, str | int | bool):
         return value
-    if isinstance(value, float) and name.endswith(("Date", "ValidTo", "Expiration")) and 0 <= value < _YEAR_10000:
+    if isinstance(value, float) and name.endswith(("Date", "Time", "ValidTo", "Expiration")) and 0 <= value < _YEAR_10000:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, dict):
         if name.endswith(_FREE_MAPS):

@@ -62,6 +62,12 @@ Words = Annotated[
     NoDecode,
     BeforeValidator(lambda words: [w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else words),
 ]
+#: What of the admin listener is open to other hosts.
+AdminAreas = Annotated[
+    tuple[Literal["health", "metrics", "tlog", "cloudtrail"], ...],
+    NoDecode,
+    BeforeValidator(lambda words: [w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else words),
+]
 
 
 def _are_rules(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -93,6 +99,8 @@ class Settings(BaseSettings):
     segment_max_age_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
     index: bool = True
     tlog_entries: bool = False
+    cloudtrail_api: bool = False
+    admin_remote: AdminAreas = ("health", "cloudtrail")
     heartbeat_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     sealer: Literal["here", "apart"] = "here"
     sealer_user: Annotated[str, StringConstraints(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$")] = ""

@@ -26,12 +26,14 @@ from aiohttp import web
 
 from audit.errors import AuditError
 from audit.instance import Instance
+from proxy.admin_areas import only_areas
 from proxy.companions import COMPANIONS, Ends
 from proxy.errors import ProxyError, SetupError
 from proxy.metrics import Metrics, as_tally
 from proxy.sealer_watch import SealerWatch
 from proxy.separation import separate
 from proxy.settings import Settings, host_and_port
+from proxy.trail_route import add_trail_route
 from proxy.tree_routes import add_tree_routes
 from proxy.worker_plan import LISTENERS, Status, WorkerPlan
 
@@ -61,6 +63,7 @@ _FIXED = frozenset(
         "witness_policy",
         "timestamp_urls",
         "delivery",
+        "cloudtrail_api",
         "proxy_protocol",
         "sealer",
         "sealer_user",
@@ -219,7 +222,8 @@ class Supervisor:
         instance = Instance.load(self._settings.data)
         lock = _hold(instance)
         instance.require_logs()
-        instance = instance.with_logs([child.name for child in self._workers])
+        logs = [*(child.name for child in self._workers), *(row.log for row in self._companions if row.log is not None)]
+        instance = instance.with_logs(logs)
         if self._settings.sealer == "here" and os.geteuid() == 0 and self._settings.sealer_user:
             separate(instance, self._settings)
         admin, admin_url = await self._start_admin()
@@ -295,11 +299,12 @@ class Supervisor:
             await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _start_admin(self) -> tuple[web.AppRunner, str]:
-        app = web.Application()
+        app = web.Application(middlewares=[only_areas(lambda: self._settings.admin_remote)])
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         app.router.add_get("/metrics", self._show_metrics)
         add_tree_routes(app, self._settings.data, lambda: self._settings.tlog_entries)
+        add_trail_route(app, lambda: self._settings)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         host, port = host_and_port(self._settings.admin_listen)

@@ -30,17 +30,16 @@ from proxy.errors import ProxyError
 from proxy.heartbeat import Heartbeat
 from proxy.kms.model import ServiceModel
 from proxy.listeners.reverse import Limits, Listener
+from proxy.log_health import watch
 from proxy.metrics import Counts
 from proxy.opening import is_shared, open_store
 from proxy.recording import Recorder
-from proxy.sealed_store import SealedStore
 from proxy.settings import Settings
 from proxy.store_database import StoreUnreachable
 from proxy.uses import UseKeeper
 from proxy.worker_plan import Status, WorkerPlan
 
 _log = logging.getLogger(__name__)
-_RECOVERY_INTERVAL_S = 1.0
 _HEALTH_INTERVAL_S = 0.2
 _COUNTS_INTERVAL_S = 1.0
 _MAINTENANCE_INTERVAL_S = 1.0
@@ -98,6 +97,10 @@ def _report(told: Status | list[list[str | int]]) -> None:
     print(orjson.dumps(told).decode(), flush=True)
 
 
+def _report_fault(fault: str | None) -> None:
+    _report(Status(ready=fault is None, reason=fault))
+
+
 async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     settings, loop = plan.settings, asyncio.get_running_loop()
     gc.disable()  # until everything is there: what is loaded stays, and looking through it again and again costs seconds
@@ -136,8 +139,12 @@ async def _serve(plan: WorkerPlan, orders: Orders) -> None:
     gc.set_threshold(_GC_THRESHOLD)
     gc.enable()
     _report(Status(ready=True))
-    watching = [loop.create_task(_watch(log, store)), loop.create_task(_tell(counts)), loop.create_task(at_work.follow(plans))]
-    watching.append(loop.create_task(heartbeat.beat()))
+    watching = [
+        loop.create_task(watch(log, store, _report_fault)),
+        loop.create_task(_tell(counts)),
+        loop.create_task(at_work.follow(plans)),
+        loop.create_task(heartbeat.beat()),
+    ]
     marked = f"{instance.id}/{plan.log}" if is_shared(settings) else plan.log  # other hosts have logs of the same name
     keeper = UseKeeper(parts.uses, store, marked, log.records, partial(records_from, instance.log_folder(plan.log)))
     beside = [loop.create_task(at_work.maintain(stop))]
@@ -249,36 +256,6 @@ async def _tell(counts: Counts) -> None:
             told = now
             _report(told)
         await asyncio.sleep(_COUNTS_INTERVAL_S)
-
-
-async def _watch(log: AuditLog, store: SealedStore) -> None:
-    """Report when the log is poisoned, and recover it; and when the key store cannot be gone by, and can again."""
-    reported: str | None = None
-    while True:
-        await asyncio.sleep(_HEALTH_INTERVAL_S)
-        if log.fault is None:
-            fault = store.fault
-            if (fault is None) is not (reported is None):
-                reported = fault
-                _log.log(logging.INFO if fault is None else logging.ERROR, "%s", fault or "the key store is there again")
-                _report(Status(ready=fault is None, reason=fault))
-            continue
-        if log.fault != reported:
-            reported = log.fault
-            _log.error("not ready: %s", reported)
-            _report(Status(ready=False, reason=reported))
-        await asyncio.sleep(_RECOVERY_INTERVAL_S)
-        try:
-            await log.recover()
-        except (AuditError, OSError) as error:
-            if str(error) != reported:
-                reported = str(error)
-                _log.error("the log cannot be recovered yet: %s", error)
-                _report(Status(ready=False, reason=reported))
-        else:
-            reported = None
-            _log.info("the log is healthy again")
-            _report(Status(ready=True))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from audit.companion import Plan, Report, Reporter, Status, is_over
 from audit.delivery.deliverer import Deliverer
 from audit.delivery.layout import timestamp
-from audit.delivery.opening import Delivery, held, open_deliverer
+from audit.delivery.opening import Delivery, delivery_folder, held, open_deliverer
+from audit.delivery.state import Fault, StateFile
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.query.modesty import be_modest
@@ -84,16 +86,28 @@ class Process:
         self._report(Status(not incidents, "; ".join(incidents.values()) or None))
 
 
+def noted(report: Report, journal: StateFile, clock: Callable[[], float]) -> Report:
+    """`report`, and beside the state it is noted why the last step failed: who asks for the trail's status is another process."""
+
+    def tell(status: Status) -> None:
+        report(status)
+        with suppress(OSError):
+            journal.note(None if status.ready else Fault(status.reason or "", int(clock())))
+
+    return tell
+
+
 def main(data: str, plan: Plan) -> int:
     """The companion: standard input ends when it should."""
     be_modest()
-    folder, report = Path(data), Reporter()
+    folder, reporter = Path(data), Reporter()
     try:
         delivery = Delivery.of(plan)
         Instance.load(folder)
         with held(folder, wait=True):  # that of a killed supervisor may still be in its last step
+            report = noted(reporter, StateFile(delivery_folder(folder), delivery.address.text), time.time)
             Process(lambda: open_deliverer(folder, delivery, time.time), report, is_over).run()
     except (AuditError, OSError) as error:
-        report(Status(ready=False, reason=str(error)))
+        reporter(Status(ready=False, reason=str(error)))
         return 3
     return 0

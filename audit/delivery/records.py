@@ -11,9 +11,9 @@ is a stranger's word: such a record lies under the instance's own, so that a str
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -45,11 +45,19 @@ def delivered(line: bytes, home: Place) -> Delivered | None:
         extension = record["additionalEventData"]["keytrail"]
         if extension["phase"] not in _PHASES or not record["eventSource"].endswith(_SERVICE):
             return None
-        proof, is_by_service = extension.get("identityProof"), record.get("eventType") == "AwsServiceEvent"
-        region = home.region if proof in _UNPROVED and not is_by_service else record["awsRegion"]
-        return Delivered(_place(record.get("recipientAccountId") or home.account_id, region, home), seconds(record["eventTime"]))
+        return Delivered(place_of(record, home), seconds(record["eventTime"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NoRecord(f"no record that can be delivered: {type(error).__name__}") from error
+
+
+def place_of(record: Mapping[str, Any], home: Place) -> Place:  # Any: JSON
+    """Where `record` lies. Raises KeyError, TypeError, AttributeError where it is no record."""
+    proof, is_by_service = (
+        record["additionalEventData"]["keytrail"].get("identityProof"),
+        record.get("eventType") == "AwsServiceEvent",
+    )
+    region = home.region if proof in _UNPROVED and not is_by_service else record["awsRegion"]
+    return _place(record.get("recipientAccountId") or home.account_id, region, home)
 
 
 @lru_cache(maxsize=1_024)

@@ -2,6 +2,8 @@
 
     delivery/NAME/state    JSON; NAME comes from the destination: each has a delivery of its own, from the first record on
 
+    delivery/NAME/fault    JSON: why the last step failed, and when; it is not there where that succeeded
+
 `begun` is what may be at the destination already, wholly or in part: the files of a piece of a log, or a digest with its
 signature. It is written down before the first of its bytes goes out, and is finished as it stands there, however often that
 takes. Only then is it counted as delivered, in the same write that forgets it. Values only, and their form as JSON;
@@ -110,6 +112,14 @@ class State:
         return replace(done, begun=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a step failed, at `time`; for whoever asks how delivery goes."""
+
+    reason: str
+    time: int
+
+
 class Journal(Protocol):
     """Where a `State` is kept."""
 
@@ -140,6 +150,23 @@ class StateFile:
         if not self._folder.exists():
             durable.create_folder(self._folder)
         durable.replace(self._folder / "state", encode(state, self._destination))
+
+    def note(self, fault: Fault | None) -> None:
+        """Say why the last step failed, or that it did not; so that it is seen, and not so that it lasts. Raises OSError."""
+        path = self._folder / "fault"
+        if fault is None:
+            path.unlink(missing_ok=True)
+            return
+        if not self._folder.exists():
+            durable.create_folder(self._folder)
+        durable.replace(path, orjson.dumps(fault))
+
+    def fault(self) -> Fault | None:
+        """Why the last step failed; None where it did not, or where that cannot be read. Raises OSError."""
+        try:
+            return Fault(**orjson.loads((self._folder / "fault").read_bytes()))
+        except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
+            return None
 
 
 def encode(state: State, destination: str) -> bytes:

@@ -1,6 +1,7 @@
-"""What CloudTrail's API says of the trail: the answers to DescribeTrails and ListPublicKeys, as JSON 1.1 writes them. Pure.
+"""What CloudTrail's API says of the trail, as JSON 1.1 writes it: DescribeTrails, GetTrail, GetTrailStatus, ListTrails and
+ListPublicKeys. Pure.
 
-`aws cloudtrail validate-logs` needs these two, and S3.
+`aws cloudtrail validate-logs` needs the first and the last, and S3. Source: AWS CloudTrail API reference.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from audit.delivery.digest import PublicKey
-from audit.delivery.layout import Trail
+from audit.delivery.layout import Trail, timestamp
 
 #: How long a key that signs now will be good, as AWS's answer has to say. Digests say which key signed them.
 _VALID_S = 10 * 365 * 86_400
@@ -37,6 +38,38 @@ def described(trail: Trail) -> dict[str, Any]:
         "HasInsightSelectors": False,
         "IsOrganizationTrail": False,
     }
+
+
+def listed(trail: Trail) -> dict[str, Any]:
+    """A trail, as ListTrails tells it."""
+    return {"TrailARN": trail.arn, "Name": trail.name, "HomeRegion": trail.home.region}
+
+
+def trail_status(
+    since: int | None, delivered: int | None, digested: int | None, failed: tuple[int, str] | None
+) -> dict[str, Any]:
+    """GetTrailStatus: since when it is on, when files and a digest were delivered last (seconds since the epoch), and when and
+    why the last step failed, if it did."""
+    attempted = max((at for at in (delivered, None if failed is None else failed[0]) if at is not None), default=None)
+    told: dict[str, Any] = {
+        "IsLogging": True,
+        "LatestDeliveryTime": _time(delivered),
+        "LatestDigestDeliveryTime": _time(digested),
+        "StartLoggingTime": _time(since),
+        "LatestDeliveryError": None if failed is None else failed[1],
+        "LatestDeliveryAttemptTime": _text(attempted),
+        "LatestDeliveryAttemptSucceeded": _text(delivered),
+        "TimeLoggingStarted": _text(since),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _time(seconds: int | None) -> float | None:
+    return None if seconds is None else float(seconds)
+
+
+def _text(seconds: int | None) -> str | None:
+    return None if seconds is None else timestamp(seconds)
 
 
 def public_keys(keys: Iterable[PublicKey], start: float, end: float) -> dict[str, Any]:

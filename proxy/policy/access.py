@@ -8,6 +8,8 @@ without KeyId finds its key in the ciphertext, of whatever account. Such a resou
 match and others do not *may* match it, which counts against the caller. An alias ARN in a policy is, as in IAM, about
 the alias itself (CreateAlias and its kin), never about the key behind it; for calls by an alias there is ``kms:RequestAlias``.
 
+The operations of CloudTrail are on the trail that they name, or on none.
+
 Of GetCallerIdentity nobody decides: IAM lets everybody ask for it, whatever policies deny. Of GetSessionToken IAM says that
 policies do not control it; guardrails, which are the proxy's own, do.
 
@@ -22,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain import Attested, Headers, KmsCall, Members, Principal
-from proxy.kms.arn import alias_arn, is_alias_name, key_arn
+from proxy.kms.arn import alias_arn, is_alias_name, key_arn, partition_of
 from proxy.kms.operations import OPERATIONS
 from proxy.policy.patterns import UNKNOWN_PART
 
@@ -205,6 +207,19 @@ def _get_session_token(request: AuthorizationRequest) -> tuple[Access, ...]:
     return (Access("sts:GetSessionToken", _NO_RESOURCE, request.region),)
 
 
+def _on_no_trail(request: AuthorizationRequest) -> tuple[Access, ...]:
+    return (Access(f"cloudtrail:{request.operation}", _NO_RESOURCE, request.region),)
+
+
+def _on_trail(request: AuthorizationRequest) -> tuple[Access, ...]:
+    """On the trail, which is named by its ARN, or by its name: it is then one of the account that is meant, in this region."""
+    name = (request.parameters or {}).get("Name")
+    trail = name if isinstance(name, str) and UNKNOWN_PART not in name else UNKNOWN_PART
+    if not trail.startswith("arn:"):
+        trail = f"arn:{partition_of(request.region)}:cloudtrail:{request.region}:{request.account_id}:trail/{trail}"
+    return (Access(f"cloudtrail:{request.operation}", trail, request.region),)
+
+
 def _nobody_decides(request: AuthorizationRequest) -> tuple[Access, ...]:
     return ()
 
@@ -228,6 +243,8 @@ _SPECIAL: dict[str, Callable[[AuthorizationRequest], tuple[Access, ...]]] = {
     "AssumeRole": _assume_role,
     "GetSessionToken": _get_session_token,
     "GetCallerIdentity": _nobody_decides,
+    **dict.fromkeys(("DescribeTrails", "ListTrails", "ListPublicKeys", "LookupEvents"), _on_no_trail),
+    **dict.fromkeys(("GetTrail", "GetTrailStatus"), _on_trail),
 }
 #: Actions by operation, where they are not one of the same name.
 _ACTIONS = {
@@ -243,12 +260,16 @@ _STS_ACTIONS: Mapping[str, tuple[str, ...]] = {
     "GetSessionToken": ("sts:GetSessionToken",),
     "GetCallerIdentity": (),
 }
+#: Operations of CloudTrail that are answered here; each is one action of the same name.
+TRAIL_OPERATIONS = ("DescribeTrails", "GetTrail", "GetTrailStatus", "ListPublicKeys", "ListTrails", "LookupEvents")
 
 
 def actions_of(operation: str) -> tuple[str, ...]:
     """The actions that a call of `operation` may need."""
     if (of_sts := _STS_ACTIONS.get(operation)) is not None:
         return of_sts
+    if operation in TRAIL_OPERATIONS:
+        return (f"cloudtrail:{operation}",)
     return _ACTIONS.get(operation) or (f"kms:{operation}",)
 
 
@@ -257,8 +278,15 @@ STS_OPERATIONS = tuple(_STS_ACTIONS)
 STS_ACTIONS = frozenset(action for actions in _STS_ACTIONS.values() for action in actions)
 #: Those that need a role.
 ON_ROLES = frozenset(_STS_ACTIONS["AssumeRole"])
+#: Every action that a call to CloudTrail can need.
+TRAIL_ACTIONS = frozenset(f"cloudtrail:{name}" for name in TRAIL_OPERATIONS)
+#: Those that need a trail.
+ON_TRAILS = frozenset({"cloudtrail:GetTrail", "cloudtrail:GetTrailStatus"})
 #: Every action that a call to KMS can need.
 ACTIONS = frozenset(action for operation in OPERATIONS for action in actions_of(operation))
+#: All that guardrails decide on: actions, and operations.
+ALL_ACTIONS = ACTIONS | STS_ACTIONS | TRAIL_ACTIONS
+ALL_OPERATIONS = (*OPERATIONS, *STS_OPERATIONS, *TRAIL_OPERATIONS)
 #: Those that are decided on a key that exists.
 KEY_ACTIONS = frozenset(action for name in OPERATIONS if name not in WITHOUT_KEY for action in actions_of(name)) - {
     "kms:CreateKey"

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from proxy.domain import DeniedBy
 from proxy.errors import KmsError, SetupError
-from proxy.kms.operations import OPERATIONS
 from proxy.policy import keys, lint
-from proxy.policy.access import ACTIONS, STS_ACTIONS, STS_OPERATIONS, Access, AuthorizationRequest, accesses, actions_of
+from proxy.policy.access import ALL_ACTIONS, ALL_OPERATIONS, Access, AuthorizationRequest, accesses, actions_of
 from proxy.policy.asked import Asked
 from proxy.policy.document import Document, Severity, Statement, read
 from proxy.policy.patterns import MAYBE, NO, UNKNOWN_PART, YES
@@ -52,8 +51,8 @@ class Guardrails:
         self.rules: tuple[Rule, ...] = tuple((one.name, statement) for one in documents for statement in one.statements)
         self._denies = [rule for rule in self.rules if rule[1].denies]
         self._allows = [rule for rule in self.rules if not rule[1].denies]
-        self._by_action = {action: self._rules_about(action) for action in ACTIONS | STS_ACTIONS}
-        self._unconcerned = frozenset(name for name in (*OPERATIONS, *STS_OPERATIONS) if not self._has_rules_for(name))
+        self._by_action = {action: self._rules_about(action) for action in ALL_ACTIONS}
+        self._unconcerned = frozenset(name for name in ALL_OPERATIONS if not self._has_rules_for(name))
 
     def _has_rules_for(self, operation: str) -> bool:
         return any(self._allows or self._by_action[action][0] for action in actions_of(operation))

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator
 
 from proxy.policy import keys
-from proxy.policy.access import ACTIONS, ALIAS_OPERATIONS, KEY_MAY_BE_UNKNOWN, STS_ACTIONS
+from proxy.policy.access import ALIAS_OPERATIONS, ALL_ACTIONS, KEY_MAY_BE_UNKNOWN, ON_TRAILS, STS_ACTIONS
 from proxy.policy.document import Document, Finding, Severity, Statement, action_glob_matches, read
 from proxy.policy.keys import ConditionKey
 from proxy.policy.operators import Condition, Kind, Quantifier
@@ -20,7 +20,7 @@ _KEY, _ALIAS = (f"arn:{UNKNOWN_PART}:kms:{UNKNOWN_PART}:{UNKNOWN_PART}:{kind}/{U
 _ALIAS_ACTIONS = frozenset(f"kms:{name}" for name in ALIAS_OPERATIONS)
 #: Roles with paths of up to four names: what is not known has no slash in it.
 _ROLES = [f"arn:{UNKNOWN_PART}:iam::{UNKNOWN_PART}:role/{'/'.join(UNKNOWN_PART * names)}" for names in range(1, 6)]
-_ALL_ACTIONS = ACTIONS | STS_ACTIONS
+_TRAIL = f"arn:{UNKNOWN_PART}:cloudtrail:{UNKNOWN_PART}:{UNKNOWN_PART}:trail/{UNKNOWN_PART}"
 #: What a check says: its severity, and its words.
 _Said = Iterator[tuple[Severity, str]]
 
@@ -42,7 +42,7 @@ def check_document(document: Document) -> list[Finding]:
 
 
 def _check(document: Document, statement: Statement) -> _Said:
-    about = frozenset(action for action in _ALL_ACTIONS if statement.is_about(action))
+    about = frozenset(action for action in ALL_ACTIONS if statement.is_about(action))
     yield from _check_actions(statement)
     yield from _check_resources(statement, about)
     for text in statement.resources:
@@ -58,7 +58,7 @@ def _check(document: Document, statement: Statement) -> _Said:
 
 def _check_actions(statement: Statement) -> _Said:
     for glob in statement.actions:
-        if any(action_glob_matches(glob, action) for action in _ALL_ACTIONS):
+        if any(action_glob_matches(glob, action) for action in ALL_ACTIONS):
             continue
         if glob.lower() == "kms:reencrypt":
             yield Severity.WARNING, f"{glob!r} is no action: ReEncrypt is kms:ReEncryptFrom and kms:ReEncryptTo"
@@ -66,10 +66,10 @@ def _check_actions(statement: Statement) -> _Said:
         if glob.lower() == "sts:getcalleridentity":
             yield Severity.WARNING, f"{glob!r} is decided by no policy: as in IAM, every caller may always ask who it is"
             continue
-        near = difflib.get_close_matches(glob, _ALL_ACTIONS, n=1)
+        near = difflib.get_close_matches(glob, ALL_ACTIONS, n=1)
         yield (
             Severity.WARNING,
-            f"{glob!r} is no action of KMS or STS that is known" + (f"; the nearest is {near[0]}" if near else ""),
+            f"{glob!r} is no action of KMS, STS or CloudTrail that is known" + (f"; the nearest is {near[0]}" if near else ""),
         )
 
 
@@ -80,8 +80,13 @@ def _check_resources(statement: Statement, about: frozenset[str]) -> _Said:
             continue
         if about & STS_ACTIONS and any(compare(_loose(text), role) != NO for role in _ROLES):
             continue
+        if about & ON_TRAILS and compare(_loose(text), _TRAIL) != NO:
+            continue
         if compare(_loose(text), _ALIAS) == NO:
-            yield Severity.WARNING, f"{text.source!r} is no key and no alias of KMS, and no role for an action of STS"
+            yield (
+                Severity.WARNING,
+                f"{text.source!r} is no key and no alias of KMS, no role for an action of STS, no trail for one of CloudTrail",
+            )
         elif not about & _ALIAS_ACTIONS:
             yield (
                 Severity.WARNING,

@@ -339,7 +339,7 @@ def test_what_may_not_be_meant_is_told(folder: Path, tmp_path: Path) -> None:
     path = policy_file(tmp_path, "own", statement(action=["kms:Frob", "kms:Encrypt"], Condition=condition))
     result = run(folder, "caller", "policy", DEMO, "--set", path)
     assert result.exit_code == 0
-    assert "own, statement 1: 'kms:Frob' is no KMS action that is known" in result.stderr
+    assert "own, statement 1: 'kms:Frob' is no action of KMS or CloudTrail that is known" in result.stderr
     assert "own, statement 1: no call here has the condition key aws:PrincipalOrgID" in result.stderr
 
 

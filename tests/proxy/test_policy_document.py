@@ -128,12 +128,12 @@ def test_what_would_not_do_what_it_says_is_refused(one: dict[str, Any], words: s
 
 WARNINGS: list[tuple[dict[str, Any], str]] = [
     (statement(Action="kms:ReEncrypt"), "ReEncryptFrom and kms:ReEncryptTo"),
-    (statement(Action="kms:Decrpt"), "no action of KMS or STS that is known; the nearest is kms:Decrypt"),
-    (statement(Action="s3:*"), "no action of KMS or STS that is known"),
+    (statement(Action="kms:Decrpt"), "no action of KMS, STS or CloudTrail that is known; the nearest is kms:Decrypt"),
+    (statement(Action="s3:*"), "no action of KMS, STS or CloudTrail that is known"),
     (statement(Resource="arn:aws:s3:us-east-1:1:bucket"), "no key and no alias"),
     (statement(Resource="arn:aws:iam::1:role/x"), "no role for an action of STS"),
     (statement(Action="sts:GetCallerIdentity"), "decided by no policy"),
-    (statement(Action="sts:AssumeRoles"), "no action of KMS or STS that is known; the nearest is sts:AssumeRole"),
+    (statement(Action="sts:AssumeRoles"), "no action of KMS, STS or CloudTrail that is known; the nearest is sts:AssumeRole"),
     (statement(Resource="arn:aws:kms:*:*:alias/x"), "kms:RequestAlias"),
     (statement(Resource="arn:aws:kms:*:*:key/1234"), "kms:Decrypt are denied"),
     (statement(Effect="Allow", Resource="arn:aws:kms:*:*:key/1234"), "kms:Decrypt are not allowed"),
