@@ -124,8 +124,8 @@ class _Backwards:
             if step.found is not None:
                 self.head, self.after = step.found, step.mark
                 return True
-            self.mark = step.mark
-            if is_over():
+            has_moved, self.mark = step.mark != self.mark, step.mark
+            if has_moved and is_over():
                 return False
         return True
 

@@ -10,9 +10,10 @@ import itertools
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import boto3
@@ -28,13 +29,14 @@ _numbers = itertools.count()
 
 
 class SeaweedFS:
-    """One server with its data in `folder`. Its user may do everything; with `reader_key_id` one may read only."""
+    """One server with its data in `folder`. Its user may do everything; with `reader_key_id` one may read only, and so may whoever has
+    one of the access keys `readers`."""
 
     access_key_id = "AKIASEAWEED"
     reader_key_id = "AKIASEAWEEDREADER"
     secret_access_key = "canary-secret-of-the-seaweed"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, readers: Mapping[str, str] = MappingProxyType({})) -> None:
         self._folder = folder / f"seaweedfs-{next(_numbers)}"
         self._folder.mkdir()
         self._program = str(Path(sys.executable).with_name("weed"))
@@ -43,8 +45,9 @@ class SeaweedFS:
         self._process: ServerProcess | None = None
         user = {"accessKey": self.access_key_id, "secretKey": self.secret_access_key}
         identity = {"name": "tests", "credentials": [user], "actions": ["Admin", "Read", "List", "Tagging", "Write"]}
-        reading = {"accessKey": self.reader_key_id, "secretKey": self.secret_access_key}
-        reader = {"name": "reader", "credentials": [reading], "actions": ["Read", "List"]}
+        keys = {self.reader_key_id: self.secret_access_key, **readers}
+        reading = [{"accessKey": key, "secretKey": secret} for key, secret in keys.items()]
+        reader = {"name": "reader", "credentials": reading, "actions": ["Read", "List"]}
         (self._folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
 
     @property
@@ -132,9 +135,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
+def seaweedfs(folder: Path, readers: Mapping[str, str] = MappingProxyType({})) -> Iterator[SeaweedFS]:
     """A running SeaweedFS, gone at the end."""
-    server = SeaweedFS(folder)
+    server = SeaweedFS(folder, readers)
     try:
         server.start()
         yield server
