@@ -35,6 +35,7 @@ from proxy.cloudtrail.place import LOG, PEER, bind, folder_of
 from proxy.cloudtrail.service import CloudTrailService, Delivered, FindAlias
 from proxy.domain import KmsCall, Origin, RawRequest, RawResponse
 from proxy.errors import KmsError, ProxyError
+from proxy.heartbeat import Heartbeat
 from proxy.kms.arn import key_arn, parse_key_ref
 from proxy.listeners.reverse import Limits, Listener, Walk
 from proxy.log_health import watch
@@ -74,32 +75,41 @@ async def _serve(data: Path, plan: Plan, report: Reporter) -> None:
         _aliases(store),
         token_key(folder),
     )
-    pipeline = make_pipeline(settings, instance, store, log, service)
+    recorder = make_recorder(settings, instance, service.name)
+    pipeline = make_pipeline(settings, instance, store, log, service, recorder)
+    latest = instance.checkpoint_folder(LOG) / "latest"
+    heartbeat = Heartbeat(log, recorder, latest, now_us, lambda: settings.heartbeat_s)
     listener = Listener(
         from_admin(pipeline.walk), Limits(settings.max_body_bytes, settings.request_timeout_s, settings.idle_timeout_s)
     )
     with bind(folder) as sock:  # whoever has the log is the only one to listen
         server = await loop.create_unix_server(listener, sock=sock)
+        await heartbeat.start()
         stop = asyncio.Event()
         loop.add_reader(0, lambda: stop.set() if not os.read(0, 1) else None)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         report(Status(ready=True))
-        watching = loop.create_task(watch(log, store, lambda fault: report(Status(fault is None, fault))))
+        watching = [
+            loop.create_task(watch(log, store, lambda fault: report(Status(fault is None, fault)))),
+            loop.create_task(heartbeat.beat()),
+        ]
         await stop.wait()
         loop.remove_reader(0)
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         server.close()
         await listener.drain(settings.drain_timeout_s)
     service.close()
+    await heartbeat.stop()
     await log.close()
     store.close()
 
 
 def make_pipeline(
-    settings: Settings, instance: Instance, store: SealedStore, log: AuditLog, service: CloudTrailService
+    settings: Settings, instance: Instance, store: SealedStore, log: AuditLog, service: CloudTrailService, recorder: Recorder
 ) -> Pipeline:
     """The walk of a call to CloudTrail. Raises SetupError for guardrails that cannot be read."""
-    clock, new_id = clock_of(settings.clock), make_ids(os.urandom)
+    clock = clock_of(settings.clock)
     callers = Callers(store, clock, os.urandom)
     return Pipeline(
         verifier=Verifier(
@@ -109,24 +119,32 @@ def make_pipeline(
         ),
         dialect=CloudTrailDialect.load(),
         backend=service,
-        recorder=Recorder(
-            instance.account_id,
-            instance.region,
-            service.name,
-            settings.grant_tokens,
-            new_id,
-            event_source="cloudtrail.amazonaws.com",
-            resource_type="AWS::CloudTrail::Trail",
-            has_accounts=True,
-        ),
+        recorder=recorder,
         log=log,
         origin=instance.origin(log.name),
-        now_us=lambda: time.time_ns() // 1_000,
-        new_id=new_id,
+        now_us=now_us,
+        new_id=make_ids(os.urandom),
         authorise=_authorise(guardrails_of(settings, instance.account_id), Permission(Permissions(store))),
         client_of=client_of_headers(settings),
         calls_at_once=_CALLS_AT_ONCE,
     )
+
+
+def make_recorder(settings: Settings, instance: Instance, backend: str) -> Recorder:
+    return Recorder(
+        instance.account_id,
+        instance.region,
+        backend,
+        settings.grant_tokens,
+        make_ids(os.urandom),
+        event_source="cloudtrail.amazonaws.com",
+        resource_type="AWS::CloudTrail::Trail",
+        has_accounts=True,
+    )
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
 
 
 def _authorise(guardrails: Authorise | None, permission: Permission) -> Authorise:

@@ -45,6 +45,8 @@ def test_the_table_of_settings_has_each_with_its_default() -> None:
 def _written(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple) and default:
+        return ",".join(default)
     return "none" if default in (None, "", (), SecretStr("")) else str(default)
 
 

@@ -118,6 +118,9 @@ PROMISED = {
         r"✓ 20\. every record that is due was delivered: \d+ records in \d+ files",
         r"✓ 21\. every file has the log's own bytes",
         r"Verified\.",
+        r'"EventName": "GenerateDataKey"',
+        r'"ResourceName": "arn:aws:kms:us-east-1:111122223333:key/[0-9a-f-]{36}"',
+        r'"LookupEvents",\s+"auditor"',
     ],
     "Private contexts": [
         r"Made clinic-data",
@@ -242,6 +245,7 @@ class Reader:
             "NO_PROXY": "127.0.0.1",
             "KEYTRAIL_LISTEN": self._listen,
             "KEYTRAIL_ADMIN_LISTEN": self._admin,
+            "KEYTRAIL_CLOUDTRAIL_API": "true",
             **(environment or {}),
         }
 

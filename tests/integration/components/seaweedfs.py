@@ -29,8 +29,8 @@ _numbers = itertools.count()
 
 
 class SeaweedFS:
-    """One server with its data in `folder`. Its user may do everything; with `reader_key_id` one may read only, and so may whoever has
-    one of the access keys `readers`."""
+    """One server with its data in `folder`. Its user may do everything; with `reader_key_id` one may read only, and so may
+    whoever has one of the access keys `readers`."""
 
     access_key_id = "AKIASEAWEED"
     reader_key_id = "AKIASEAWEEDREADER"
