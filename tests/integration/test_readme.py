@@ -126,7 +126,7 @@ PROMISED = {
         r"Made clinic-data",
         r'"status": ?"ready"',
         r"arn:aws:kms:us-east-1:111122223333:key/",
-        r'"note":"aes-256-gcm:[0-9a-f]{16}:[\w+/=]+".*"patient-id":"hmac-sha256:[0-9a-f]{64}"',
+        r'"patient-id":"hmac-sha256:[0-9a-f]{64}","note":"aes-256-gcm:[0-9a-f]{16}:[\w+/=]+"',
         r"note=asthma",
         r"The key of the subject patient-id=hmac-sha256:[0-9a-f]{64} is gone\.",
         r"note=\[shredded\]",
