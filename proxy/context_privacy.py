@@ -119,7 +119,8 @@ class ContextPrivacy:
         return told if has_private else context
 
     def _stored(self, hidden: Hidden, name: str, value: Any, rule: Rule, context: Mapping[str, Any]) -> str:
-        text = value if type(value) is str else orjson.dumps(value).decode()
+        is_text = type(value) is str
+        text = value if is_text else orjson.dumps(value).decode()
         if rule.form is Form.HMAC:
             stored, mark = self._key.digest(name, text), "hmac"
         else:
@@ -131,7 +132,10 @@ class ContextPrivacy:
                 stored, mark = key.encrypted(name, text, self._random(NONCE_BYTES)), "encrypted"
         # of a name that stands in two contexts the mark that promises less
         hidden.marks[name] = mark if hidden.marks.get(name, mark) == mark else "withheld"
-        hidden.forms |= dict.fromkeys(_texts(value), stored)
+        if is_text:
+            hidden.forms[value] = stored
+        else:
+            hidden.forms |= dict.fromkeys(_texts(value), stored)
         return stored
 
     def _subject(self, rule: Rule, context: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from audit.instance import Instance
+from audit.privacy import PrivacyKey
 from audit.reconcile import findings, tables
 from audit.reconcile.files import Wanted
 from audit.reconcile.findings import Finding, Kind, Report
@@ -406,3 +409,61 @@ def test_all_findings_are_counted_and_the_first_listed(world: World, monkeypatch
     report = judged(world)
     assert report.totals[Kind.BYPASS] == 5
     assert [one.request_id for one in report.findings] == planted[:2]
+
+
+# --- private contexts: our record has another form, AWS's event the value in clear
+
+PRIVACY = PrivacyKey(bytes(range(32)))
+
+
+def private_call(world: World, value: str, **ours: Any) -> str:
+    forms = {"patient": "hmac", "note": "encrypted"}
+    mine = {"patient": PRIVACY.digest("patient", "anna"), "note": "aes-256-gcm:0123456789abcdef:AAAA", "tenant": "acme"}
+    theirs = {"patient": value, "note": "asthma", "tenant": "acme"}
+    changes = {"context": mine, "extension": {"privateContext": forms}, **ours}
+    return world.call(HOUR, ours=changes, aws={"context": theirs})
+
+
+def judged_with_key(world: World, key: bytes | None = bytes(range(32))) -> Report:
+    where = str(world.deliver())
+    Instance(world.data, "0" * 16, ACCOUNT, REGION, "2026-01-01T00:00:00Z", ("w0",)).save()
+    (world.data / "privacy").mkdir()
+    (world.data / "privacy" / "subjects.db").touch()
+    if key is not None:
+        (world.data / "privacy.key").write_bytes(base64.b64encode(key))
+    report, damaged = reconcile(world.data, where, Wanted(), Terms())
+    assert damaged == []
+    return report
+
+
+def test_private_values_agree_by_their_hmac(world: World) -> None:
+    private_call(world, "anna")
+    report = judged_with_key(world)
+    assert report.findings == []
+    assert report.counts.agreed == 42
+
+
+def test_another_private_value_is_a_mismatch_that_tells_no_clear_value(world: World) -> None:
+    request_id = private_call(world, "ben")
+    [found] = judged_with_key(world).findings
+    assert (found.kind, found.request_id) == (Kind.MISMATCH, request_id)
+    [difference] = found.differences
+    assert difference.field == "context"
+    assert PRIVACY.digest("patient", "ben") in difference.aws
+    assert "ben" not in difference.aws.replace(PRIVACY.digest("patient", "ben"), "")
+    assert "asthma" not in difference.aws
+
+
+def test_a_clear_value_beside_private_ones_is_still_compared(world: World) -> None:
+    mine = {"patient": PRIVACY.digest("patient", "anna"), "note": "x", "tenant": "other"}
+    private_call(world, "anna", context=mine)
+    [found] = judged_with_key(world).findings
+    assert [one.field for one in found.differences] == ["context"]
+
+
+def test_without_the_privacy_key_private_values_are_not_compared_and_that_is_noted(world: World) -> None:
+    private_call(world, "ben")
+    report = judged_with_key(world, None)
+    assert report.findings == []
+    [note] = [text for text in report.notes if "private" in text]
+    assert "are not compared" in note

@@ -73,6 +73,14 @@ def test_who_would_have_been_denied(data: Path, tmp_path: Path) -> None:
     assert (found.denied, found.undecided, found.damaged) == (4, 0, [])
 
 
+def test_what_is_private_in_a_record_is_not_guessed(tmp_path: Path) -> None:
+    log = LogBuilder(tmp_path / "data")
+    log.add(0, user="alice", context={"tenant": "hmac-sha256:00"}, private={"tenant": "hmac"})
+    [row] = simulate(log.data, [policy(tmp_path, NAME_THE_TENANT)]).rows
+    assert row.undecided
+    assert "kms:EncryptionContext:tenant" in row.in_doubt
+
+
 def test_what_a_record_has_left_out_is_not_guessed(data: Path, tmp_path: Path) -> None:
     found = simulate(data, [policy(tmp_path, NAME_THE_TENANT)])
     told = [(row.caller[-5:], row.operation, row.times, row.undecided, row.in_doubt) for row in found.rows]

@@ -25,7 +25,7 @@ def at(seconds: float) -> datetime:
 
 def record(event: str = "Decrypt", **changes: Any) -> dict[str, Any]:
     """A record without its place. `changes`: user, key (ARN or None), context, blobs_in, blobs_out, error, phase, effect,
-    allowed_by (a list, as recorded), and any top-level name."""
+    allowed_by (a list, as recorded), private (forms of names), and any top-level name."""
     user = changes.pop("user", "alice")
     key = changes.pop("key", KEY_A)
     extension: dict[str, Any] = {"phase": changes.pop("phase", "outcome")}
@@ -35,7 +35,11 @@ def record(event: str = "Decrypt", **changes: Any) -> dict[str, Any]:
     ):
         if blobs:
             extension[name] = [fingerprint(blob) for blob in blobs]
-    for name, member in (("effect", changes.pop("effect", None)), ("allowedBy", changes.pop("allowed_by", None))):
+    for name, member in (
+        ("effect", changes.pop("effect", None)),
+        ("allowedBy", changes.pop("allowed_by", None)),
+        ("privateContext", changes.pop("private", None)),
+    ):
         if member is not None:
             extension[name] = member
     extension |= {"identityProof": "signature-verified", "backend": "local", "topology": "endpoint"}

@@ -30,6 +30,7 @@ from audit.query.tail import Follower
 from audit.sealing.keys import create_key
 from audit.sealing.process import seal_once
 from audit.segments import list_segments
+from audit.subjects import make_privacy_key
 from audit.verify import verify
 
 
@@ -62,6 +63,29 @@ def run(instance: Instance, *arguments: str) -> Result:
 def searched(instance: Instance) -> list[dict[str, Any]]:
     lines = [line for path in sorted(instance.log_folder(ADMIN_LOG).glob("*.jsonl")) for line in path.read_bytes().splitlines()]
     return [record for record in map(orjson.loads, lines) if record["eventName"] == searches.EVENT]
+
+
+def test_where_anything_was_private_what_is_asked_for_is_recorded_as_its_hmac(instance: Instance) -> None:
+    key = make_privacy_key(instance, os.urandom)
+    with served(instance):
+        run(instance, "query", "--context", "Patient=anna", "--context", "nonsense-anna")
+        (instance.data / "privacy.key").write_bytes(b"damaged")
+        run(instance, "query", "--context", "patient=anna")
+        run(instance, "attest-absence", "--context", "patient=anna")
+    first, *others = searched(instance)
+    assert first["requestParameters"]["question"]["context"] == [f"Patient={key.digest('patient', 'anna')}", "[withheld]"]
+    assert first["additionalEventData"]["keytrail"]["privateContext"] == {"Patient": "hmac", "*": "withheld"}
+    assert len(others) == 2
+    for record in others:
+        assert record["requestParameters"]["question"]["context"] == ["patient=[withheld]"]
+        assert record["additionalEventData"]["keytrail"]["privateContext"] == {"patient": "withheld"}
+
+
+def test_what_reveals_is_on_record_also_where_nobody_serves(instance: Instance) -> None:
+    make_privacy_key(instance, os.urandom)
+    assert "nothing encrypted can be read" in run(instance, "query", "--reveal").output
+    [record] = searched(instance)
+    assert record["requestParameters"] == {"command": "query", "question": {"reveal": True}}
 
 
 def test_a_search_is_on_record_before_it_is_answered(instance: Instance, modest: list[str]) -> None:

@@ -111,6 +111,16 @@ def test_contexts_tried_on_one_ciphertext(log: LogBuilder) -> None:
     assert len(findings(log, "KT010", count=3)) == 1
 
 
+def test_one_wrong_context_that_is_encrypted_in_the_log_is_one(log: LogBuilder) -> None:
+    invalid, forms = "InvalidCiphertextException", {"note": "encrypted", "tenant": "hmac"}
+    for number in range(3):  # the same value looks different each time
+        context = {"tenant": "a digest", "note": f"a ciphertext {number}"}
+        log.add(SINCE_S + number, blobs_in=["one"], context=context, private=forms, error=invalid)
+    assert findings(log, "KT010") == []
+    log.add(SINCE_S + 4, blobs_in=["one"], context={"tenant": "another", "note": "x"}, private=forms, error=invalid)
+    assert len(findings(log, "KT010")) == 1
+
+
 def wrapped(log: LogBuilder, count: int, **changes: Any) -> None:
     for number in range(count):
         log.add(SINCE_S + 100 + number, "GenerateDataKey", **({"user": "mallory"} | changes))

@@ -49,6 +49,22 @@ def test_contexts_against_a_contract(log: LogBuilder, context: dict[str, str], e
     assert violations(log, ANY) == expected
 
 
+def test_of_a_private_value_the_name_is_checked_and_not_the_form(log: LogBuilder) -> None:
+    log.add(SINCE_S, context={"tenant": "hmac-sha256:00", "extra": "x"}, private={"tenant": "hmac"})
+    log.add(SINCE_S, context={"tenant": "hmac-sha256:00"})  # forged: the record does not say that it is private
+    assert violations(log, ANY) == [("extra", UNKNOWN, 1), ("tenant", FORM, 1)]
+
+
+def test_no_form_is_learned_of_private_values(log: LogBuilder) -> None:
+    for number in range(3):
+        log.add(SINCE_S + number, context={"tenant": "7", "patient": "8", "note": "9"}, private={"patient": "hmac"})
+    log.add(SINCE_S + 3, context={"tenant": "7", "patient": "8", "note": "[withheld]"}, private={"note": "withheld"})
+    with observed(log.data) as database:
+        [one] = learn(database, SINCE, 3)
+    assert one.contract.required == ("note", "patient", "tenant")
+    assert one.contract.values == {"tenant": "7"}
+
+
 def test_what_takes_a_context_is_checked_and_nothing_else(log: LogBuilder) -> None:
     log.add(SINCE_S, "Encrypt", error="AccessDenied")  # an attempt is a violation, too
     for event in ("Sign", "DescribeKey", "GenerateMac", "PutKeyPolicy"):

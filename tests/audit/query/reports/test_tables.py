@@ -155,6 +155,14 @@ def test_contexts_and_addresses(planted: Planted) -> None:
     ]
 
 
+def test_encrypted_values_count_as_one(own: Planted) -> None:
+    for number in range(3):
+        own.add(FIRST + 9 * DAY, context={"note": f"a ciphertext {number}"}, private={"note": "encrypted"})
+    own.add(FIRST + 9 * DAY, context={"note": "in clear"})
+    found = rows(make(own, KEY_USAGE), "contexts", "name", "values", "top_values")
+    assert ("note", 2, ["[encrypted] (3)", "in clear (1)"]) in found
+
+
 def test_only_the_ten_most_frequent_values_are_named(own: Planted) -> None:
     for number in range(12):
         for _ in range(number + 1):
