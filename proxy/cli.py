@@ -19,7 +19,7 @@ COMMANDS: Places = {
     **{name: f"proxy.commands.{name}:app" for name in ("init", "serve", "env", "doctor", "caller", "role", "ca")},
     "policy": "proxy.simulation:app",
     "explain": "proxy.explaining:app",
-    **{name: f"proxy.commands.{name}:app" for name in ("keystore", "seed", "seal", "sealer", "deliver", "shred")},
+    **{name: f"proxy.commands.{name}:app" for name in ("keystore", "seed", "seal", "sealer", "deliver", "ship", "shred")},
     "stored-form": "proxy.commands.shred:app",
     **audit.cli.COMMANDS,
 }

@@ -95,6 +95,23 @@ def _digest_of(settings: Settings) -> str | None:
         return None
 
 
+def shipping_plan(settings: Settings) -> dict[str, Any]:
+    """`audit.shipping.plan.Shipping`, of the settings."""
+    paths = {"ca_bundle": settings.ship_ca_bundle, "certificate": settings.ship_certificate, "key": settings.ship_key}
+    return {
+        "otlp": settings.ship_otlp,
+        "syslog": settings.ship_syslog,
+        "nats": settings.ship_nats.get_secret_value(),
+        "form": settings.ship_form,
+        "headers": settings.ship_headers.get_secret_value(),
+        **{name: None if path is None else str(path) for name, path in paths.items()},
+    }
+
+
+def ships(settings: Settings) -> bool:
+    return bool(settings.ship_otlp or settings.ship_syslog or settings.ship_nats.get_secret_value())
+
+
 COMPANIONS = (
     Companion(
         "sealer",
@@ -125,4 +142,5 @@ COMPANIONS = (
         plan=trail_plan,
         log="trail",
     ),
+    Companion("shipping", "audit.shipping", Ends.AFTER_THE_WORKERS, is_wanted=ships, plan=shipping_plan),
 )

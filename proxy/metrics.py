@@ -48,6 +48,12 @@ _GAUGES: dict[str, str] = {
 _LOG_GAUGES: dict[str, str] = {
     "cosigned_timestamp_seconds": "When the quorum of witnesses last stood by the log's newest cosigned checkpoint (0: never).",
 }
+#: Values of what is shipped, by sink.
+_SINK_GAUGES: dict[str, str] = {
+    "shipping_lag_records": "Durable records that the sink has not got.",
+    "shipping_lag_seconds": "Age of the first record that the sink has not got (0: it has all).",
+    "shipping_refused": "Records that the sink did not take.",
+}
 
 
 class Counts:
@@ -116,7 +122,7 @@ class Metrics(Collector):
         """`worker` has ended; the next one of its name begins at nothing."""
         last = self._now.pop(worker, None)
         if last is not None:
-            self._before.update({key: value for key, value in last.items() if key[0] not in _GAUGES | _LOG_GAUGES})
+            self._before.update({key: value for key, value in last.items() if key[0] not in _GAUGES | _LOG_GAUGES | _SINK_GAUGES})
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, as prometheus-client wants them."""
@@ -131,8 +137,9 @@ class Metrics(Collector):
             yield counter
         for name, words in _GAUGES.items():
             yield GaugeMetricFamily(f"keytrail_{name}", words, value=total[(name,)])
-        for name, words in _LOG_GAUGES.items():
-            gauge = GaugeMetricFamily(f"keytrail_{name}", words, labels=("log",))
+        labelled = [("log", *item) for item in _LOG_GAUGES.items()] + [("sink", *item) for item in _SINK_GAUGES.items()]
+        for label, name, words in labelled:
+            gauge = GaugeMetricFamily(f"keytrail_{name}", words, labels=(label,))
             for key, value in total.items():
                 if key[0] == name:
                     gauge.add_metric(list(key[1:]), value)

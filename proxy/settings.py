@@ -35,6 +35,10 @@ _PREFIX = "KEYTRAIL_"
 _OTHER_VARIABLES = frozenset({"KEYTRAIL_CONFIG"})
 
 
+#: The subject is what a subject of NATS may be, without wildcards.
+_NATS_URL = re.compile(r"(nats|tls)://([^\s@/]+@)?[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9_.-]*)?")
+
+
 def _has_a_port(address: str) -> str:
     if host_and_port(address)[1] > 65_535:
         raise ValueError("there is no such port")
@@ -119,6 +123,14 @@ class Settings(BaseSettings):
     delivery_digest_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
     delivery_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 0
     delivery_retention_mode: Literal["GOVERNANCE", "COMPLIANCE"] = "GOVERNANCE"
+    ship_otlp: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
+    ship_syslog: Annotated[str, StringConstraints(pattern=r"^((tls|tcp)://[^\s@/?#]+)?$")] = ""
+    ship_nats: Secret = SecretStr("")
+    ship_form: Literal["cloudtrail", "ocsf"] = "cloudtrail"
+    ship_headers: Secret = SecretStr("")
+    ship_ca_bundle: MaybePath = None
+    ship_certificate: MaybePath = None
+    ship_key: MaybePath = None
     grant_tokens: Literal["clear", "sha256"] = "clear"
     context_privacy: Annotated[Words, AfterValidator(_are_rules)] = ()
     grant_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
@@ -176,6 +188,8 @@ class Settings(BaseSettings):
             ("delivery_endpoint", 'delivery = "s3://…"', bool(self.delivery_endpoint) and not self._delivers_to_s3),
             ("delivery_retention_days", 'delivery = "s3://…"', self.delivery_retention_days > 0 and not self._delivers_to_s3),
             ("timestamp_urls", "timestamp_ca", bool(self.timestamp_urls) and self.timestamp_ca is None),
+            ("ship_headers", "ship_otlp", bool(self.ship_headers.get_secret_value()) and not self.ship_otlp),
+            ("ship_certificate", "ship_key", (self.ship_certificate is None) != (self.ship_key is None)),
             ("proxy_protocol", "trusted_networks", self.proxy_protocol and not self.trusted_networks),
             ("sealer_user", "sealer_key, outside the data folder", bool(self.sealer_user) and not self.sealer_key),
             (
@@ -190,6 +204,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"`{name}` needs {needs}")
         if (url := self.keystore_url.get_secret_value()) and not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("`keystore_url` begins with postgresql://")
+        if (url := self.ship_nats.get_secret_value()) and not _NATS_URL.fullmatch(url):
+            raise ValueError("`ship_nats` is nats://[USER:PASSWORD@]HOST:PORT[/SUBJECT], or tls://…")
         if self.aws_egress_proxy.get_secret_value() and (self.aws_nameservers or self.aws_hosts):
             raise ValueError("with `aws_egress_proxy` it is that proxy that finds AWS: no aws_nameservers or aws_hosts then")
         for name, clash in (("aws_fips", self.aws_fips), ("aws_dual_stack", self.aws_dual_stack)):

@@ -45,6 +45,7 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+    OCSF = "ocsf"
 
 
 class PhaseName(StrEnum):
@@ -121,7 +122,10 @@ def query(
     log: Log = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The newest N only.")] = None,
     format: Annotated[
-        Format, typer.Option("--format", help="table; json: the lines as they stand in the log; csv.")
+        Format,
+        typer.Option(
+            "--format", help="table; json: the lines as they stand in the log; ocsf: events of OCSF 1.5, one a line; csv."
+        ),
     ] = Format.TABLE,
     reveal: Annotated[
         bool,
@@ -152,6 +156,8 @@ def query(
                     render.write_table(records, render.make_console(sys.stdout))
                 case Format.JSON:
                     render.write_lines(records, sys.stdout.buffer)
+                case Format.OCSF:
+                    render.write_ocsf(records, sys.stdout.buffer)
                 case Format.CSV:
                     render.write_csv(records, sys.stdout)
             sys.stdout.flush()

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from audit.errors import DamagedLog
+from audit.ocsf import NoRecord, encode_event
 from audit.query.filters import Record, allowances, contexts, extension, fingerprints, named_keys, resource_arns
 from audit.query.lines import Found
 from audit.query.trace import caller_of
@@ -94,6 +96,15 @@ def write_lines(found: Iterable[Found], out: BinaryIO) -> None:
     """`found` as JSON lines, byte for byte as they stand in the log. Raises OSError."""
     for one in found:
         out.write(one.line + b"\n")
+
+
+def write_ocsf(found: Iterable[Found], out: BinaryIO) -> None:
+    """`found` as OCSF events, JSON lines. Raises `DamagedLog`, OSError."""
+    for one in found:
+        try:
+            out.write(encode_event(one.line) + b"\n")
+        except NoRecord as error:
+            raise DamagedLog(one.place.segment, one.place.line, str(error)) from error
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

@@ -133,6 +133,12 @@ PROMISED = {
         r"GenerateDataKey",
         r"Verified\.",
     ],
+    "Shipping": [
+        r"otlp-[0-9a-f]{16} \(https://collector\.example\.com:4318\): 0 records refused",
+        r"log w0: 0 of \d+ records, \d+ s behind",
+        r"syslog-[0-9a-f]{16} \(tls://logs\.example\.com:6514\)",
+        r'"class_uid":6003',
+    ],
     "Callers": [
         r"ASIA\w{16}: its credentials are in .*, profile bob\.",
         r"alias/demo|Made by keytrail init",

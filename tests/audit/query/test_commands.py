@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from audit import cli
+from audit.ocsf import encode_event
 from audit.query import commands
 from tests.audit.query.builder import KEY_A, LogBuilder, fingerprint
 
@@ -65,6 +66,20 @@ def test_query_as_table_and_csv(log: LogBuilder) -> None:
     sheet = run(log, "query", "--caller", "*/eve", "--format", "csv")
     assert sheet.stdout_bytes.count(b"\r\n") == 2
     assert b"user/eve" in sheet.stdout_bytes
+
+
+def test_query_as_ocsf(log: LogBuilder) -> None:
+    result = run(log, "query", "--format", "ocsf", "--caller", "bob")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout_bytes.splitlines() == [encode_event(line) for line in [log.lines[1]]]
+
+
+def test_what_makes_no_event_is_damage(log: LogBuilder) -> None:
+    log.add(9, user="zoe", userAgent=None, eventID=None)
+    log.raw(log.lines[-1].replace(b'"eventName":"Decrypt"', b'"eventName":7').replace(b'"sequence":4', b'"sequence":5') + b"\n")
+    result = run(log, "query", "--format", "ocsf", "--caller", "*/zoe")
+    assert result.exit_code != 0
+    assert "no record of a keytrail log" in result.stderr
 
 
 def test_query_prints_the_answer_and_then_names_the_damage(log: LogBuilder) -> None:
