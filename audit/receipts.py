@@ -71,6 +71,12 @@ class Awaited:
                 self._leaves[receipt.sequence] = b""  # two that contradict each other: no record is the one of both
         self._met: list[tuple[int, str]] = []
 
+    def has_any(self, first: int, count: int) -> bool:
+        """Whether a receipt for one of the records from `first` on, `count` of them, was not met yet."""
+        if len(self._leaves) < count:
+            return any(first <= sequence < first + count for sequence in self._leaves)
+        return any(sequence in self._leaves for sequence in range(first, first + count))
+
     def meet(self, sequence: int, leaf: bytes, time: str) -> bool:
         """Whether record `sequence`, which has this leaf hash, is the one that every receipt for it was given for."""
         expected = self._leaves.pop(sequence, None)

@@ -23,6 +23,10 @@ class Collected:
     def count(self) -> int:
         return self._awaited.count
 
+    def wants(self, first: int, count: int) -> bool:
+        """Whether there is a receipt for one of so many records from `first` on."""
+        return bool(self._awaited.count) and self._awaited.has_any(first, count)
+
     def take(self, number: int, leaf: bytes, line: Line) -> None:
         """The record that the reading is at."""
         if self._awaited.count and not self._awaited.meet(number, leaf, line.time):

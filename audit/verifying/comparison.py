@@ -6,7 +6,7 @@ only where they come to that root themselves: then the lines that differ are kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -15,6 +15,8 @@ from audit.checkpoint import Checkpoint
 from audit.merkle import HASH_BYTES, Frontier
 from audit.verifying.faults import MAX_FAULTS, Faults
 from audit.verifying.titles import COSIGNED, HISTORY, SAVED, STAMPED
+
+_FAR = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,34 @@ class Comparison:
         self.records += 1
         if self._target is not None and self._target.checkpoint.size <= self.records:
             self._compare_reached()
+
+    @property
+    def room(self) -> int:
+        """How many records come before the next target is reached, with the one that reaches it."""
+        return _FAR if self._target is None else self._target.checkpoint.size - self.records
+
+    def take_run(self, leaves: Sequence[bytes]) -> None:
+        """The leaf hashes of lines, `room` at most, from the one behind the reading on; which is at the last of them then."""
+        if not self._are_kept(leaves):
+            for leaf in leaves:
+                self._faults.line += 1
+                self.take(leaf)
+            return
+        if self._tree is not None:
+            self._tree.extend(leaves)
+        self._faults.line += len(leaves)
+        self.records += len(leaves)
+        if self._target is not None and self._target.checkpoint.size <= self.records:
+            self._compare_reached()
+
+    def _are_kept(self, leaves: Sequence[bytes]) -> bool:
+        """Whether `leaves` has these for the records that come next, or has nothing for any of them."""
+        if self._leaves is None or self.records >= self._leaf_count:
+            return True
+        if self._next_leaf != self.records:
+            self._leaves.seek(self.records * HASH_BYTES)
+        self._next_leaf = self.records + len(leaves)
+        return self._leaves.read(len(leaves) * HASH_BYTES) == b"".join(leaves)
 
     def leaf_at(self, index: int) -> bytes | None:
         """What `leaves` has for the record `index`; None where it has nothing."""

@@ -11,6 +11,7 @@ from audit.verifying.comparison import Comparison
 from audit.verifying.faults import Faults
 from audit.verifying.freshness import Freshness
 from audit.verifying.lines import Lines, Meter
+from audit.verifying.ordinary import Window
 from audit.verifying.records import Line
 from audit.verifying.signed import SignedNotes
 from audit.verifying.silence import Silence
@@ -51,6 +52,15 @@ class LogCheck:
         self._freshness.take(number, line.time, self._tree.sealed)
         if not self._signed.count:
             self._oldest = line.time if self._oldest is None else min(self._oldest, line.time)
+
+    def window(self, number: int, count: int) -> Window | None:
+        """What of the next `count` records, from `number` on, need not be looked at one by one: `Watcher`."""
+        wanted = number == self._tree.sealed or not self._signed.count or self._collected.wants(number, count)
+        return None if wanted else Window(self._silence.earliest, self._silence.latest, count)
+
+    def pass_by(self, newest: str) -> None:
+        """Ordinary records went by, the latest of this time: `Watcher`."""
+        self._silence.newest = max(self._silence.newest, newest)
 
     def was_sealed_meanwhile(self) -> bool:
         """Whether the first checkpoint came while the lines were read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -31,14 +32,28 @@ class Line(NamedTuple):
         return str(self.extension.get("time", ""))
 
 
+def _parse(text: bytes) -> Any:
+    """JSON by RFC 8259, which knows no largest number: orjson does, and refuses such a line. Raises ValueError."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        document = json.loads(text.decode(), parse_constant=_refuse)
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no character
+        return document
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def read_line(text: bytes) -> Line:
     """Read a line, without its newline."""
     try:
-        record = orjson.loads(text)
+        record = _parse(text)
         extension = record["additionalEventData"]["keytrail"]
         log, sequence = extension["log"], extension["sequence"]
         if isinstance(log, str) and type(sequence) is int and sequence >= 0:
             return Line(log, sequence, record, extension)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return Line(None, -1, {}, {})

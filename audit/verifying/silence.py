@@ -14,12 +14,12 @@ from enum import Enum, auto
 
 from audit.canonical import time_us, timestamp
 from audit.verifying.faults import Faults
+from audit.verifying.ordinary import SLOW_US
 from audit.verifying.records import Line
 from audit.verifying.subject import SKEW_US
 from audit.verifying.titles import SILENCE
 
 _START, _BEAT, _STOP, _RECOVERED = "StartServing", "Heartbeat", "StopServing", "RecoverLog"
-_SLOW_US = 1_000_000  # of a call that took longer, the moment is not about the time of its arrival
 _LATE_US = 10_000_000  # how much longer than the interval a silence may be: a look a second, and a busy host
 _NEVER = "\x7f"  # later than the text of any time
 
@@ -52,7 +52,7 @@ class Silence:
         """The record that the reading is at."""
         time = line.time
         is_own = line.record.get("eventSource") == "keytrail"
-        if is_own or not self.earliest <= time <= self.latest or _latency_us(line) >= _SLOW_US:
+        if is_own or not self.earliest <= time <= self.latest or _latency_us(line) >= SLOW_US:
             self._look(line)
         self.newest = max(self.newest, time)
 
