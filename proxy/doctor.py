@@ -38,7 +38,7 @@ _LITTLE_FREE = 0.05  # of the disk
 _EXPIRES_SOON = timedelta(days=30)
 _SKEW_S, _SKEW_LIMIT_S = 60.0, 300.0  # SigV4 takes five minutes
 _METADATA = "169.254.169.254"
-_SECRETS = ("master.key", "sealer.key", "credentials", "ca/ca.key")
+_SECRETS = ("master.key", "sealer.key", "credentials", "ca/ca.key", "privacy.key", "privacy/subjects.db")
 
 
 class Verdict(Enum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_an_attestation_speaks_of_private_values_too(private_server: Server) -> 
         key.with_name("aside").rename(key)
     assert "private values are not searched" in unable.stderr
     assert "in a form that is not searched" in unable.stderr
+
+
+def test_the_setting_is_changed_while_it_serves(own_server: Server) -> None:
+    config = own_server.data.parent / "keytrail.toml"
+    config.write_text("")
+    own_server.settings["KEYTRAIL_CONFIG"] = str(config)
+    own_server.start()
+    assert own_server.post("GenerateDataKey", data_key({"patient": "clear", "note": "clear"})).status == 200
+    config.write_text('context_privacy = ["patient=hmac", "note=encrypted:patient"]')
+    own_server.process.send_signal(signal.SIGHUP)
+
+    def form() -> str | None:
+        assert own_server.post("GenerateDataKey", data_key(ANNA)).status == 200
+        return keytrail(own_server.records()[-1]).get("privateContext", {}).get("note")
+
+    wait_until(lambda: form() == "encrypted", "the new setting is followed")
+    assert found(own_server, "--context", "patient=clear")
+    hidden = found(own_server, "--context", "patient=canary-anna")
+    assert hidden[-1]["requestParameters"]["encryptionContext"]["patient"].startswith("hmac-sha256:")
+    config.write_text('context_privacy = ["note=encrypted:patient"]')
+    own_server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: any("is a subject, so it needs" in path.read_text() for path in own_server.outputs), "it is refused")
+    assert form() == "encrypted"  # as before
 
 
 def test_reveal_is_refused_where_it_cannot_be_recorded(own_server: Server) -> None:
