@@ -152,7 +152,8 @@ def test_the_setting_is_changed_while_it_serves(own_server: Server) -> None:
 
     def form() -> str | None:
         assert own_server.post("GenerateDataKey", data_key(ANNA)).status == 200
-        return keytrail(own_server.records()[-1]).get("privateContext", {}).get("note")
+        told: str | None = keytrail(own_server.records()[-1]).get("privateContext", {}).get("note")
+        return told
 
     wait_until(lambda: form() == "encrypted", "the new setting is followed")
     assert found(own_server, "--context", "patient=clear")
