@@ -69,7 +69,7 @@ def check_index(data: Path) -> IndexReport:
     except IndexFault as error:
         findings.add(ROWS, "index", str(error))
         return findings.report()
-    if not manifest.logs:
+    if manifest.probe is None:
         findings.add(ROWS, "index", "there is no index of this version: `keytrail index update` makes one")
         return findings.report()
     logs, _ = scan.find_logs(data)

@@ -89,6 +89,13 @@ def test_without_an_index_it_fails(tmp_path: Path) -> None:
     assert failed(check_index(tmp_path)) == {ROWS}
 
 
+def test_an_index_that_covers_nothing_yet_is_not_checked(tmp_path: Path) -> None:
+    build(tmp_path, segments=0)
+    compacted(tmp_path)
+    report = check_index(tmp_path)
+    assert not report.faults and verdicts(report) == dict.fromkeys(TITLES, Verdict.NOT_CHECKED)
+
+
 @pytest.mark.parametrize(
     ("select", "told"),
     [
