@@ -50,7 +50,7 @@ def subjects_path(instance: Instance) -> Path:
 
 def is_private(instance: Instance) -> bool:
     """Whether its records may hold private values: whether a key for them was ever made."""
-    return key_path(instance).exists() or subjects_path(instance).exists()
+    return key_path(instance).exists() or subjects_path(instance).parent.exists()  # within it only its owner may look
 
 
 def load_privacy_key(instance: Instance) -> PrivacyKey:

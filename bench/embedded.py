@@ -1,5 +1,5 @@
 """What policies, grants and the making of keys cost the calls: `python -m bench.embedded --earlier CHECKOUT [--seconds 4]
-[--keystore-url postgresql://…]`.
+[--keystore-url postgresql://…] [--context-privacy "*=hmac"]`.
 
 Calls to the embedded KMS of an earlier version, from a checkout of it, beside those to this one: as `init` leaves it, and with a
 key policy that looks at the encryption context, and grants. Then Decrypts, alone and while another client has RSA keys made. Only
@@ -31,6 +31,7 @@ GRANTS = 200
 _CONNECTIONS = 16
 _ACCOUNT = "111122223333"
 _EARLIER, _AS_MADE, _GUARDED, _SHARED = "earlier", "this one", "with policies and grants", "on PostgreSQL"
+_PRIVATE = "with private contexts"
 
 
 def guard(server: Server) -> None:
@@ -90,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.embedded", description=__doc__)
     parser.add_argument("--earlier", type=Path, required=True, help="a checkout of an earlier version")
     parser.add_argument("--keystore-url", help="an empty PostgreSQL database, for one more keytrail with its key store there")
+    parser.add_argument("--context-privacy", help="a setting of that name, for one more keytrail; a context has two pairs")
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -105,6 +107,9 @@ def main() -> None:
         if options.keystore_url:
             shared = {**_of(Path.cwd()), "KEYTRAIL_KEYSTORE_URL": options.keystore_url}
             kinds[_SHARED] = partial(servers.keytrail, 5680, further=shared)
+        if options.context_privacy:
+            private = {**_of(Path.cwd()), "KEYTRAIL_CONTEXT_PRIVACY": options.context_privacy}
+            kinds[_PRIVATE] = partial(servers.keytrail, 5690, further=private)
         running = {name: stack.enter_context(kind(folder)) for name, kind in kinds.items()}
         guard(running[_GUARDED])
         for _ in range(options.rounds):
