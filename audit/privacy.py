@@ -173,7 +173,7 @@ def key_id_of(stored: str) -> str | None:
 
 def private_policy(text: str, stored: Callable[[str, str], str]) -> str:
     """A policy document in which the values of conditions on encryption contexts (``kms:EncryptionContext:NAME``) are as
-    `stored` (name, value) says. What is no JSON object is withheld whole."""
+    `stored` (name, value) says. What is no JSON object, or nested too deeply, is withheld whole."""
     try:
         document: Any = orjson.loads(text)  # Any: JSON of a caller's making
     except orjson.JSONDecodeError:
@@ -182,7 +182,10 @@ def private_policy(text: str, stored: Callable[[str, str], str]) -> str:
         return WITHHELD
     if _CONDITION.partition(":")[2] not in text.lower() and "\\" not in text:
         return text  # it has no such condition, nor one that is spelt with escapes
-    return orjson.dumps(_with_private_conditions(document, stored)).decode()
+    try:
+        return orjson.dumps(_with_private_conditions(document, stored)).decode()
+    except (RecursionError, orjson.JSONEncodeError):
+        return WITHHELD
 
 
 def _with_private_conditions(value: Any, stored: Callable[[str, str], str]) -> Any:

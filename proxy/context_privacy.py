@@ -23,6 +23,7 @@ from proxy.domain import Members
 
 CONTEXT_MEMBERS = ("EncryptionContext", "SourceEncryptionContext", "DestinationEncryptionContext")
 CONSTRAINTS = ("EncryptionContextEquals", "EncryptionContextSubset")
+_OTHER_CONSTRAINTS = ("SourceArn",)  # what else the model knows; any other may be a context that was put in the wrong place
 _POLICIES = ("Policy", "policy")  # of KMS, and of commands on the host
 _MOST_MARKS = 100
 ALL = "*"
@@ -145,7 +146,10 @@ class ContextPrivacy:
     def _constraints(self, hidden: Hidden, constraints: Any) -> Any:
         if not isinstance(constraints, Mapping):
             return self._context(hidden, constraints)
-        told = {name: self._context(hidden, value) if name in CONSTRAINTS else value for name, value in constraints.items()}
+        told = {
+            name: value if name in _OTHER_CONSTRAINTS else self._context(hidden, value if name in CONSTRAINTS else [value])
+            for name, value in constraints.items()
+        }
         return told if any(told[name] is not constraints[name] for name in told) else constraints
 
     def _condition(self, hidden: Hidden, name: str, value: str) -> str:

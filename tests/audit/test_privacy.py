@@ -161,6 +161,7 @@ def test_a_policy_about_no_context_stays_as_it_is() -> None:
         '{"Condition":{"StringEquals":{"kms:EncryptionContext:patient":"canary"}}',
         '["kms:EncryptionContext:patient","canary"]',
         '{"Condition":{"Bool":{"kms:EncryptionContext:patient":{"canary":"canary"}}}}',
+        '{"Condition":' * 900 + '{"kms:EncryptionContext:patient":"canary"}' + "}" * 900,
     ],
 )
 def test_no_spelling_gets_a_value_through(text: str) -> None:

@@ -153,7 +153,7 @@ def test_a_context_that_is_none_is_not_recorded_in_clear_either(malformed: Any, 
     for operation, sent in (
         ("Encrypt", {"EncryptionContext": malformed}),
         ("CreateGrant", {"Constraints": {"EncryptionContextSubset": malformed}}),
-        ("CreateGrant", {"Constraints": malformed if not isinstance(malformed, dict) else [malformed]}),
+        ("CreateGrant", {"Constraints": malformed}),
         ("PutKeyPolicy", {"Policy": malformed}),
     ):
         parameters = sent if validated else plausible(sent)
