@@ -101,6 +101,10 @@ Log = Annotated[str | None, typer.Option(help="This log only.", rich_help_panel=
 NoIndex = Annotated[
     bool, typer.Option("--no-index", help="Read the whole log, and do not believe the index about where to look.")
 ]
+Reveal = Annotated[
+    bool,
+    typer.Option("--reveal", help="Show encrypted values of contexts in clear: not as the log has them. Always on record."),
+]
 DEFAULT_DATA = Path("keytrail-data")
 
 
@@ -127,12 +131,7 @@ def query(
             "--format", help="table; json: the lines as they stand in the log; ocsf: events of OCSF 1.5, one a line; csv."
         ),
     ] = Format.TABLE,
-    reveal: Annotated[
-        bool,
-        typer.Option(
-            "--reveal", help="Show encrypted values of contexts in clear; lines are then not those of the log. Always on record."
-        ),
-    ] = False,
+    reveal: Reveal = False,
     no_index: NoIndex = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -177,6 +176,7 @@ def trace(
         bool, typer.Option("--json", help="As JSON: of a lone ciphertext its story, else a list of artefacts.")
     ] = False,
     s3_endpoint: Annotated[str | None, typer.Option(help="URL of an S3 that is not AWS's.")] = None,
+    reveal: Reveal = False,
     no_index: NoIndex = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -185,11 +185,12 @@ def trace(
 
     Exits 1 where the logs do not know one, or are damaged, or the artefact is.
     """
-    with errors():
+    with errors(), Revealer(data) if reveal else nullcontext() as revealer:
 
         def story_of(fingerprint: str) -> Story:
             with progress_bar("searching") as progress:
-                return trace_story(data, fingerprint, progress=progress, use_index=not no_index)
+                story = trace_story(data, fingerprint, progress=progress, use_index=not no_index)
+            return story if revealer is None else revealer.story(story)
 
         who_can: WhoCan | None = ctx.obj  # given by the proxy's command line
 

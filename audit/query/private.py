@@ -21,6 +21,7 @@ from audit.privacy import SHREDDED, WITHHELD, PrivacyKey, SubjectKey, key_id_of
 from audit.query.filters import CONTEXTS, Filter, parse_pair, private_names
 from audit.query.lines import Found
 from audit.query.terminal import note
+from audit.query.trace import Story
 from audit.subjects import PrivacyFault, Subjects, is_private, load_privacy_key, subjects_path
 
 _CONSTRAINTS = ("encryptionContextEquals", "encryptionContextSubset")
@@ -86,6 +87,14 @@ class Revealer:
             names = private_names(record)
             yield one if not names else replace(one, line=orjson.dumps(self._shown(record, names)))
 
+    def story(self, told: Story) -> Story:
+        """`told` with encrypted values of its contexts in the same way."""
+        entries = tuple(
+            replace(entry, context={place: self._context(pairs, entry.private_context) for place, pairs in entry.context.items()})
+            for entry in told.entries
+        )
+        return replace(told, entries=entries)
+
     def _shown(self, record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON of a record
         parameters = dict(record.get("requestParameters") or {})
         for name in CONTEXTS:
@@ -98,7 +107,10 @@ class Revealer:
 
     def _show(self, holder: dict[str, Any], place: str, names: Mapping[str, str]) -> None:
         if isinstance(context := holder.get(place), dict):
-            holder[place] = {name: self._value(name, value) if name in names else value for name, value in context.items()}
+            holder[place] = self._context(context, names)
+
+    def _context(self, context: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+        return {name: self._value(name, value) if name in names else value for name, value in context.items()}
 
     def _value(self, name: str, value: Any) -> Any:
         id = key_id_of(value) if isinstance(value, str) else None

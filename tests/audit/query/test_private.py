@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from audit import cli
 from audit.instance import Instance
 from audit.privacy import SubjectKey
 from audit.query.engine import search
@@ -69,6 +71,19 @@ def test_encrypted_values_are_shown_wherever_they_stand_and_shredded_ones_are_no
         {"encryptionContext": {"note": "[withheld]"}},
         {},
     ]
+
+
+def test_a_story_is_told_in_clear_where_that_is_asked_for(instance: Instance, subjects: Subjects) -> None:
+    stored = {"note": key_of(subjects, "anna").encrypted("note", "asthma", bytes(12)), "tenant": "acme"}
+    LogBuilder(instance.data).add(0, "GenerateDataKey", blobs_out=["one"], context=stored, private=NOTE)
+    arguments = ["trace", fingerprint("one"), "--json", "--data", str(instance.data)]
+    shown = [
+        json.loads(CliRunner().invoke(cli.app, [*arguments, *further]).stdout)["entries"][0]["context"]["encryptionContext"]
+        for further in ([], ["--reveal"])
+    ]
+    assert shown == [stored, {"note": "asthma", "tenant": "acme"}]
+    [record] = [json.loads(path.read_bytes()) for path in instance.log_folder("admin").glob("*.jsonl")]
+    assert record["requestParameters"] == {"command": "trace", "question": {"artifact": fingerprint("one"), "reveal": True}}
 
 
 def test_a_callers_own_text_is_not_decrypted(instance: Instance, subjects: Subjects) -> None:
