@@ -79,7 +79,7 @@ def test_the_process_catches_up_and_reports_and_ends_with_its_standard_input(tmp
     argv = [sys.executable, "-m", "audit.query.index.follow", str(tmp_path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
-        assert json.loads(process.stdout.readline()) == {"ready": True, "reason": None}
+        assert json.loads(process.stdout.readline()) == {"ready": True, "reason": None, "failed": False}
         assert not follow.is_behind(tmp_path)
         process.stdin.close()
         assert process.wait(30) == 0
