@@ -120,7 +120,7 @@ def event_of(record: Mapping[str, Any]) -> Event:
 def _event(record: Mapping[str, Any]) -> Event:
     extension = record["additionalEventData"]["keytrail"]
     activity = activity_of(record["eventName"], is_read_only=record.get("readOnly") is True)
-    severity = _severity(record, extension)
+    severity = severity_of(record, extension)
     event: Event = {
         "category_uid": _CATEGORY,
         "category_name": "Application Activity",
@@ -171,7 +171,8 @@ def _status(record: Mapping[str, Any], extension: Mapping[str, Any]) -> Event:
     return status | _present(status_code=code, status_detail=record.get("errorMessage"))
 
 
-def _severity(record: Mapping[str, Any], extension: Mapping[str, Any]) -> Severity:
+def severity_of(record: Mapping[str, Any], extension: Mapping[str, Any]) -> Severity:
+    """How much `record`, whose extension is `extension`, asks to be looked at."""
     if extension.get("phase") == "unknown" or record.get("errorCode") in _REFUSALS or "deniedBy" in extension:
         return Severity.MEDIUM
     return Severity.LOW if record.get("errorCode") else Severity.INFORMATIONAL

@@ -1,9 +1,9 @@
 """What the companions cost the calls: `python -m bench.companions [--seconds 8] [--rounds 5]`.
 
-Two keytrails, each with one worker and its sealer: one with nothing besides, and one that also delivers to a folder and has
-one witness cosign each checkpoint. All of a keytrail runs on core 0, wrk and the witness on core 1; rounds go through the
-two in turn, and the ratio of their medians is what counts. A segment is filled in some seconds of this load, and is
-delivered then.
+Three keytrails, each with one worker and its sealer: one with nothing besides, one that also delivers to a folder and has one
+witness cosign each checkpoint, and one that ships to an OpenTelemetry collector stand-in. All of a keytrail runs on core 0; wrk,
+the witness and the collector on core 1; rounds go through the three in turn, and the ratio of their medians is what counts. A
+segment is filled in some seconds of this load, and is delivered then.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from rich.table import Table
 from bench import servers
 from bench.__main__ import CONNECTIONS, Figures, measure, median, prepare
 from bench.servers import LOAD_CORE, Server
+from tests.integration.components.collector import Collector, collector
 
-ALONE, WITH_ALL = "worker and sealer", "… delivery and a witness"
-_PORT, _WITNESS_PORT = 5720, 5740
+ALONE, WITH_ALL, SHIPPING = "worker and sealer", "… delivery and a witness", "… shipping (OTLP)"
+_PORT, _WITNESS_PORT, _SHIPPING_PORT = 5720, 5740, 5750
 
 
 @contextmanager
@@ -50,19 +51,29 @@ def with_companions(folder: Path, evidence: Path) -> Iterator[Server]:
             yield server
 
 
+@contextmanager
+def shipping(folder: Path, sink: Collector) -> Iterator[Server]:
+    """A keytrail that ships to `sink`."""
+    with servers.keytrail(_SHIPPING_PORT, folder, further={"KEYTRAIL_SHIP_OTLP": sink.url}) as server:
+        yield server
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.companions", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     found: dict[tuple[int, str], list[Figures]] = defaultdict(list)
+    os.sched_setaffinity(0, {int(LOAD_CORE)})  # the collector is in this process
     with ExitStack() as stack:
+        sink = stack.enter_context(collector())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd())))
         evidence = folder / "evidence"
         evidence.mkdir()
         running = {
             ALONE: stack.enter_context(servers.keytrail(_PORT + 10, folder)),
             WITH_ALL: stack.enter_context(with_companions(folder, evidence)),
+            SHIPPING: stack.enter_context(shipping(folder, sink)),
         }
         for number in range(options.rounds):
             for connections in CONNECTIONS:
@@ -70,6 +81,7 @@ def main() -> None:
                     requests = prepare(running[what], "GenerateDataKey", folder)
                     found[connections, what].append(measure(running[what], requests, connections, options.seconds))
         files = len(list(evidence.rglob("*.json.gz")))
+        shipped = len(sink.records)
     table = Table("connections", "processes", "rps", "p50 ms", "p99 ms", "rps ÷ alone", title="GenerateDataKey on one core")
     for (connections, what), figures in found.items():
         one, alone = median(figures), statistics.median(each.rps for each in found[connections, ALONE])
@@ -77,7 +89,9 @@ def main() -> None:
         table.add_row(str(connections), what, *shown)
     console = Console(width=120)
     console.print(table)
-    console.print(f"{files} files were delivered meanwhile; {os.cpu_count()} cores; {platform.platform()}")
+    console.print(
+        f"{files} files were delivered and {shipped:,} records shipped meanwhile; {os.cpu_count()} cores; {platform.platform()}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Literal
 import orjson
 
 from audit.canonical import time_us
-from audit.ocsf import NoRecord, Severity, event_of
+from audit.ocsf import NoRecord, Severity, event_of, severity_of
 
 Form = Literal["cloudtrail", "ocsf"]
 
@@ -30,7 +30,6 @@ def message_of(line: bytes, form: Form) -> Message:
     """The record in `line` as a message. Raises `NoRecord`."""
     try:
         record = orjson.loads(line)
-        event = event_of(record)
         extension = record["additionalEventData"]["keytrail"]
         return Message(
             log=_text(extension["log"]),
@@ -38,10 +37,10 @@ def message_of(line: bytes, form: Form) -> Message:
             event_id=_text(record["eventID"]),
             event_name=_text(record["eventName"]),
             time_us=time_us(extension["time"]),
-            severity=Severity(event["severity_id"]),
-            body=line if form == "cloudtrail" else orjson.dumps(event),
+            severity=severity_of(record, extension),
+            body=line if form == "cloudtrail" else orjson.dumps(event_of(record)),
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise NoRecord(f"no record of a keytrail log: {type(error).__name__}") from error
 
 

@@ -134,21 +134,28 @@ async def ship(routes: list[Route], stopped: asyncio.Event, report: Report, repo
 
     async def tell() -> None:
         while True:
-            report(status_of(routes))
-            report_counts([count for route in routes for count in route.counts()])
+            try:
+                report(status_of(routes))
+                report_counts([count for route in routes for count in route.counts()])
+            except OSError as error:  # a log's mark cannot be read
+                report(Status(ready=False, reason=str(error)))
             if await wait(_REPORT_S):
                 return
 
-    telling = asyncio.create_task(tell())
-    running = [asyncio.create_task(route.run(wait)) for route in routes]
-    await stopped.wait()
-    await asyncio.wait(running, timeout=_LAST_S)
-    for task in running:
+    tasks = [asyncio.create_task(tell()), *(asyncio.create_task(route.run(wait)) for route in routes)]
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if stopped.is_set():
+        await asyncio.wait(tasks, timeout=_LAST_S)
+    for task in (stopping, *tasks):
         task.cancel()  # what was under way is shipped again, by the next start
-    await asyncio.gather(telling, *running, return_exceptions=True)
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
     for route in routes:
         with contextlib.suppress(OSError):
             await route.shipper.close()
+    for end in ends:
+        if isinstance(end, Exception):  # nobody foresaw it: this process ends, and is started anew
+            raise end
 
 
 def status_of(routes: list[Route]) -> Status:

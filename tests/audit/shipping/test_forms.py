@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +30,15 @@ def test_a_syslog_message() -> None:
 
 @pytest.mark.parametrize(("severity", "priority"), [(Severity.INFORMATIONAL, 110), (Severity.LOW, 109), (Severity.MEDIUM, 108)])
 def test_the_priority_is_that_of_log_audit(severity: Severity, priority: int) -> None:
-    assert f" <{priority}>1 ".encode() in b" " + frame(replace(MESSAGE, severity=severity), "h").partition(b" ")[2][:7] + b" "
+    text = frame(replace(MESSAGE, severity=severity), "h").partition(b" ")[2]
+    assert text.startswith(f"<{priority}>1 ".encode())
 
 
 def test_what_a_client_wrote_makes_no_field_of_the_header() -> None:
-    header = frame(replace(MESSAGE, event_name="De crypt\n<1>" + "x" * 40), "a b\x00é" * 100).decode().split(" ", 9)
-    assert header[3] == ("a?b??" * 100)[:255] or re.fullmatch(r"[!-~]{1,255}", header[3])
-    assert re.fullmatch(r"[!-~]{1,32}", header[6]) and header[6].startswith("De?crypt?<1>")
+    odd = replace(MESSAGE, event_name="De crypt\n<1>" + "x" * 40)
+    header = frame(odd, "a b\x00é" * 100).decode().split(" ", 8)
+    assert header[3] == ("a?b??" * 100)[:255]
+    assert header[6] == ("De?crypt?<1>" + "x" * 40)[:32]
     assert frame(MESSAGE, "").decode().split(" ")[3] == "-"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from audit.ocsf import encode_event
 from audit.shipping import feed as feeds
 from audit.shipping.cursor import CursorFile, CursorInvalid, Refused, State
 from audit.shipping.messages import Message
-from audit.shipping.process import status_of
+from audit.shipping.process import ship, status_of
 from audit.shipping.sink import SinkFault
 from tests.audit.shipping.fakes import NOON, FakeSink, Turns, World, ship_all
 
@@ -265,6 +266,20 @@ async def test_memory_is_bounded_while_a_sink_is_away(world: World) -> None:
     (feed,) = (shipper._feeds or {}).values()
     assert len(feed._pending) == feeds.MOST_RECORDS
     assert shipper.lag() == (5_000, 1_767_312_000_000_000)
+
+
+async def test_what_nobody_foresaw_ends_the_process_and_not_one_sink_in_silence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add(1)
+    route = world.route()
+
+    async def broken() -> bool:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(route.shipper, "step", broken)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await ship([route, world.route()], asyncio.Event(), lambda _: None, lambda _: None)
 
 
 def test_counts(world: World) -> None:

@@ -16,7 +16,7 @@ from nats.js.api import StreamConfig
 
 from tests.integration.components.certificates import Certificate, CertificateAuthority
 from tests.integration.components.process import ServerProcess
-from tests.integration.components.seaweedfs import _free_ports
+from tests.integration.components.seaweedfs import free_ports
 
 STREAM, SUBJECT = "AUDIT", "audit.kms"
 USER, PASSWORD = "keytrail", "canary-password-of-nats"
@@ -28,7 +28,7 @@ class Nats:
     def __init__(self, folder: Path, ca: CertificateAuthority | None = None, certificate: Certificate | None = None) -> None:
         self._folder = folder / "nats"
         self._folder.mkdir()
-        (self._port,) = _free_ports(1)
+        (self._port,) = free_ports(1)
         self._ca = ca
         tls = [f'tls {{ cert_file: "{certificate.chain}", key_file: "{certificate.key}" }}'] if certificate else []
         lines = [

@@ -41,7 +41,7 @@ class SeaweedFS:
         self._folder.mkdir()
         self._program = str(Path(sys.executable).with_name("weed"))
         names = [*_PORTS, *(f"{name}.grpc" for name in _PORTS), "s3.port.iceberg"]
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self._process: ServerProcess | None = None
         user = {"accessKey": self.access_key_id, "secretKey": self.secret_access_key}
         identity = {"name": "tests", "credentials": [user], "actions": ["Admin", "Read", "List", "Tagging", "Write"]}
@@ -125,7 +125,7 @@ class SeaweedFS:
         return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody has now; SeaweedFS takes none that the kernel chooses."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports: list[int] = [one.getsockname()[1] for one in sockets]
