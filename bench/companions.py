@@ -9,6 +9,7 @@ segment is filled in some seconds of this load, and is delivered then.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
@@ -18,15 +19,18 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from audit.query.modesty import be_modest
 from bench import servers
 from bench.__main__ import CONNECTIONS, Figures, measure, median, prepare
 from bench.servers import LOAD_CORE, Server
-from tests.integration.components.collector import Collector, collector
+from tests.integration.components.collector import collector
 
 ALONE, WITH_ALL, SHIPPING = "worker and sealer", "… delivery and a witness", "… shipping (OTLP)"
 _PORT, _WITNESS_PORT, _SHIPPING_PORT = 5720, 5740, 5750
@@ -51,11 +55,31 @@ def with_companions(folder: Path, evidence: Path) -> Iterator[Server]:
             yield server
 
 
+def collect(told: SimpleQueue[str], received: Synchronized[int]) -> None:
+    """A collector, whose URL is told, until the process is ended. It takes the time that wrk leaves: another host has its own."""
+    os.sched_setaffinity(0, {int(LOAD_CORE)})
+    be_modest()
+    with collector() as sink:
+        told.put(sink.url)
+        while True:
+            sink.asked.wait()
+            sink.asked.clear()
+            received.value = len(sink.records)
+
+
 @contextmanager
-def shipping(folder: Path, sink: Collector) -> Iterator[Server]:
-    """A keytrail that ships to `sink`."""
-    with servers.keytrail(_SHIPPING_PORT, folder, further={"KEYTRAIL_SHIP_OTLP": sink.url}) as server:
-        yield server
+def shipping(folder: Path, received: Synchronized[int]) -> Iterator[Server]:
+    """A keytrail that ships to a collector."""
+    context = multiprocessing.get_context("spawn")
+    told: SimpleQueue[str] = context.SimpleQueue()
+    process = context.Process(target=collect, args=(told, received), daemon=True)
+    process.start()
+    try:
+        with servers.keytrail(_SHIPPING_PORT, folder, further={"KEYTRAIL_SHIP_OTLP": told.get()}) as server:
+            yield server
+    finally:
+        process.kill()
+        process.join()
 
 
 def main() -> None:
@@ -64,16 +88,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     found: dict[tuple[int, str], list[Figures]] = defaultdict(list)
-    os.sched_setaffinity(0, {int(LOAD_CORE)})  # the collector is in this process
+    received = multiprocessing.get_context("spawn").Value("q", 0)
     with ExitStack() as stack:
-        sink = stack.enter_context(collector())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd())))
         evidence = folder / "evidence"
         evidence.mkdir()
         running = {
             ALONE: stack.enter_context(servers.keytrail(_PORT + 10, folder)),
             WITH_ALL: stack.enter_context(with_companions(folder, evidence)),
-            SHIPPING: stack.enter_context(shipping(folder, sink)),
+            SHIPPING: stack.enter_context(shipping(folder, received)),
         }
         for number in range(options.rounds):
             for connections in CONNECTIONS:
@@ -81,7 +104,6 @@ def main() -> None:
                     requests = prepare(running[what], "GenerateDataKey", folder)
                     found[connections, what].append(measure(running[what], requests, connections, options.seconds))
         files = len(list(evidence.rglob("*.json.gz")))
-        shipped = len(sink.records)
     table = Table("connections", "processes", "rps", "p50 ms", "p99 ms", "rps ÷ alone", title="GenerateDataKey on one core")
     for (connections, what), figures in found.items():
         one, alone = median(figures), statistics.median(each.rps for each in found[connections, ALONE])
@@ -89,9 +111,8 @@ def main() -> None:
         table.add_row(str(connections), what, *shown)
     console = Console(width=120)
     console.print(table)
-    console.print(
-        f"{files} files were delivered and {shipped:,} records shipped meanwhile; {os.cpu_count()} cores; {platform.platform()}"
-    )
+    console.print(f"{files} files were delivered and {received.value:,} records shipped meanwhile")
+    console.print(f"{os.cpu_count()} cores; {platform.platform()}")
 
 
 if __name__ == "__main__":
