@@ -121,6 +121,7 @@ class Child:
             if self._stopping.is_set() or self.status.failed:
                 return
             if self._is_ending:
+                self._tell(Status(ready=False, reason="started anew"))
                 continue
             reason = f"it ended with exit code {code}" if self.status.ready else self.status.reason
             self._tell(Status(ready=False, reason=reason))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -34,6 +34,7 @@ from audit.query.lines import Damage, Found, Place, parse
 from audit.query.scan import IN_FLIGHT, MAX_LINE_BYTES, Part
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 64 << 10, 1 << 20
+_NEAR_BYTES = 1 << 20
 _INDEX_TRIES = 5
 
 
@@ -167,8 +168,24 @@ class _Log:
 
 
 def _steps(log: _Log, wanted: Wanted) -> Iterator[_Seen]:
-    """From the mark of `log` to its beginning, or to where nothing of the interval can be any more."""
-    covered, places = _ask_index(log, wanted)
+    """From the mark of `log` to its beginning, or to where nothing of the interval can be any more.
+
+    What is near is read whole: where most records match, a page is full before the index could say where all of them are.
+    """
+    if not wanted.terms:
+        yield from _back(log, wanted, Covered([], log.parts), {})
+        return
+    for step in _back(log, wanted, Covered([], log.parts), {}):
+        yield step
+        is_far = step.mark.segment != log.mark.segment or step.mark.offset + _NEAR_BYTES <= log.mark.offset
+        if is_far and step.found is None:
+            log = replace(log, mark=step.mark)
+            yield from _back(log, wanted, *_ask_index(log, wanted))
+            return
+
+
+def _back(log: _Log, wanted: Wanted, covered: Covered, places: Mapping[int, Sequence[int]]) -> Iterator[_Seen]:
+    """`places` are where records may be that match in what the index has; what it does not have is read whole."""
     rest = {part.first_index: part.skipped_bytes for part in covered.rest}
     for part in reversed([part for part in log.parts if part.first_index <= log.mark.segment]):
         began = _time_at(part, 0)

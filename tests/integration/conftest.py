@@ -144,6 +144,7 @@ class Server:
                 ("sealer", b"audit.sealing"),
                 ("indexer", b"audit.query.index.follow"),
                 ("delivery", b"audit.delivery"),
+                ("trail", b"proxy.cloudtrail"),
             ):
                 if module in command:
                     found.setdefault(name, int(pid))

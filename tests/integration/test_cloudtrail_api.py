@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -310,6 +311,55 @@ def test_the_socket_is_for_its_owner_alone(server: Server) -> None:
     folder = server.data / "trail"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"socket": "0o600", "token.key": "0o600"}
+
+
+def deny(action: str) -> Json:
+    return {"Version": "2012-10-17", "Statement": [{"Sid": "No", "Effect": "Deny", "Action": action, "Resource": "*"}]}
+
+
+@pytest.fixture
+def own_api(prepared: Path, tmp_path: Path) -> Iterator[Server]:
+    """A running server of the test's own, whose guardrails are in the folder `policies` beside its data."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "10-nothing.json").write_text(json.dumps(deny("kms:DisableKey")))
+    running = Server(data, {"KEYTRAIL_CLOUDTRAIL_API": "true", "KEYTRAIL_POLICIES": str(tmp_path / "policies")})
+    running.settings["KEYTRAIL_HEARTBEAT_S"] = "60"
+    try:
+        running.start()
+        wait_until(lambda: is_answering(running), "CloudTrail's API answers", 60)
+        yield running
+    finally:
+        running.kill_all()
+
+
+def test_a_process_that_is_killed_is_started_anew_and_calls_to_kms_go_on(own_api: Server) -> None:
+    client = Api(own_api, "auditor").client()
+    token = client.lookup_events(MaxResults=1)["NextToken"]
+    killed = own_api.children()["trail"]
+    os.kill(killed, signal.SIGKILL)
+    assert own_api.post("DescribeKey", {"KeyId": "alias/demo"}).status == 200
+    wait_until(lambda: own_api.children().get("trail", killed) != killed and is_answering(own_api), "it is started anew", 60)
+    assert client.lookup_events(MaxResults=1, NextToken=token)["Events"]
+    names = [record["eventName"] for record in own_api.records("trail")]
+    assert names == ["StartServing", "LookupEvents", "StartServing", "LookupEvents"]
+    assert own_api.stop() == 0
+    assert own_api.records("trail")[-1]["eventName"] == "StopServing"
+    verify = [keytrail_command(), "verify", "--data", str(own_api.data)]
+    verified = subprocess.run(verify, capture_output=True, text=True, check=False, cwd=own_api.data.parent)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_guardrails_that_change_are_kept_from_a_sighup_on(own_api: Server) -> None:
+    client = Api(own_api, "auditor").client()
+    assert client.lookup_events()["Events"]
+    (own_api.data.parent / "policies" / "no.json").write_text(json.dumps(deny("cloudtrail:*")))
+    before = own_api.children()["trail"]
+    os.kill(own_api.process.pid, signal.SIGHUP)
+    wait_until(lambda: own_api.children().get("trail", before) != before and is_answering(own_api), "it is started anew", 60)
+    assert refused(client.lookup_events) == ("AccessDeniedException", 400)
+    assert keytrail(own_api.records("trail")[-1])["deniedBy"] == {"policy": "no.json", "statement": "No"}
 
 
 def test_without_the_setting_there_is_no_api(own_server: Server) -> None:

@@ -68,6 +68,7 @@ class Case:
     most: int
     impatient: bool
     block: int
+    near: int
 
 
 RECORDS = st.tuples(
@@ -97,6 +98,7 @@ CASES = st.builds(
     st.integers(1, 6),
     st.booleans(),
     st.sampled_from([64, 1_000, 64 << 10]),
+    st.sampled_from([0, 2_000, 1 << 20]),
 )
 
 
@@ -106,6 +108,7 @@ def test_all_that_match_come_once_newest_first(case: Case, indexed: bool) -> Non
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(newest, "_FIRST_BLOCK", case.block)
         patch.setattr(newest, "_LARGEST_BLOCK", case.block * 2)
+        patch.setattr(newest, "_NEAR_BYTES", case.near)
         data = Path(folder)
         logs = {name: LogBuilder(data, name) for name in ("w0", "w1", "admin")}
         for number, (name, content, ends) in enumerate(case.records):
@@ -185,6 +188,7 @@ def test_the_index_leads_to_the_lines_and_what_it_does_not_have_is_read(tmp_path
             judged.append(record)
             return Lookup.matches(self, record)
 
+    monkeypatch.setattr(newest, "_NEAR_BYTES", 0)
     asked = Counting.of([("AccessKeyId", "AKIABOB")], None, None, lambda record: True, {})
     monkeypatch.setattr(Counting, "texts", ())  # so that nothing is passed over for its text
     assert lines(tmp_path, asked) == [young, log.lines[7]]
