@@ -50,6 +50,10 @@ async def test_a_renewed_child_ends_and_works_by_its_new_plan(monkeypatch: pytes
     assert child.status.reason == "first"
     changed.clear()
     child.renew(b"second\n")
-    await asyncio.wait_for(changed.wait(), 20)
-    assert (child.status.ready, child.status.reason) == (True, "second")
+    told = []
+    while child.status.reason != "second":
+        await asyncio.wait_for(changed.wait(), 20)
+        changed.clear()
+        told.append((child.status.ready, child.status.reason))
+    assert told == [(False, "started anew"), (True, "second")]
     await child.stop(keeping, 10)
