@@ -17,7 +17,6 @@ import msgspec
 
 SLOW_US = 1_000_000  # of a call that took longer, the moment is not about the time of its arrival
 RUN = 512  # lines that are looked at together, at most
-_LONGEST = 1 << 16
 
 
 class _Extension(msgspec.Struct, gc=False):
@@ -80,7 +79,6 @@ def ordinary_run(lines: Sequence[bytes], start: int, log: str, number: int, wind
                 or extension.intent is not None
                 or not earliest <= time <= latest
                 or extension.latencyMicros >= SLOW_US
-                or len(text) > _LONGEST
             ):
                 break
             if time > newest:
