@@ -28,6 +28,7 @@ class Feed:
         self.suspects: list[Refused] = []
         self._folder = folder
         self._pending: deque[bytes] = deque()
+        self._was_full = False  # the last look found as much as it asked for
         self._follower: LogFollower | None = None
 
     @property
@@ -55,6 +56,11 @@ class Feed:
             size += len(line)
         return lines
 
+    @property
+    def has_more(self) -> bool:
+        """Whether more is known to wait than `batch` gave."""
+        return bool(self._pending) or self._was_full
+
     def first(self) -> bytes | None:
         """The line of `position`, as far as it was read."""
         return self._pending[0] if self._pending else None
@@ -78,5 +84,5 @@ class Feed:
         if follower is None or follower.record != self.position:
             follower = LogFollower(self._folder, self.position)
         lines = follower.read(MOST_RECORDS)
-        self._follower = follower
+        self._follower, self._was_full = follower, len(lines) == MOST_RECORDS
         return lines

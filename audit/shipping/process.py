@@ -61,7 +61,7 @@ class Route:
     async def step(self) -> float:
         """Ship a batch of each log, and say how long to wait: not at all, for news, or for the sink to be well again."""
         try:
-            moved = await self.shipper.step()
+            has_more = await self.shipper.step()
         except (AuditError, OSError) as error:
             self.fault = str(error)
             pause_s = min(_FIRST_PAUSE_S * 2.0**self._failures, _LONGEST_PAUSE_S) * self._jitter()
@@ -69,7 +69,7 @@ class Route:
             wanted_s = error.pause_s if isinstance(error, SinkFault) and error.pause_s is not None else 0.0
             return max(pause_s, min(wanted_s, _LONGEST_PAUSE_S))
         self.fault, self._failures = None, 0
-        return 0.0 if moved else _LOOK_S
+        return 0.0 if has_more else _LOOK_S
 
     def faults(self) -> list[str]:
         """What keeps records from this sink."""

@@ -45,18 +45,21 @@ class Shipper:
         self.refused = 0
 
     async def step(self) -> bool:
-        """Send a batch of each log that has one; whether any had. Raises `SinkFault`, `CursorInvalid`, `NoInstance`, OSError."""
-        moved = False
+        """Send a batch of each log that has one; whether more is known to wait. What comes in small numbers is left to gather.
+
+        Raises `SinkFault`, `CursorInvalid`, `NoInstance`, OSError.
+        """
+        has_more = False
         try:
             for feed in (await self._opened()).values():
-                moved |= await self._ship(feed)
+                has_more |= await self._ship(feed)
         except SinkFault:
             await self._drop_sink()
             await self.save()
             raise
-        if not moved or self._clock() - self._saved_s >= _SAVE_S:
+        if not has_more or self._clock() - self._saved_s >= _SAVE_S:
             await self.save()
-        return moved
+        return has_more
 
     async def save(self) -> None:
         """Have the cursor on disk as it is. Raises OSError."""
@@ -99,7 +102,7 @@ class Shipper:
         return self._feeds
 
     async def _ship(self, feed: Feed) -> bool:
-        """A batch of `feed`, if there is one. What is wrong with the log itself is kept for whoever asks."""
+        """Send a batch of `feed`, if there is one; whether it has more. What is wrong with the log is kept for whoever asks."""
         try:
             lines = await feed.batch()
         except (AuditError, OSError) as error:
@@ -116,10 +119,10 @@ class Shipper:
                 if not messages:  # it is nobody's fault but its own
                     await self._set_aside([self._refusal(feed, 0, str(error))])
                     feed.move(1)
-                    return True
+                    return feed.has_more
                 break
         await self._send(feed, messages)
-        return True
+        return feed.has_more
 
     async def _send(self, feed: Feed, messages: list[Message]) -> None:
         try:

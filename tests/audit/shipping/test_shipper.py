@@ -123,6 +123,17 @@ async def test_a_sink_may_say_how_long_it_wants_to_be_left_alone(world: World) -
     assert await world.route().step() == 60
 
 
+async def test_what_comes_in_small_numbers_is_left_to_gather(world: World) -> None:
+    """A batch for each record would cost the calls more than the records do."""
+    world.add(600)
+    route = world.route()
+    assert await route.step() == 0.0
+    for _ in range(3):
+        assert await route.step() > 0.0
+        world.add(5)
+    assert list(map(len, world.sink.batches)) == [512, 88, 5, 5]
+
+
 async def test_after_a_fault_another_sink_is_opened(world: World) -> None:
     world.add(1)
     shipper = world.open()
