@@ -121,7 +121,7 @@ class Lines:
             while chunk := file.read(self._next_bytes(segment)):
                 meter(len(chunk))
                 text = rest + chunk
-                *lines, end = text.split(b"\n")
+                lines, end = _split(text)
                 offset, rest = self._read_bytes - len(rest), end
                 self._read_bytes += len(chunk)
                 if (taken := self._take_all(lines, is_last, is_ascii=text.isascii())) < len(lines):
@@ -158,7 +158,7 @@ class Lines:
 
     # --- lines
 
-    def _take_all(self, lines: list[bytes], is_last: bool, *, is_ascii: bool) -> int:
+    def _take_all(self, lines: list[memoryview], is_last: bool, *, is_ascii: bool) -> int:
         """How many of `lines` are the log's, before one that is none and need not be: recovery will set it aside."""
         number = 0
         while number < len(lines):
@@ -166,12 +166,12 @@ class Lines:
                 number += passed
                 continue
             self._faults.line += 1
-            if not self._take(lines[number], is_last):
+            if not self._take(bytes(lines[number]), is_last):
                 return number
             number += 1
         return number
 
-    def _pass_by(self, lines: list[bytes], start: int, *, is_ascii: bool) -> int:
+    def _pass_by(self, lines: list[memoryview], start: int, *, is_ascii: bool) -> int:
         """Take the ordinary lines from place `start` on; gives how many there were."""
         window = self._watcher.window(self._tree.records, min(self._tree.room, RUN))
         if window is None or self._tree.altered:
@@ -225,6 +225,15 @@ class Lines:
         else:
             self._faults.add_here(DENSE_LINES, f"record {expected} should stand here: the line says that it is record {number}")
         return True
+
+
+def _split(text: bytes) -> tuple[list[memoryview], bytes]:
+    """The lines that end in `text`, as views of it, without their newlines; and what comes behind them. No line is copied."""
+    view, lines, start, find = memoryview(text), list[memoryview](), 0, text.find
+    while (end := find(b"\n", start)) >= 0:
+        lines.append(view[start:end])
+        start = end + 1
+    return lines, text[start:]
 
 
 def _missing(start: int, end: int) -> str:

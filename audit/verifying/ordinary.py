@@ -62,13 +62,15 @@ class Window:
     count: int
 
 
-def ordinary_run(lines: Sequence[bytes], start: int, log: str, number: int, window: Window, *, is_ascii: bool) -> tuple[int, str]:
+def ordinary_run(
+    lines: Sequence[bytes | memoryview], start: int, log: str, number: int, window: Window, *, is_ascii: bool
+) -> tuple[int, str]:
     """How many of `lines`, from place `start` on, are ordinary, of which the first would be record `number`; and their latest
     time. `is_ascii`: all of them are."""
     count, newest, earliest, latest = 0, "", window.earliest, window.latest
     try:
         for text in lines[start : start + window.count]:
-            if not is_ascii and not text.isascii():
+            if not is_ascii and not bytes(text).isascii():
                 break
             extension = _decode(text).additionalEventData.keytrail
             sequence, time = extension.sequence, extension.time
