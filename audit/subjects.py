@@ -26,7 +26,7 @@ from pathlib import Path
 from audit import durable
 from audit.errors import AuditError
 from audit.instance import Instance
-from audit.privacy import KEY_BYTES, NONCE_BYTES, PrivacyKey, SubjectKey
+from audit.private_keys import KEY_BYTES, NONCE_BYTES, PrivacyKey, SubjectKey
 
 _PATIENCE_S = 5.0
 _AT_HAND = 10_000

@@ -18,7 +18,8 @@ from typing import Any
 
 import orjson
 
-from audit.privacy import NONCE_BYTES, WITHHELD, Form, PrivacyKey, Rule, Rules, SubjectKey, private_policy
+from audit.privacy import WITHHELD, Form, Rule, Rules, private_policy
+from audit.private_keys import NONCE_BYTES, PrivacyKey, SubjectKey
 from proxy.domain import Members
 
 CONTEXT_MEMBERS = ("EncryptionContext", "SourceEncryptionContext", "DestinationEncryptionContext")

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 from audit.errors import AuditError
 from audit.instance import Instance
-from audit.privacy import Rules, SubjectKey
+from audit.privacy import Rules
+from audit.private_keys import SubjectKey
 from audit.subjects import Subjects, make_privacy_key, subjects_path
 from proxy.context_privacy import ContextPrivacy
 from proxy.domain import Members

@@ -6,11 +6,11 @@ import json as json_text
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,6 @@ from audit.query.artifacts.sources import ArtifactUnavailable, find_artifacts, i
 from audit.query.engine import search
 from audit.query.filters import DEFAULT_PHASES, Filter, KeyName, parse_pair
 from audit.query.lines import Damage, Found
-from audit.query.private import Revealer, with_digests
 from audit.query.standing import Standing, WhoCan, wrapping
 from audit.query.tail import Follower, follow
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
@@ -31,6 +30,9 @@ from audit.query.told import tell, write_told
 from audit.query.trace import Story
 from audit.query.trace import trace as trace_story
 from audit.record import Phase
+
+if TYPE_CHECKING:
+    from audit.query.private import Revealer
 
 _POLL_S = 0.25
 _PRIVATE = "not known: its encryption context is private in the log"
@@ -142,9 +144,9 @@ def query(
     with errors():
         wanted = _filter(since, until, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
         with (
-            Revealer(data) if reveal else nullcontext() as revealer,
+            _revealer(data, reveal) as revealer,
             progress_bar("searching") as progress,
-            search(data, [with_digests(wanted, data)], log=log, progress=progress, use_index=not no_index) as result,
+            search(data, [_with_digests(wanted, data)], log=log, progress=progress, use_index=not no_index) as result,
         ):
             progress.stop()
             records: Iterable[Found] = result.records(newest=limit)
@@ -185,7 +187,7 @@ def trace(
 
     Exits 1 where the logs do not know one, or are damaged, or the artefact is.
     """
-    with errors(), Revealer(data) if reveal else nullcontext() as revealer:
+    with errors(), _revealer(data, reveal) as revealer:
 
         def story_of(fingerprint: str) -> Story:
             with progress_bar("searching") as progress:
@@ -241,7 +243,7 @@ def tail(
         wanted = _filter(None, None, event, key, caller, access_key, context, fingerprint, id, error, source, phase, intents)
         console = render.make_console(sys.stdout)
         try:
-            for news in follow(Follower(data, with_digests(wanted, data), log), lines, _wait):
+            for news in follow(Follower(data, _with_digests(wanted, data), log), lines, _wait):
                 if isinstance(news, Damage):
                     note(f"damaged: {news}")
                 elif json:
@@ -252,6 +254,24 @@ def tail(
                     sys.stdout.flush()
         except KeyboardInterrupt:
             return
+
+
+def _with_digests(wanted: Filter, data: Path) -> Filter:
+    """`wanted`, finding private values of contexts as well."""
+    if not wanted.context:
+        return wanted
+    from audit.query.private import with_digests  # here: it needs ciphers, which most questions do not
+
+    return with_digests(wanted, data)
+
+
+def _revealer(data: Path, reveal: bool) -> AbstractContextManager[Revealer | None]:
+    """What shows private values, where they were asked for."""
+    if not reveal:
+        return nullcontext()
+    from audit.query.private import Revealer
+
+    return Revealer(data)
 
 
 def note_index_fault(fault: str | None) -> None:

@@ -17,7 +17,8 @@ from typing import Any, Self
 import orjson
 
 from audit.instance import Instance, NoInstance
-from audit.privacy import SHREDDED, WITHHELD, PrivacyKey, SubjectKey, key_id_of
+from audit.privacy import SHREDDED, WITHHELD, key_id_of
+from audit.private_keys import PrivacyKey, SubjectKey
 from audit.query.filters import CONTEXTS, Filter, parse_pair, private_names
 from audit.query.lines import Found
 from audit.query.terminal import note

@@ -22,7 +22,6 @@ import orjson
 from audit.commit import BlockingLog, LogPlace
 from audit.errors import AuditError, QueryError
 from audit.instance import ADMIN_LOG, Instance, NoInstance, host_user
-from audit.query import private
 from audit.query.artifacts.sources import is_place
 from audit.query.blob import fingerprint_of_text
 from audit.query.modesty import be_modest
@@ -87,6 +86,8 @@ def _commit(instance: Instance, record: AuditRecord) -> None:
 def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> AuditRecord:
     forms: Mapping[str, str] = {}
     if isinstance(pairs := options.get("context"), list):
+        from audit.query import private  # here: it needs ciphers, which most questions do not
+
         told, forms = private.on_record(pairs, instance.data)
         options = {**options, "context": told}
     return AuditRecord(

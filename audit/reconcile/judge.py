@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from audit.privacy import PrivacyKey
+from audit.private_keys import PrivacyKey
 from audit.query.engine import Progress, search
 from audit.query.filters import Filter, Record, extension
 from audit.query.lines import Damage

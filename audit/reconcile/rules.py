@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from audit.privacy import Form, PrivacyKey
+from audit.privacy import Form
+from audit.private_keys import PrivacyKey
 from audit.query.filters import CONTEXTS, WRITTEN_KEYS, Record, extension, private_names, resource_arns
 from audit.reconcile.findings import Difference
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.privacy import WITHHELD, Form, PrivacyKey, Rules, SubjectKey, key_id_of, private_policy
+from audit.privacy import WITHHELD, Form, Rules, key_id_of, private_policy
+from audit.private_keys import PrivacyKey, SubjectKey
 
 SECRET = bytes(range(32))
 KEY = PrivacyKey(SECRET)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from audit.instance import Instance
-from audit.privacy import PrivacyKey
+from audit.private_keys import PrivacyKey
 from audit.reconcile import findings, tables
 from audit.reconcile.files import Wanted
 from audit.reconcile.findings import Finding, Kind, Report

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from audit.instance import Instance
-from audit.privacy import PrivacyKey
+from audit.private_keys import PrivacyKey
 from audit.subjects import (
     PrivacyFault,
     Subjects,

@@ -14,7 +14,8 @@ import pytest
 
 from audit import canonical
 from audit.instance import Instance
-from audit.privacy import PrivacyKey, Rules, SubjectKey, key_id_of
+from audit.privacy import Rules, key_id_of
+from audit.private_keys import PrivacyKey, SubjectKey
 from audit.record import Phase
 from audit.subjects import Subjects, load_privacy_key, subjects_path
 from proxy.context_privacy import ContextPrivacy

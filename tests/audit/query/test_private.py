@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from audit import cli
 from audit.instance import Instance
-from audit.privacy import SubjectKey
+from audit.private_keys import SubjectKey
 from audit.query.engine import search
 from audit.query.filters import Filter
 from audit.query.private import Revealer, with_digests
