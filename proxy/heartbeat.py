@@ -54,21 +54,25 @@ class Heartbeat:
                 await self._tell("StopServing")
 
     async def beat(self) -> None:
-        """Write a heartbeat when the interval has passed without a record; until it is cancelled."""
-        seen, since_us = self._log.records, self._now_us()
+        """Write a heartbeat when the interval has passed without a record, and when it was changed; until it is cancelled."""
+        seen, since_us, told_s = self._log.records, self._now_us(), self._interval_s()
         while True:
             interval_s = self._interval_s()
             await asyncio.sleep(min(_LONGEST_LOOK_S, interval_s / 4) if interval_s else _LONGEST_LOOK_S)
             now_us = self._now_us()
-            if self._log.records != seen or now_us < since_us:  # or the clock was set back
+            if is_new := self._log.records != seen or now_us < since_us:  # or the clock was set back
                 seen, since_us = self._log.records, now_us
-            elif interval_s and now_us - since_us >= interval_s * 1_000_000:
+            is_due = interval_s and not is_new and now_us - since_us >= interval_s * 1_000_000
+            if is_due or self._interval_s() != told_s:  # a reader goes by the interval that was told last
                 with suppress(CommitFailed):  # a poisoned log is told of elsewhere, and recovered
-                    await self._tell("Heartbeat")
+                    told_s = await self._tell("Heartbeat")
 
-    async def _tell(self, event: str) -> None:
-        details = {"intervalSeconds": self._interval_s(), "checkpointSize": self._signed_size()}
+    async def _tell(self, event: str) -> float:
+        """Gives the interval that the record tells."""
+        interval_s = self._interval_s()
+        details = {"intervalSeconds": interval_s, "checkpointSize": self._signed_size()}
         await self._log.commit(self._recorder.own_event(event, self._now_us(), details))
+        return interval_s
 
     def _signed_size(self) -> int:
         """How many records the newest checkpoint covers, as it says itself; 0 where there is none."""

@@ -88,7 +88,9 @@ class Silence:
         if event in (_START, _BEAT, _STOP):
             self._told += 1
             self._interval_us = _interval_us(line)
-            self._life, self._quiet_from = (_Life.STOPPED if event == _STOP else _Life.SERVING), None
+            is_last = event == _BEAT and not self._interval_us  # heartbeats were turned off while it was served
+            self._life = _Life.STOPPED if event == _STOP else _Life.UNKNOWN if is_last else _Life.SERVING
+            self._quiet_from = line.sequence + 1 if is_last else None
         elif self._life is _Life.STOPPED and not is_start:
             self._life, self._quiet_from = _Life.UNKNOWN, line.sequence
         if self._life is _Life.SERVING:

@@ -32,14 +32,16 @@ class Worker:
     def __init__(self, forge: Forge) -> None:
         self._forge = forge
 
-    def write(self, at_s: float, event: str = "Encrypt", *, latency_s: float = 0, phase: str = "outcome") -> None:
+    def write(
+        self, at_s: float, event: str = "Encrypt", *, latency_s: float = 0, phase: str = "outcome", interval_s: int = INTERVAL_S
+    ) -> None:
         record = orjson.loads(line(self._forge.records, self._forge.log, word=event, phase=phase))
         extension = record["additionalEventData"]["keytrail"]
         extension["time"] = timestamp(int((START_S + at_s) * 1_000_000))
         if latency_s:
             extension["latencyMicros"] = int(latency_s * 1_000_000)
         if event in ("StartServing", "Heartbeat", "StopServing"):
-            record["serviceEventDetails"] = {"intervalSeconds": INTERVAL_S, "checkpointSize": 0}
+            record["serviceEventDetails"] = {"intervalSeconds": interval_s, "checkpointSize": 0}
         if event in ("StartServing", "Heartbeat", "StopServing", "RecoverLog"):
             record["eventSource"] = "keytrail"
         self._forge.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
@@ -138,6 +140,13 @@ def test_what_recovery_says_of_a_lost_call_ends_an_outage(forge: Forge, worker: 
 def test_heartbeats_that_were_turned_off_are_told(forge: Forge, worker: Worker) -> None:
     worker.run((0, "StartServing"), (30, "StopServing"), (100, "Encrypt"), (5_000, "Encrypt"))
     assert step(judged(forge), 13) == (Verdict.PASSED, "2 heartbeats, starts and stops; from record 2 on it has none")
+
+
+def test_heartbeats_that_are_turned_off_while_it_serves(forge: Forge, worker: Worker) -> None:
+    worker.run((0, "StartServing"), (60, "Heartbeat"))
+    worker.write(90, "Heartbeat", interval_s=0)
+    worker.run((9_000, "Encrypt"), (20_000, "Encrypt"))
+    assert step(judged(forge), 13) == (Verdict.PASSED, "3 heartbeats, starts and stops; from record 3 on it has none")
 
 
 def test_a_clock_that_was_set_back(forge: Forge, worker: Worker) -> None:

@@ -24,6 +24,7 @@ class World:
     now_us: int = 1_000_000_000
     told: list[AuditRecord] = field(default_factory=list)
     calls: set[int] = field(default_factory=set)  # looks before which a call is recorded
+    changes: dict[int, float] = field(default_factory=dict)  # intervals, from a look on
     faults: int = 0  # commits that fail
     others: int = 0
     slept: list[float] = field(default_factory=list)
@@ -47,6 +48,7 @@ class World:
             raise asyncio.CancelledError
         self.now_us += int(seconds * 1_000_000)
         self.others += len(self.slept) in self.calls
+        self.interval_s = self.changes.get(len(self.slept), self.interval_s)
 
     def events(self) -> list[tuple[str, int]]:
         return [(record.event_name, record.time_us // 1_000_000) for record in self.told]
@@ -90,6 +92,17 @@ async def test_none_where_there_is_no_interval_and_one_again_when_there_is(monke
     world.interval_s, world.looks = 60.0, 401
     await beat(one)
     assert [name for name, _ in world.events()] == ["Heartbeat"] * 3
+
+
+async def test_a_changed_interval_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(looks=200, faults=1, changes={20: 0.0, 40: 30.0})
+    await beat(make(world, monkeypatch))
+    told = [
+        (at, (one.service_event_details or {})["intervalSeconds"])
+        for one, (_, at) in zip(world.told, world.events(), strict=True)
+    ]
+    assert told[:2] == [(1_021, 0.0), (1_040, 30.0)], "the first one's commit failed at 1,020"
+    assert [interval for _, interval in told[2:]] == [30.0] * (len(told) - 2) and len(told) > 4
 
 
 async def test_a_short_interval_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
