@@ -12,9 +12,10 @@ from bench.soak import soak
 
 
 def two_ports() -> int:
-    """A port that is free, and the next too. Below those that the kernel gives to whoever connects: it takes one of these from nobody."""
-    first = 20_000 + os.getpid() % 6_000 * 2
-    for port in (*range(first, 32_000, 2), *range(20_000, first, 2)):
+    """A port that is free, and the next too, below those that the kernel gives to whoever connects."""
+    first: int = 20_000 + os.getpid() % 6_000 * 2
+    ports: list[int] = [*range(first, 32_000, 2), *range(20_000, first, 2)]
+    for port in ports:
         with ExitStack() as held:
             try:
                 for number in (port, port + 1):
