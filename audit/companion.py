@@ -8,9 +8,11 @@ a supervisor it can be run by hand, or by an init system: its plan is then empty
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -86,3 +88,16 @@ def is_over(within_s: float, stream: int | None = None) -> bool:
     """Wait, `within_s` at most, for the end of standard input; whether it has come."""
     fd = sys.stdin.fileno() if stream is None else stream
     return bool(select.select([fd], [], [], within_s)[0]) and not os.read(fd, 1)
+
+
+def end_of_input() -> asyncio.Event:
+    """An event of the running loop that is set when standard input has ended."""
+    loop, ended, fd = asyncio.get_running_loop(), asyncio.Event(), sys.stdin.fileno()
+
+    def wait() -> None:
+        while os.read(fd, 4_096):
+            pass
+        loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return ended

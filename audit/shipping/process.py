@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
 import platform
-import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -21,7 +18,7 @@ from random import SystemRandom
 
 from audit import durable
 from audit.canonical import timestamp
-from audit.companion import Counts, CountsReporter, Plan, Report, ReportCounts, Reporter, Status, read_plan
+from audit.companion import Counts, CountsReporter, Plan, Report, ReportCounts, Reporter, Status, end_of_input, read_plan
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.query.modesty import be_modest
@@ -180,16 +177,7 @@ def only_one(data: Path) -> Iterator[None]:
 
 
 async def _run(data: Path, shipping: Shipping) -> None:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    stream = sys.stdin.fileno()
-
-    def wait_for_the_end() -> None:
-        while os.read(stream, 4_096):
-            pass
-        loop.call_soon_threadsafe(stopped.set)
-
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
-    await ship(routes_of(data, shipping), stopped, Reporter(), CountsReporter())
+    await ship(routes_of(data, shipping), end_of_input(), Reporter(), CountsReporter())
 
 
 def main(data: str, plan: Plan | None = None) -> int:

@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from audit.companion import CountsReporter, Plan, Report, ReportCounts, Reporter, Status, read_plan
+from audit.companion import CountsReporter, Plan, Report, ReportCounts, Reporter, Status, end_of_input, read_plan
 from audit.errors import AuditError
 from audit.instance import Instance
 from audit.policy_file import Policy
@@ -148,16 +145,7 @@ async def follow(data: Path, plan: WitnessPlan, stopped: asyncio.Event, report: 
 
 
 async def _run(data: Path, plan: WitnessPlan) -> None:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    stream = sys.stdin.fileno()
-
-    def wait_for_the_end() -> None:
-        while os.read(stream, 4_096):
-            pass
-        loop.call_soon_threadsafe(stopped.set)
-
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
-    await follow(data, plan, stopped, Reporter(), CountsReporter())
+    await follow(data, plan, end_of_input(), Reporter(), CountsReporter())
 
 
 def main(data: str) -> int:

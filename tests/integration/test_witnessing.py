@@ -18,6 +18,7 @@ import pytest
 
 from audit.checkpoint import claimed_checkpoint
 from tests.audit.witnessing.authority import Authority
+from tests.integration.components import require_program
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command, wait_until
 from tests.integration.test_serve import run_keytrail
 
@@ -180,8 +181,8 @@ def test_a_folder_that_is_put_back_shows_in_the_status_and_in_verify(
     assert done.returncode == 1 and "INCIDENT" in done.stderr
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="make servers installs openssl")
 def test_serve_has_checkpoints_time_stamped(data: Path, tmp_path: Path) -> None:
+    require_program("openssl")
     authority = Authority(tmp_path / "tsa")
     (tmp_path / "ca.pem").write_bytes(authority.ca)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,12 +22,12 @@ from audit.witnessing.submission import open_session
 from tests.audit.test_verify import Forge, line, run
 from tests.audit.witnessing.authority import Authority
 from tests.audit.witnessing.liars import Speaker, answering, hang, listening, never_end, response
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="make servers installs openssl")
+from tests.integration.components import require_program
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    require_program("openssl")
     return Authority(tmp_path_factory.mktemp("authority") / "tsa")
 
 
