@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,15 +28,32 @@ def reserve(fd: int, offset: int, size_bytes: int) -> bool:
     return _fallocate is not None and _fallocate(fd, _FALLOC_FL_KEEP_SIZE, offset, size_bytes) == 0
 
 
-def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
-    function = getattr(ctypes.CDLL(None), "fallocate64", None)
+def write_out(fd: int, offset: int, size_bytes: int) -> bool:
+    """Have this part of `fd` written to the disk, as far as it is not, and wait until it was; whether that was possible.
+
+    Durable it is only after a sync, for which little is left then: no journal was committed, and no disk's cache emptied. Raises
+    OSError where the disk did not take it: a sync of the same `fd` would not say so again.
+    """
+    if _sync_file_range is None:
+        return False
+    if _sync_file_range(fd, offset, size_bytes, _WAIT_WRITE_WAIT) == 0:
+        return True
+    if (number := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EPERM):
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def _of_libc(name: str, *arguments: type) -> Callable[..., int] | None:
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        function.argtypes = arguments
     return function
 
 
 _FALLOC_FL_KEEP_SIZE = 1
-_fallocate = _find_fallocate()
+_WAIT_WRITE_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER
+_fallocate = _of_libc("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_sync_file_range = _of_libc("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def sync_folder(folder: Path) -> None:

@@ -39,6 +39,7 @@ from audit.query.index.layout import (
 from audit.query.index.load import Rows
 from audit.query.index.pieces import OPEN_BYTES, pending, still_ends_with, tail_of
 from audit.query.lines import Damage
+from audit.query.modesty import trickling
 from audit.query.scan import Part
 from audit.segments import read_mark, segment_name
 
@@ -217,7 +218,8 @@ class Compactor:
 
     def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        self._database.execute(f"COPY ({select}) TO {quoted(path)} {how}", parameters)
+        with trickling(path):
+            self._database.execute(f"COPY ({select}) TO {quoted(path)} {how}", parameters)
         path.chmod(0o600)
         return path
 

@@ -1,0 +1,78 @@
+"""What writes much, beside calls that are synced, writes a little at a time, and says what the disk refused."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from audit import durable
+from audit.query.modesty import PIECE_BYTES, trickling
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The parts that were written out: (offset, size) each. They really are."""
+    parts: list[tuple[int, int]] = []
+
+    def write_out(fd: int, offset: int, size_bytes: int) -> bool:
+        parts.append((offset, size_bytes))
+        return really(fd, offset, size_bytes)
+
+    really = durable.write_out
+    monkeypatch.setattr(durable, "write_out", write_out)
+    return parts
+
+
+@pytest.mark.parametrize("size", [1, PIECE_BYTES - 1, PIECE_BYTES, 5 * PIECE_BYTES + 3])
+def test_all_of_a_file_goes_out_piece_by_piece(tmp_path: Path, size: int, written: list[tuple[int, int]]) -> None:
+    path = tmp_path / "file"
+    with trickling(path):
+        path.write_bytes(bytes(size))
+    assert written == [(offset, PIECE_BYTES) for offset in range(0, size, PIECE_BYTES)]
+
+
+def test_what_is_there_already_goes_out_while_more_is_written(tmp_path: Path, written: list[tuple[int, int]]) -> None:
+    path = tmp_path / "file"
+    with path.open("wb", buffering=0) as file, trickling(path):
+        file.write(bytes(2 * PIECE_BYTES + 1))
+        while len(written) < 2:
+            os.sched_yield()
+        file.write(bytes(PIECE_BYTES))
+    assert written == [(number * PIECE_BYTES, PIECE_BYTES) for number in range(4)]
+
+
+def test_what_the_disk_refused_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, offset: int, size_bytes: int) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(durable, "write_out", refuse)
+    with pytest.raises(OSError, match="Input/output error"), trickling(tmp_path / "file"):
+        (tmp_path / "file").write_bytes(b"x")
+
+
+def test_a_writer_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), trickling(tmp_path / "never made"):
+        raise ZeroDivisionError
+
+
+def test_where_the_system_cannot_it_is_left_to_the_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def cannot(fd: int, offset: int, size_bytes: int) -> bool:
+        asked.append(offset)
+        return False
+
+    monkeypatch.setattr(durable, "write_out", cannot)
+    with trickling(tmp_path / "file"):
+        (tmp_path / "file").write_bytes(bytes(3 * PIECE_BYTES))
+    assert asked == [0]
+
+
+def test_a_stream_cannot_be_written_out_and_a_closed_file_is_an_error(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    assert not durable.write_out(writing, 0, 1)
+    os.close(reading)
+    os.close(writing)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        durable.write_out(writing, 0, 1)
