@@ -3,8 +3,8 @@
 Everything but wrk runs on core 0: keytrail, and beside it the indexing of another large log, as `serve` does it, again and again;
 and then questions to that log too, as commands ask a log that is being served. They are held (SIGSTOP) while it is not their
 turn, and go on where they were, so that the measurements see all of a compaction and not its beginning only: batches are smaller,
-and three files become one. Rounds go through the three in turn, and each ratio is to the calls alone of the same round; the median of
-each counts.
+and three files become one. Rounds go through the three in turn, and each ratio is to the calls alone of the same round; the
+median of each counts. With `--folder /dev/shm` the disk has no part in it, and what is left is the processor's.
 """
 
 from __future__ import annotations
@@ -88,11 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.beside", description=__doc__)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where the logs go: the disk that is measured")
     parser.add_argument("--records", type=int, default=300_000, help="of the log that is indexed")
     options = parser.parse_args()
     found: dict[tuple[int, str], list[Figures]] = defaultdict(list)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder)))
         backlog, indexed = folder / "backlog", folder / "indexed"
         for data in (backlog, indexed):
             write(data, options.records)
