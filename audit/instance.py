@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from audit.segments import create_log, is_locked, take_lock
 
 ADMIN_LOG = "admin"
 _FORMAT = 1
+_ID = re.compile(r"[0-9a-f]{16}")
+_LOG = re.compile(r"(?!(?:keys|lock|rotation|sealer-keys)\Z)[a-z][a-z0-9-]{0,31}")  # those four have other meanings
 
 
 class NoInstance(AuditError):
@@ -104,7 +107,11 @@ class Instance:
             if document["format"] != _FORMAT:
                 raise NoInstance(f"{data}: its format is {document['format']}, this version reads {_FORMAT}")
             facts = (document["instance"], document["account"], document["region"], document["created"])
-            return cls(data, *facts, logs=tuple(document["logs"]))
+            logs = tuple(document["logs"])
+            # The names that checkpoints are signed under are made of these; who writes this file may not have the key.
+            if not _ID.fullmatch(facts[0]) or not all(_LOG.fullmatch(log) for log in logs):
+                raise NoInstance(f"{data / 'keytrail.json'} is damaged: its id, or a log's name, is none")
+            return cls(data, *facts, logs=logs)
         except FileNotFoundError as error:
             raise NoInstance(f"{data} was never initialised: run `keytrail init --data {data}`") from error
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:

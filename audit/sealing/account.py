@@ -14,6 +14,10 @@ class NoSuchUser(AuditError):
     """The host has no user of that name."""
 
 
+class NotOwn(AuditError):
+    """What only the sealer, or root, should have made is another user's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Numbers of a user, of its own group, and of all of its groups, with that of the data folder but without root's."""
@@ -34,6 +38,14 @@ def account(user: str, data: Path) -> Account | None:
         raise NoSuchUser(f"there is no user {user}") from error
     groups = {*os.getgrouplist(entry.pw_name, entry.pw_gid), data.stat().st_gid}
     return Account(entry.pw_uid, entry.pw_gid, tuple(sorted(groups - {0})))
+
+
+def require_own(file: Path | int, path: Path) -> None:
+    """Raise `NotOwn` where `file`, which is at `path`, belongs to neither this process's user nor root; to root all is its own.
+    Raises OSError."""
+    user = os.geteuid()
+    if user not in (0, owner := os.stat(file).st_uid) and owner != 0:
+        raise NotOwn(f"{path} belongs to user {owner}, not to the sealer's, {user}: somebody else put it there")
 
 
 def become(user: str, data: Path) -> None:

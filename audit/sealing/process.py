@@ -19,7 +19,7 @@ from audit.errors import AuditError, SigningUnavailable
 from audit.instance import Instance
 from audit.keychain import KeyChain
 from audit.sealing import rotation
-from audit.sealing.account import become
+from audit.sealing.account import become, require_own
 from audit.sealing.keys import KeyPlace
 from audit.sealing.log_sealer import LogSealer
 from audit.sealing.state import SealerState
@@ -71,6 +71,7 @@ class Sealer:
 
     def _step(self, faults: dict[str, str]) -> None:
         instance = Instance.load(self._data)
+        require_own(checkpoints := self._data / "checkpoints", checkpoints)
         if self._key is None or self._state is None:
             self._key, self._chain = rotation.open_current(instance, self._place)
             self._state = SealerState(self._place.state_file(instance), instance.id)
@@ -120,6 +121,7 @@ def _open_log(instance: Instance, log: str, key: SigningKey, chain: KeyChain | N
     checkpoints = instance.checkpoint_folder(log)
     if not checkpoints.exists():  # where the folder of checkpoints is the sealer's own, nobody else could make it
         durable.create_folder(checkpoints, 0o750)
+    require_own(checkpoints, checkpoints)
     return LogSealer(instance.log_folder(log), checkpoints, instance.origin(log), key, chain=chain, state=state)
 
 

@@ -4,12 +4,14 @@ Whoever wants it leaves a request in `checkpoints/rotation`. The sealer, at its 
 · seals every log once more with the old one · writes the note that both keys sign to the chain (durable, whole or not at all:
 from here on the new key is the key) · puts the next key in the old one's place · takes the request away. After a crash between
 any two of these, the next step goes on: before the chain names the new key, everything is done again with the same next key;
-after it, only what is left. The request names the number of the change that it wants, so that none is made twice.
+after it, only what is left. The request names the number of the change that it wants, so that none is made twice. It has to be
+the sealer's own user's, or root's: whoever may put another folder in the place of the checkpoints gets no key named so.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +23,11 @@ from audit.checkpoint import Checkpoint, SigningKey
 from audit.errors import CheckpointInvalid
 from audit.instance import Instance
 from audit.keychain import KeyChain, Rotation
+from audit.sealing.account import require_own
 from audit.sealing.keys import KeyPlace, first_key, load_key, new_key_file, read_chain
 from audit.segments import is_locked
+
+_LONGEST_REQUEST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,13 @@ def ask(instance: Instance, request: Request) -> None:
 
 
 def asked(instance: Instance) -> Request | None:
-    """The request that stands there. Raises `CheckpointInvalid` where it is none, OSError."""
+    """The request that stands there. Raises `CheckpointInvalid` where it is none, or another user's, OSError."""
     path = _request_file(instance)
     try:
-        document = orjson.loads(path.read_bytes())
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            require_own(fd, path)
+            document = orjson.loads(file.read(_LONGEST_REQUEST_BYTES))
         return Request(int(document["number"]), str(document["new"]), document["compromised_since"])
     except FileNotFoundError:
         return None

@@ -93,7 +93,9 @@ def _on_record(instance: Instance, chosen: Settings, request: rotation.Request) 
 
 def _rotated(instance: Instance, chosen: Settings, request: rotation.Request) -> str:
     """Ask the sealer for it, and wait; gives the new public key, base64. Where none runs, one is run for it."""
-    rotation.ask(instance, request)  # in the place of one that was given up
+    owner = instance.key_chain.parent.stat()
+    with acting_as(owner.st_uid, owner.st_gid):  # as root, nothing is written where another user may have put a link
+        rotation.ask(instance, request)  # in the place of one that was given up
     try:
         reason = _seal_once(chosen) if not rotation.is_sealed(instance) else "the sealer did not do it in time"
         deadline = time.monotonic() + _PATIENCE_S

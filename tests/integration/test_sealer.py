@@ -247,15 +247,40 @@ def test_another_user_seals_and_the_workers_user_can_neither_read_the_key_nor_wr
                 assert subprocess.run(["sh", "-c", forbidden], capture_output=True, check=False, **as_signer).returncode, (
                     forbidden
                 )
+            change_the_checkpoints(server, shared_folder / "thief.key", as_worker)
             command(server, "sealer", "rotate")
             server.post("ListKeys", {})
             wait_until(lambda: covered(server) == server.count_records(), "it is sealed by the new key")
-            assert server.health()[1]["processes"]["sealer"]["ready"]
+            wait_until(lambda: server.health()[1]["processes"]["sealer"]["ready"], "all is well again", 30)
         assert {path.stat().st_uid for path in (server.data / "log").rglob("*")} == {worker.pw_uid}
         verified(server)
     finally:
         served.send_signal(signal.SIGTERM)
         assert served.wait(LIMIT_S) == 0
+
+
+def change_the_checkpoints(server: Server, key: Path, as_worker: dict[str, Any]) -> None:
+    """As the owner of the data folder, put a folder of one's own in the place of the checkpoints, the same in it, and a request
+    for a key that one has: the sealer takes neither. In the end all is as it was. Any: of subprocess."""
+    key.write_bytes(new_key_file())
+    key.chmod(0o644)
+    request = json.dumps({"number": 1, "new": str(key), "compromised_since": None})
+    swap = "cp -r checkpoints copy && mv checkpoints away && chmod -R 777 copy && mv copy checkpoints"
+    script = f"cd {server.data} && {swap} && printf '%s' '{request}' > checkpoints/rotation"
+    subprocess.run(["sh", "-c", script], check=True, **as_worker)
+    told = server.data.parent / f"{server.data.name}-sealer.err"
+    before = (server.data / "checkpoints" / "w0" / "history").read_bytes()
+    server.post("ListKeys", {})
+    wait_until(lambda: "somebody else put it there" in told.read_text(), "the sealer says so")
+    assert (server.data / "checkpoints" / "w0" / "history").read_bytes() == before
+    assert not (server.data / "checkpoints" / "keys").exists()
+    canary = key.with_name("canary")
+    canary.write_text("root's")
+    subprocess.run(["ln", "-s", canary, server.data / "checkpoints" / "rotation.new"], check=True, **as_worker)
+    assert "the key was not changed" in command(server, "sealer", "rotate", code=3).stderr
+    assert canary.read_text() == "root's", "root writes nothing where the worker's user has put a link"
+    subprocess.run(["sh", "-c", f"cd {server.data} && rm -r checkpoints && mv away checkpoints"], check=True, **as_worker)
+    wait_until(lambda: covered(server) == server.count_records(), "it goes on where it was", 30)
 
 
 def interpreter_for(user: dict[str, Any]) -> str:

@@ -228,6 +228,67 @@ def test_a_request_that_is_none_is_told_and_changes_nothing(forge: Forge) -> Non
     assert running.told[-1] == Status(ready=True) and not read_chain(forge.instance).rotations
 
 
+def another_users(path: Path) -> None:
+    """Give `path` to a user that is neither this one nor root; skips where that cannot be."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    os.chown(path, 65_533, -1)
+
+
+@pytest.fixture
+def as_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process takes itself for that of a user who is not root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 65_532)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_a_request_that_another_user_left_is_told_and_changes_nothing(forge: Forge) -> None:
+    running = Running(forge)
+    running.grow()
+    rotation.ask(forge.instance, rotation.Request(1))
+    path = forge.instance.key_chain.with_name("rotation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 0)
+        another_users(path)
+    running.grow()
+    assert "belongs to user 65533, not to the sealer's, 65532" in str(running.told[-1].reason)
+    assert not read_chain(forge.instance).rotations
+    os.chown(path, 0, -1)  # root's is one
+    running.sealer.seal_all()
+    assert len(read_chain(forge.instance).rotations) == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_request_that_is_no_file_is_told_and_holds_nothing_up(forge: Forge, tmp_path: Path, kind: str) -> None:
+    running = Running(forge)
+    running.grow()
+    path = forge.instance.key_chain.with_name("rotation")
+    if kind == "link":
+        rotation.ask(forge.instance, rotation.Request(1))
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(path)
+    running.grow()
+    assert not running.told[-1].ready and not read_chain(forge.instance).rotations
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("folder", ["checkpoints", "checkpoints/admin"])
+def test_checkpoints_that_are_another_users_are_not_written(forge: Forge, folder: str) -> None:
+    running = Running(forge)
+    running.grow()
+    before = forge.latest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 0)
+        another_users(forge.instance.data / folder)
+    forge.grow(5)
+    anew = Running(forge)
+    anew.sealer.seal_all()
+    assert "belongs to user 65533" in str(anew.told[-1].reason)
+    assert forge.latest == before
+
+
 def test_a_change_is_made_at_once_but_one_that_fails_waits_its_turn(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
     steps: list[int] = []
