@@ -77,7 +77,9 @@ def initialise(settings: Settings) -> Instance:
     if settings.master_key is None:
         durable.create(instance.master_key, base64.b64encode(key) + b"\n")
     create_key(instance, place)
-    if not is_joining:
+    if is_joining:
+        _record_joining(instance, settings)
+    else:
         create_store(instance, settings, key).close()
         _fill(instance, settings)
     instance.save()  # last: until then the folder is not initialised, and nothing takes it for whole
@@ -93,6 +95,13 @@ def _fill(instance: Instance, settings: Settings) -> None:
         host.call("CreateAlias", {"AliasName": DEMO_ALIAS, "TargetKeyId": key_id})
         partition = partition_of(instance.region)
         host.add_caller(_FIRST_CALLER.format(partition=partition, account=instance.account_id), None, "default")
+
+
+def _record_joining(instance: Instance, settings: Settings) -> None:
+    """The first record of an instance whose store was there: no log `admin` is empty, so that one that was emptied shows."""
+    with HostLog(instance, settings) as log:
+        exchange = log.exchange(Operation("JoinKeyStore", mutates=True), {})
+        log.recorded(exchange, "keytrail", lambda: None, lambda _: Answer({}))
 
 
 class Host:

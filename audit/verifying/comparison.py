@@ -159,7 +159,7 @@ class Comparison:
         if agrees and self._tree is not None:
             self._base = self._tree.copy()
             self._forget_differing()
-        elif (kept := self._kept_tree(size)) is not None and kept.root() == root:
+        elif self._differing and (kept := self._kept_tree(size)) is not None and kept.root() == root:
             for index, segment, line in self._differing:
                 self._faults.add(target.step, f"record {index} is not the one that {target.name} was signed for", segment, line)
                 self.altered = min(self.altered or (index, segment, line), (index, segment, line))

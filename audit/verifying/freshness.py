@@ -44,6 +44,8 @@ class Freshness:
         limit = f"the maximum age is {self._max_age_s:g} s"
         if sealed < records and self._uncovered[0] == sealed and self._uncovered[1] < self._oldest(now_us):
             self._faults.add(FRESH, f"no checkpoint that agrees covers record {sealed}, of {self._uncovered[1]}: {limit}")
+        if self._log == ADMIN_LOG and not records:
+            self._faults.add(FRESH, "it has no record, and `init` writes its first one")
         if self._log != ADMIN_LOG and not is_excused and not self.is_fresh(newest, now_us):
             told = f"its newest record is of {newest}" if newest else "it has no record"
             self._faults.add(FRESH, f"{told}, and it is {timestamp(now_us)[:19]}Z here: {limit}")

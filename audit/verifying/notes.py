@@ -31,9 +31,15 @@ def read_notes(path: Path, end: int) -> Iterator[tuple[int, str, bool]]:
         yield position, b"".join(note).decode("utf-8", "replace"), is_signed
 
 
+def read_bounded(path: Path) -> bytes:
+    """A file with one note, or with what somebody answered to one; of a longer one, more than any note may have."""
+    with path.open("rb") as file:
+        return file.read(_MAX_NOTE_BYTES + 1)
+
+
 def read_if_there(path: Path) -> str | None:
-    """The text of a file; None where there is none."""
+    """The note in a file; None where there is none."""
     try:
-        return path.read_bytes().decode("utf-8", "replace")
+        return read_bounded(path).decode("utf-8", "replace")
     except FileNotFoundError:
         return None

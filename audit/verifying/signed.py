@@ -12,12 +12,12 @@ from pathlib import Path
 
 from audit.checkpoint import VerifierKey, claimed_checkpoint
 from audit.errors import AuditError, CheckpointInvalid
-from audit.instance import Instance
+from audit.instance import ADMIN_LOG, Instance
 from audit.keychain import LogKeys
 from audit.sealing.keys import log_keys, verifier_keys
 from audit.verifying.comparison import Comparison, Target
 from audit.verifying.faults import Faults
-from audit.verifying.notes import read_if_there, read_notes
+from audit.verifying.notes import read_bounded, read_if_there, read_notes
 from audit.verifying.subject import Asked, Subject
 from audit.verifying.titles import COSIGNED, HISTORY, LATEST, SAVED, SIGNED, STAMPED
 
@@ -137,14 +137,17 @@ class SignedNotes:
         targets, count, authorities = [], 0, self._asked.authorities
         folder = self._subject.checkpoints / "timestamps"
         for path in sorted(folder.glob("*.note")) if authorities is not None and not self._subject.is_foreign else ():
-            data = path.read_bytes()
+            responses = sorted(folder.glob(f"{path.stem}-*.tsr"))
+            if not responses:  # a crash left the note alone: nobody has put a time to it
+                continue
+            data = read_bounded(path)
             try:
                 if self._keys is None:
                     raise CheckpointInvalid("there is no key to check it with")
                 checkpoint = self._keys.open(data.decode("utf-8", "replace"))
-                for response in sorted(folder.glob(f"{path.stem}-*.tsr")):
+                for response in responses:
                     count += 1
-                    stamp = authorities.open(response.read_bytes(), data) if authorities is not None else None
+                    stamp = authorities.open(read_bounded(response), data) if authorities is not None else None
                     self._stamps = f"{count}; by the newest, {checkpoint.size} records were there at {stamp}"
             except AuditError as error:
                 self._faults.add(STAMPED, f"the time stamp {path.name}: {error}")
@@ -174,12 +177,11 @@ class SignedNotes:
         """`is_young`: the sealer, and the witnesses, had no time yet."""
         if tree.records and not self.count and not is_young:
             self._faults.add(SIGNED, f"no checkpoint was ever signed for its {tree.records} records: does the sealer run?")
-        demand = self._asked.demand
-        if not tree.records or is_young:
-            return
+        demand, is_begun = self._asked.demand, self._subject.log == ADMIN_LOG  # in which `init` writes the first record
         asked = {
-            COSIGNED: ("cosigned checkpoint", demand is not None and not demand.is_empty),
-            STAMPED: ("time stamp", self._asked.authorities is not None),
+            # However young its records say that they are: who puts an old log away, begins a new one now and then.
+            COSIGNED: ("cosigned checkpoint", demand is not None and not demand.is_empty and (tree.records > 0 or is_begun)),
+            STAMPED: ("time stamp", self._asked.authorities is not None and tree.records > 0 and not is_young),
         }
         for step, (what, is_asked) in asked.items():
             if is_asked and not tree.compared[step] and not self._faults.count(step):

@@ -53,9 +53,13 @@ class Stamper:
             newest = self._notes.newest()
         except (AuditError, OSError):
             return  # the couriers say so, or the sealer
-        is_due = newest is not None and newest.checkpoint.size > self.size and time.time() - self._done_s >= self._every_s
+        is_due = newest is not None and newest.checkpoint.size > self.size and self._is_time(time.time())
         if newest is not None and is_due and self._running is None and self._pauses.is_over:
             self._running = asyncio.create_task(self._run(newest))
+
+    def _is_time(self, now_s: float) -> bool:
+        """Whether the last one was long enough ago. A clock that was set back is not waited for."""
+        return not self._done_s <= now_s < self._done_s + self._every_s
 
     async def finish(self) -> None:
         """Wait for what runs."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 import pytest
 
+from audit.canonical import timestamp
+from audit.checkpoint import claimed_checkpoint, split_notes
 from audit.segments import segment_name
 from tests.attacks.honest import Honest
 from tests.attacks.root import Root, assert_caught, assert_passes, renumbered
@@ -81,6 +84,59 @@ def test_a_cut_tail(honest: Honest, root: Root) -> None:
     root.cut(honest.saved_size)
     assert_passes(root.data, *honest.keys, "--checkpoint", str(honest.saved))
     assert_caught(root.data, 10, "--receipts", str(honest.receipts))
+
+
+def test_an_edit_with_its_checkpoints_taken_away(honest: Honest, root: Root) -> None:
+    """Without the sealer's key: nothing is signed for what was changed, and the checkpoints that were over it are gone."""
+    number = next(number for number in root.calls() if number >= honest.saved_size)
+    lines = root.lines()
+    root.cut(honest.saved_size)
+    lines[number] = lines[number].replace(b'"tenant":"t', b'"tenant":"u')
+    root.replace(lines)
+    assert_passes(root.data, *honest.keys, "--checkpoint", str(honest.saved))
+    assert_caught(root.data, 10, "--receipts", str(honest.receipts))
+    assert_caught(root.data, 14, "--max-age", "1s")
+
+
+def test_an_edit_with_an_older_cosigned_checkpoint(honest: Honest, root: Root) -> None:
+    """What witnesses gave for the log is kept: an old note of theirs, put in the place of the newest, covers less."""
+    older = split_notes((root.checkpoints / "cosignatures").read_text("utf-8"))[0]
+    covered = claimed_checkpoint(older).size
+    number = next(number for number in root.calls() if number >= covered)
+    lines = root.lines()
+    lines[number] = lines[number].replace(b'"tenant":"t', b'"tenant":"u')
+    root.replace(lines)
+    root.sign_anew()
+    (root.checkpoints / "cosigned").write_text(older, "utf-8")
+    assert_passes(root.data, *honest.keys, "--policy", str(honest.policy))
+    age_s = time.time() - (honest.data / "checkpoints" / "w0" / "cosigned").stat().st_mtime + 5
+    assert_caught(root.data, 11, "--policy", str(honest.policy), "--max-age", f"{age_s:.0f}s")
+
+
+def emptied(root: Root) -> None:
+    """Nothing was ever written to the log, or signed for it."""
+    root.replace([])
+    for path in (root.folder / segment_name(0), *root.checkpoints.iterdir()):
+        path.unlink()
+
+
+def test_a_log_emptied(honest: Honest, root: Root) -> None:
+    commands = Root(root.data, "admin")
+    emptied(commands)
+    assert_passes(root.data, *honest.keys)
+    assert_caught(root.data, 7, "--checkpoint", str(honest.saved))
+    assert_caught(root.data, 11, "--policy", str(honest.policy))
+    assert_caught(root.data, 14, "--max-age", "1000 days")
+
+
+def test_a_log_begun_anew_a_moment_ago(honest: Honest, root: Root) -> None:
+    line = orjson.loads(root.lines()[0])
+    emptied(root)
+    line["additionalEventData"]["keytrail"]["time"] = timestamp(time.time_ns() // 1_000)
+    root.replace([orjson.dumps(line)])
+    assert_passes(root.data, *honest.keys, "--max-age", "1000 days")
+    assert_caught(root.data, 7, "--checkpoint", str(honest.saved))
+    assert_caught(root.data, 11, "--policy", str(honest.policy))
 
 
 def test_a_record_rewritten_behind_the_saved_checkpoint(honest: Honest, root: Root) -> None:

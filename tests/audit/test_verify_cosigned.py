@@ -6,9 +6,11 @@ import shutil
 import time
 from pathlib import Path
 
+import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, sign
 from audit.cosignature import WitnessKey, cosign
 from audit.instance import Instance
@@ -175,11 +177,39 @@ def test_a_folder_put_back_as_it_was_is_too_old(forge: Forge, tmp_path_factory: 
     assert "cosignatures are 3660 s old" in reasons(report)[0]
 
 
-def test_an_empty_log_has_nothing_to_cosign(tmp_path: Path) -> None:
+def test_an_empty_log_has_nothing_to_cosign(forge: Forge) -> None:
+    forge.instance.with_logs(["w0"])
+    (log,) = [log for log in judged(forge).logs if log.log == "w0"]
+    (found,) = [step for step in log.steps if step.number == 11]
+    assert (found.verdict, found.detail) == (Verdict.NOT_CHECKED, "there is none")
+
+
+def test_the_log_of_the_commands_is_never_empty(tmp_path: Path) -> None:
+    """`init` writes its first record: who empties it, takes all away that speaks of it."""
     instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
     create_key(instance)
     instance.save()
-    assert step(judged(Forge(instance))) == (Verdict.NOT_CHECKED, "there is none")
+    assert reasons(judged(Forge(instance))) == ["there is no cosigned checkpoint of its 0 records"]
+
+
+def test_records_that_say_that_they_are_young_are_no_excuse(tmp_path: Path) -> None:
+    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
+    create_key(instance)
+    instance.save()
+    young = orjson.loads(line(0))
+    young["additionalEventData"]["keytrail"]["time"] = timestamp((NOW_S - 1) * 1_000_000)
+    Forge(instance).append(orjson.dumps(young, option=orjson.OPT_APPEND_NEWLINE))
+    assert verify(tmp_path, now_us=lambda: NOW_S * 1_000_000).passed, "it is not sealed yet"
+    assert reasons(judged(Forge(instance))) == ["there is no cosigned checkpoint of its 1 records"]
+
+
+def test_a_note_longer_than_any_is_not_read_whole(forge: Forge) -> None:
+    for name in ("cosigned", "latest"):
+        with (forge.checkpoints / name).open("r+b") as file:
+            file.truncate(1 << 36)  # a hole: it has no blocks
+    report = judged(forge)
+    assert {fault.step for fault in report.faults} == {6, 11}
+    assert "not a signed note" in next(fault.reason for fault in report.faults if fault.step == 11)
 
 
 def test_a_policy_without_witnesses(forge: Forge) -> None:

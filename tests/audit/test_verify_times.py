@@ -23,6 +23,9 @@ INTERVAL_S = 60
 def forge(tmp_path: Path) -> Forge:
     instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z").with_logs(["w0"])
     create_key(instance)
+    commands = Forge(instance)
+    commands.grow(1)
+    commands.seal()
     return Forge(instance, "w0")
 
 
@@ -192,6 +195,17 @@ def test_a_stale_log_fails(forge: Forge, worker: Worker) -> None:
 def test_an_empty_log_fails(forge: Forge) -> None:
     report = verify(forge.instance.data, max_age_s=60)
     assert [fault.log for fault in report.faults if fault.step == 14] == ["w0"]
+
+
+def test_an_empty_log_of_commands_fails(forge: Forge, worker: Worker) -> None:
+    worker.run((0, "StartServing"))
+    assert judged(forge, max_age_s=60).passed
+    for folder in (forge.instance.log_folder("admin"), forge.instance.checkpoint_folder("admin")):
+        for path in folder.iterdir():
+            if path.is_file() and path.name != "lock":
+                path.unlink()
+    report = judged(forge, max_age_s=60)
+    assert [(fault.log, fault.step) for fault in report.faults] == [("admin", 14)]
 
 
 def test_a_log_of_the_future_fails(forge: Forge, worker: Worker) -> None:

@@ -131,6 +131,21 @@ async def test_it_waits_until_the_next_is_due(forge: Forge, authority: Authority
     assert [int(path.name[:20]) for path in stamps(forge)] == [3, 12]
 
 
+async def test_a_clock_that_was_set_back_is_not_waited_for(
+    forge: Forge, authority: Authority, session: aiohttp.ClientSession
+) -> None:
+    async with listening(honest(authority)) as url:
+        forge.grow(3)
+        forge.seal()
+        await stamp(forge, url, authority, session, every_s=3_600)
+        year = stamps(forge)[0].stat().st_mtime + 31_536_000
+        os.utime(stamps(forge)[0], (year, year))  # it was made while the clock was a year ahead
+        forge.grow(4)
+        forge.seal()
+        await stamp(forge, url, authority, session, every_s=3_600)
+    assert [int(path.name[:20]) for path in stamps(forge)] == [3, 7]
+
+
 @pytest.mark.parametrize(
     ("speak", "told"),
     [
@@ -199,6 +214,13 @@ def test_without_time_stamps_verification_fails(forge: Forge, authority: Authori
     forge.grow(3)
     forge.seal()
     assert reasons(forge, authority) == ["there is no time stamp of its 3 records"]
+
+
+def test_notes_whose_time_stamps_were_deleted_are_none(stamped: Forge, authority: Authority) -> None:
+    for token in stamps(stamped):
+        token.unlink()
+    assert len(stamps(stamped, "*.note")) == 1
+    assert reasons(stamped, authority) == ["there is no time stamp of its 8 records"]
 
 
 def test_one_that_is_altered_fails(stamped: Forge, authority: Authority) -> None:
