@@ -8,7 +8,7 @@ retention holds by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 
 from audit import s3
-from audit.delivery.destination import AlreadyThere, DestinationFault, Stored
+from audit.delivery.destination import LONGEST_BYTES, AlreadyThere, DestinationFault, Stored
 
 #: Nobody waits for these but delivery itself; it tries again by its own rules, so that it can be told to end in between.
 _CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1})
@@ -76,7 +76,8 @@ class BucketDestination:
         try:
             with self._failures(key):
                 found = self._client.get_object(Bucket=self._bucket, Key=key)
-                return Stored(found["Body"].read(), found["Metadata"])
+                with closing(found["Body"]) as body:
+                    return Stored(body.read(LONGEST_BYTES + 1), found["Metadata"])
         except _NoObject:
             return None
 

@@ -11,13 +11,11 @@ from typing import Any
 import orjson
 
 from audit.delivery.deliverer import uncompressed
-from audit.delivery.destination import Destination
+from audit.delivery.destination import LONGEST_BYTES, Destination
 from audit.delivery.digest import ALGORITHM, SHA256_WITH_RSA, SIGNATURE, PublicKey, text_to_sign
 from audit.delivery.findings import Findings, Kind
 from audit.delivery.layout import DigestKey, Place, Trail, seconds, timestamp
 from audit.delivery.state import State
-
-_MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def check_chains(
 def _open(trail: Trail, key: str, name: DigestKey, destination: Destination, keys: Mapping[str, PublicKey]) -> _Link:
     """The digest `key`, by its signature. Raises `_NotGenuine`."""
     stored = destination.get(key)
-    text = uncompressed(stored.data, _MAX_BYTES) if stored is not None else None
+    text = uncompressed(stored.data, LONGEST_BYTES) if stored is not None else None
     if stored is None or text is None:
         raise _NotGenuine("it is no gzip")
     try:

@@ -23,7 +23,7 @@ import orjson
 
 from audit.delivery.chains import Named, check_chains
 from audit.delivery.deliverer import Log, uncompressed
-from audit.delivery.destination import Destination
+from audit.delivery.destination import LONGEST_BYTES, Destination
 from audit.delivery.digest import PublicKey
 from audit.delivery.findings import Findings, Kind
 from audit.delivery.layout import DigestKey, LogKey, Place, Trail, seconds, unique_of
@@ -32,8 +32,6 @@ from audit.delivery.state import State
 from audit.errors import LogIncident
 from audit.report import DeliveryReport
 
-#: More than any file of ours has, uncompressed.
-_MAX_BYTES = 256 << 20
 _LINES_AT_ONCE = 256
 
 
@@ -124,7 +122,7 @@ def _read_file(key: str, name: LogKey, destination: Destination, findings: Findi
     stored = destination.get(key)
     if stored is None:
         return None  # deleted while we looked: its records are missing
-    body = uncompressed(stored.data, _MAX_BYTES)
+    body = uncompressed(stored.data, LONGEST_BYTES)
     records = _records(body)
     if body is None or not records:
         findings.add(Kind.DIFFERENT, key, "it is no log file any more: neither gzip nor records can be read")

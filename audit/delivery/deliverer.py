@@ -123,6 +123,10 @@ class Deliverer:
         for name, log in logs.items():
             try:
                 start, stop = self.state.next.get(name, 0), max(self._wanted.get(name, 0), min(log.sealed(), log.closed()))
+                if log.sealed() < start:
+                    raise LogIncident(
+                        name, f"{start} records of it were delivered, and {log.sealed()} are sealed: it was put back"
+                    )
                 if start < stop:
                     self._begin_piece(name, log, start, stop, now)
                     return True

@@ -18,7 +18,10 @@ from audit import durable
 from audit.errors import AuditError, QueryError
 
 SCHEME = "s3://"
+#: More than any object of ours has. Whoever may write the destination may put longer ones there.
+LONGEST_BYTES = 256 << 20
 _METADATA = ".metadata.json"
+_LONGEST_METADATA_BYTES = 1 << 16
 _PREFIX = re.compile(r"[A-Za-z0-9!_.*'()=-]+(/[A-Za-z0-9!_.*'()=-]+)*")
 
 
@@ -46,7 +49,7 @@ class Destination(Protocol):
         Where it raises anything else, the object may be there, whole, or not."""
 
     def get(self, key: str) -> Stored | None:
-        """The object `key`; None where there is none."""
+        """The object `key`; None where there is none. Of one that is longer than `LONGEST_BYTES`, some bytes more than these."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that begin with `prefix`, in the order of their characters."""
@@ -101,7 +104,7 @@ class FolderDestination:
         path = self._folder / key
         try:
             self._require()
-            data = path.read_bytes()
+            data = _beginning(path, LONGEST_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -120,7 +123,7 @@ class FolderDestination:
 
     def _metadata(self, path: Path) -> Mapping[str, str]:
         try:
-            found = orjson.loads(path.with_name(path.name + _METADATA).read_bytes())
+            found = orjson.loads(_beginning(path.with_name(path.name + _METADATA), _LONGEST_METADATA_BYTES))
         except (FileNotFoundError, orjson.JSONDecodeError):
             return {}
         except OSError as error:
@@ -136,6 +139,12 @@ class FolderDestination:
     def _require(self) -> None:
         if not self._folder.is_dir():
             raise DestinationFault(f"{self._folder} is no folder: make it, or see whether it is mounted")
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    """A file, or `size` bytes of it and one more."""
+    with path.open("rb") as file:
+        return file.read(size + 1)
 
 
 def _raise(error: OSError) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from audit.errors import LogIncident
 from audit.following import LogFollower
 from audit.shipping.cursor import Refused
 
@@ -83,6 +84,8 @@ class Feed:
         follower, self._follower = self._follower, None  # one that raised is no good any more
         if follower is None or follower.record != self.position:
             follower = LogFollower(self._folder, self.position)
+        if (there := follower.durable()) < self.position:
+            raise LogIncident(self.name, f"it has {there} records, and {self.position} of it were shipped: it was put back")
         lines = follower.read(MOST_RECORDS)
         self._follower, self._was_full = follower, len(lines) == MOST_RECORDS
         return lines

@@ -72,16 +72,26 @@ class SyslogSink:
                 if self._context is None:
                     connection.sendall(data)
                     connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(_CHUNK_BYTES):
+                    deadline_s = time.monotonic() + self._timeout_s
+                    while _receive(connection, deadline_s):
                         continue  # a receiver has nothing to say; what it says is not kept
                 else:
-                    _deliver_secured(connection, self._context, self._address[0], data)
+                    _deliver_secured(connection, self._context, self._address[0], data, self._timeout_s)
                 _require_acknowledged(connection, time.monotonic() + self._timeout_s)
             finally:
                 self._connection = None
 
 
-def _deliver_secured(connection: socket.socket, context: ssl.SSLContext, host: str, data: bytes) -> None:
+def _receive(connection: socket.socket, deadline_s: float) -> bytes:
+    """What comes next, "" at the end; a receiver that has always something to say has no more time for it. Raises OSError."""
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    connection.settimeout(left_s)
+    return connection.recv(_CHUNK_BYTES)
+
+
+def _deliver_secured(connection: socket.socket, context: ssl.SSLContext, host: str, data: bytes, timeout_s: float) -> None:
     """Send `data` over TLS, and close in order. Not by an SSLSocket, whose `unwrap` takes an alert for the receiver's goodbye.
 
     Raises OSError, which an `ssl.SSLError` is.
@@ -89,20 +99,21 @@ def _deliver_secured(connection: socket.socket, context: ssl.SSLContext, host: s
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname=host)
 
-    def run(step: Callable[[], T]) -> T:
-        """What `step` gives, with as much of the receiver's words as it needs."""
+    def run(step: Callable[[], T], deadline_s: float) -> T:
+        """What `step` gives, with as much of the receiver's words as it needs, and as come before the deadline."""
         while True:
             try:
                 return step()
             except ssl.SSLWantReadError:
                 if outgoing.pending:
                     connection.sendall(outgoing.read())
-                if chunk := connection.recv(_CHUNK_BYTES):
+                if chunk := _receive(connection, deadline_s):
                     incoming.write(chunk)
                 else:
                     incoming.write_eof()
 
-    run(tls.do_handshake)
+    run(tls.do_handshake, time.monotonic() + timeout_s)
+    connection.settimeout(timeout_s)
     for start in range(0, len(data), _CHUNK_BYTES):
         tls.write(data[start : start + _CHUNK_BYTES])
         connection.sendall(outgoing.read())
@@ -110,9 +121,11 @@ def _deliver_secured(connection: socket.socket, context: ssl.SSLContext, host: s
         tls.unwrap()  # our close_notify; the receiver's is read below
     connection.sendall(outgoing.read())
     connection.shutdown(socket.SHUT_WR)
+    deadline_s = time.monotonic() + timeout_s
     with contextlib.suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):  # its close_notify; many close without one
-        while run(lambda: tls.read(_CHUNK_BYTES)):
-            continue
+        while run(lambda: tls.read(_CHUNK_BYTES), deadline_s):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError
 
 
 def _require_acknowledged(connection: socket.socket, deadline_s: float) -> None:

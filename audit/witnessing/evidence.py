@@ -39,8 +39,13 @@ class Evidence:
     def name(self) -> str:
         """Of its file: the same contradiction has the same, so that it is kept once."""
         claimed = claimed_checkpoint(self.submitted)
-        origin = sha256(claimed.origin.encode()).hexdigest()[:16]
-        return f"{self.kind.value}-{origin}-{claimed.size}-{claimed.root.hex()[:16]}.json"
+        return f"{self.group}{claimed.size}-{claimed.root.hex()[:16]}.json"
+
+    @property
+    def group(self) -> str:
+        """What the names begin with of all evidence of this kind against the same log."""
+        origin = sha256(claimed_checkpoint(self.submitted).origin.encode()).hexdigest()[:16]
+        return f"{self.kind.value}-{origin}-"
 
     def check(self) -> str:
         """What it shows, in words; nothing but the keys is believed. Raises `EvidenceInvalid`."""

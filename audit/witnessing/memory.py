@@ -32,7 +32,8 @@ from audit.witnessing.evidence import Evidence
 from audit.witnessing.judgement import Contradiction, nothing_yet
 
 _FORMAT = 1
-_MAX_EVIDENCE = 1_000  # of one kind: a sender of rubbish must not fill the disk, nor keep a fork from being kept
+#: Of one kind, against one log: a sender of rubbish must not fill the disk, nor keep a fork, or another log's, from being kept.
+_MAX_EVIDENCE = 1_000
 
 
 class MemoryLost(AuditError):
@@ -110,10 +111,11 @@ class Memory:
         self._notes[digest_of(origin)] = note
 
     def keep(self, evidence: Evidence) -> None:
-        """Keep `evidence`, once; durable when this returns. Of a thousand of a kind no more are kept. Raises OSError."""
+        """Keep `evidence`, once; durable when this returns. Of a thousand of a kind against one log no more are kept. Raises
+        OSError."""
         folder = self._folder / "evidence"
         with self._registering:
-            if len(list(folder.glob(f"{evidence.kind.value}-*"))) < _MAX_EVIDENCE:
+            if len(list(folder.glob(f"{evidence.group}*"))) < _MAX_EVIDENCE:
                 with contextlib.suppress(FileExistsError):
                     durable.create(folder / evidence.name, evidence.encode())
 

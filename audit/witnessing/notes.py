@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from audit import durable
 from audit.checkpoint import Checkpoint, claimed_checkpoint, open_note, parse_checkpoint, sole_signature, split_notes
 from audit.cosignature import WitnessKey, open_cosignatures
-from audit.errors import CheckpointInvalid
+from audit.errors import CheckpointInvalid, TreeDamaged
 from audit.instance import Instance
 from audit.levels import LevelFiles
+from audit.merkle import extends
 from audit.sealing.keys import log_keys, verifier_keys
 from audit.sealing.log_sealer import last_note
-from audit.tiles import consistency_proof
+from audit.tiles import consistency_proof, root
 from audit.witnessing.judgement import Signed
 
 _TAIL_BYTES = 1 << 20
@@ -47,8 +48,18 @@ class LogNotes:
         return self._newest[1]
 
     def prove(self, old_size: int, new: Checkpoint) -> tuple[bytes, ...]:
-        """The proof that the tree `new` begins with its first `old_size` records. Raises `TreeDamaged`, OSError."""
-        return tuple(consistency_proof(self._levels.read, old_size, new.size)) if old_size else ()
+        """The proof that the tree `new` begins with its first `old_size` records. Raises `TreeDamaged`, OSError.
+
+        It leads to the root of `new`: to a witness, one by damaged hashes would be evidence of a log that was rewritten.
+        """
+        if not old_size:
+            return ()
+        proof = consistency_proof(self._levels.read, old_size, new.size)
+        if not extends(old_size, root(self._levels.read, old_size), new.size, new.root, proof):
+            raise TreeDamaged(
+                self._levels.path(0), f"it, or a level above, has another root than was signed for {new.size} records"
+            )
+        return tuple(proof)
 
     def cosigned(self) -> str:
         """The newest note with a quorum, "" where there is none. Raises OSError."""

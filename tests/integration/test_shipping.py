@@ -439,6 +439,17 @@ async def test_a_receiver_that_never_closes_is_a_fault(ca: CertificateAuthority)
             await sink.send([MESSAGE])
 
 
+@pytest.mark.parametrize("is_tls", [True, False])
+async def test_a_receiver_that_talks_without_end_is_a_fault(world: World, ca: CertificateAuthority, is_tls: bool) -> None:
+    with syslog_receiver(ca.server("127.0.0.1") if is_tls else None) as server:
+        server.talks = True
+        one = route(world, ca, TlsSyslogReceiver(server))
+        context = one.target.tls.context() if is_tls else None
+        sink = SyslogSink("127.0.0.1", int(server.url.rpartition(":")[2]), context, "h", timeout_s=0.5)
+        with pytest.raises(SinkFault, match="does not close"):
+            await asyncio.wait_for(sink.send([MESSAGE]), LIMIT_S)
+
+
 async def test_a_client_certificate_is_shown(world: World, ca: CertificateAuthority) -> None:
     client = ca.client("keytrail")
     world.add(1)

@@ -107,6 +107,21 @@ class World:
         assert not report.faults, report.faults
 
 
+def test_a_log_that_was_put_back_is_an_incident_and_the_others_are_delivered() -> None:
+    world = World()
+    for _ in range(6):
+        world.add()
+    world.deliver()
+    world.logs["w0"] = FakeLog("w0")
+    world.add()
+    world.add("w1")
+    one = world.open()
+    while one.step():
+        pass
+    assert one.incidents == {"w0": "INCIDENT: log w0: 6 records of it were delivered, and 1 are sealed: it was put back"}
+    assert [line for _, line in world.records()][-1:] == world.logs["w1"].lines
+
+
 def test_records_go_to_their_account_and_region_in_the_logs_own_bytes() -> None:
     world = World()
     first = world.add(user="zoë", context={"größe": "1"})

@@ -13,7 +13,7 @@ import pytest
 from moto import mock_aws
 
 from audit.delivery.bucket import BucketDestination, Retention, open_bucket
-from audit.delivery.destination import AlreadyThere, DestinationFault, FolderDestination, parse_address
+from audit.delivery.destination import AlreadyThere, DestinationFault, FolderDestination, Stored, parse_address
 from audit.errors import QueryError
 from tests.audit.delivery.conformance import check_conformance
 from tests.audit.delivery.fakes import FakeDestination
@@ -63,6 +63,17 @@ def test_an_address_is_read(text: str, bucket: str, prefix: str) -> None:
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(QueryError, match="no place to deliver to"):
         parse_address(text)
+
+
+def test_of_an_object_that_is_longer_than_any_of_ours_the_beginning_is_given(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("destination", "bucket"):
+        monkeypatch.setattr(f"audit.delivery.{module}.LONGEST_BYTES", 10)
+    for one in (FolderDestination(tmp_path), open_bucket("evidence", None, None)):
+        for size in (10, 11, 500_000):
+            one.put(f"AWSLogs/{size}", bytes(size), {})
+            assert one.get(f"AWSLogs/{size}") == Stored(bytes(min(size, 11)))
 
 
 # --- a folder

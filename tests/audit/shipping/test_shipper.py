@@ -88,6 +88,27 @@ async def test_after_a_crash_before_the_cursor_is_saved_it_is_sent_again_and_not
     assert len(world.sink.places) == 10, "only after the crash"
 
 
+async def test_a_log_that_was_put_back_is_an_incident_until_it_has_grown_again(world: World) -> None:
+    world.add_log("w0")
+    world.add(10)
+    world.add(5, "w0")
+    await ship_all(world.open())
+    forge = world.forges["admin"]
+    for path in (*forge.folder.glob("*.jsonl"), forge.folder / "mark"):
+        path.unlink()
+    forge.records = 0
+    world.add(4)
+    world.add(2, "w0")
+    route = world.route()
+    assert await route.step() > 0
+    assert not status_of([route]).ready
+    assert route.shipper.incidents["admin"].endswith("it has 4 records, and 10 of it were shipped: it was put back")
+    assert world.sink.places[-2:] == [("w0", 5), ("w0", 6)], "the other log goes on"
+    world.add(8)
+    await ship_all(route.shipper)
+    assert status_of([route]).ready and world.sink.places[-2:] == [("admin", 10), ("admin", 11)]
+
+
 async def test_a_sink_that_was_away_for_an_hour_gets_everything(world: World) -> None:
     world.add(3)
     world.sink.fault = SinkFault("connection refused")

@@ -333,6 +333,30 @@ async def test_a_log_that_was_rewritten_is_an_incident_and_the_witness_has_the_e
         assert [path.name.split("-")[0] for path, _ in read_evidence(tmp_path / name)] == ["fork", "unproved"]
 
 
+@pytest.mark.parametrize("index", [1, 4, 11])  # before and behind what was cosigned
+async def test_damaged_hashes_accuse_nobody(
+    tmp_path: Path, forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession, index: int
+) -> None:
+    wanted = policy(*known(*witnesses), needed=2)
+    forge.grow(7)
+    forge.seal()
+    courier = Courier(forge.instance, forge.log, wanted, session)
+    await once(courier)
+    forge.grow(6)
+    forge.seal()
+    leaves = forge.checkpoints / "leaves"
+    honest = leaves.read_bytes()
+    leaves.write_bytes(honest[: 32 * index] + bytes(32) + honest[32 * (index + 1) :])
+    await once(courier)
+    assert courier.grave_faults(time.time()) == []
+    assert all("has another root than was signed for 13 records" in fault for fault in courier.slight_faults())
+    assert len(courier.slight_faults()) == 2
+    assert [read_evidence(tmp_path / name) for name in "ab"] == [[], []]
+    leaves.write_bytes(honest)
+    await once(courier)
+    assert courier.cosigned_size == 13 and courier.slight_faults() == []
+
+
 async def test_a_split_view_gets_no_quorum(
     tmp_path: Path, forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession
 ) -> None:

@@ -374,6 +374,18 @@ def test_rubbish_does_not_crowd_out_a_fork(memory: Memory, folder: Path, monkeyp
     assert sorted(one.kind.value for one in evidence(folder)) == ["fork", "unproved", "unproved", "unproved"]
 
 
+def test_one_log_does_not_crowd_out_evidence_of_another(memory: Memory, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_MAX_EVIDENCE", 3)
+    witness = made(memory)
+    forked = History(SECOND.origin, forked=5)
+    witness.add_checkpoint(LOG.request(0, 10))
+    witness.add_checkpoint(SECOND.request(0, 10))
+    for first in range(5):  # whoever has that log's key can make any number of them
+        witness.add_checkpoint(History(forked=first).request(10, 10))
+    assert witness.add_checkpoint(forked.request(10, 10)).status == 422
+    assert sorted(one.keys[0].name for one in evidence(folder)) == [LOG.origin] * 3 + [SECOND.origin]
+
+
 def test_evidence_that_was_altered_shows_nothing(memory: Memory, folder: Path) -> None:
     witness = made(memory)
     witness.add_checkpoint(LOG.request(0, 10))

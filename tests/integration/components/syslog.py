@@ -44,6 +44,7 @@ class SyslogReceiver:
         self.reads.set()
         self.asked = threading.Event()
         self.resets = self.closes = 0
+        self.talks = False  # says something all the time, and never closes
         self.says_goodbye = True  # by a close_notify of its own; many only close the connection
         self._context = certificate.server_context() if certificate is not None else None
         self._port = 0
@@ -90,6 +91,8 @@ class SyslogReceiver:
                 return
             self.reads.wait()
             try:
+                if self.talks:
+                    _talk(connection if self._context is None else self._context.wrap_socket(connection, server_side=True))
                 if self._context is None:
                     self.messages += parse(_all_of(connection))
                     return
@@ -99,6 +102,13 @@ class SyslogReceiver:
                         secured.unwrap().close()
             except (OSError, ValueError) as error:
                 self.faults.append(f"{type(error).__name__}: {error}")
+
+
+def _talk(connection: socket.socket) -> None:
+    """Until the other side has had enough."""
+    with connection:
+        while True:
+            connection.sendall(b"x")
 
 
 def _all_of(connection: socket.socket) -> bytes:
