@@ -10,7 +10,7 @@ from audit import finding
 from audit.errors import LogIncident
 from audit.finding import read_lines
 from audit.segments import segment_name
-from tests.audit.test_verify import line
+from tests.audit.forge import line
 
 SEGMENTS = (0, 400, 401, 1_000)
 RECORDS = 1_500

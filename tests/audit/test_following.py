@@ -9,19 +9,14 @@ import pytest
 from audit import following
 from audit.errors import LogIncident
 from audit.following import LogFollower
-from audit.instance import Instance
 from audit.log import Mark
-from audit.sealing.keys import create_key
 from audit.segments import segment_name
-from tests.audit.test_verify import Forge
+from tests.audit.forge import Forge
 
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path)
 
 
 def all_lines(forge: Forge) -> list[bytes]:

@@ -14,7 +14,7 @@ from audit.instance import Instance, NoInstance
 from audit.sealing.keys import create_key, load_key
 from audit.sealing.process import Sealer
 from audit.segments import create_log
-from tests.audit.test_verify import Forge, line
+from tests.audit.forge import Forge, line
 
 CREATED = "2026-01-02T03:04:05Z"
 

@@ -11,14 +11,12 @@ from typer.testing import CliRunner, Result
 
 from audit import cli
 from audit.errors import ReceiptInvalid
-from audit.instance import Instance
 from audit.log import Mark
 from audit.merkle import leaf_hash
 from audit.receipts import Awaited, ClaimedReceipt, read_receipts, write_receipt
 from audit.report import Report, Verdict
-from audit.sealing.keys import create_key
 from audit.verify import verify
-from tests.audit.test_verify import Forge, line
+from tests.audit.forge import Forge, line
 
 LEAF = leaf_hash(b"x")
 ORIGIN = "keytrail/0123456789abcdef/w0"
@@ -71,10 +69,7 @@ def test_two_receipts_for_one_record_have_to_agree() -> None:
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
     (tmp_path / "data").mkdir()
-    instance = Instance.create(tmp_path / "data", "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    made = Forge(instance)
+    made = Forge.create(tmp_path / "data")
     made.grow(25)
     made.seal()
     return made

@@ -6,21 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from audit.instance import Instance
 from audit.merkle import leaf_hash, root_of
-from audit.sealing.keys import create_key
 from audit.served_tree import EntryTooLong, Resource, find_resource, is_of_entries
-from tests.audit.test_verify import Forge, line
+from tests.audit.forge import Forge, line
 
 RECORDS = 600
 
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    made = Forge(instance)
+    made = Forge.create(tmp_path)
     made.grow(RECORDS)
     made.seal()
     return made

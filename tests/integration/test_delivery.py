@@ -37,8 +37,8 @@ from audit.instance import Instance
 from audit.report import DeliveryReport
 from audit.sealing.keys import create_key
 from tests.audit.delivery.conformance import check_conformance
+from tests.audit.forge import Forge
 from tests.audit.query.builder import START, at, placed, record
-from tests.audit.test_verify import Forge
 from tests.integration.components.cloudtrail import cloudtrail_api
 from tests.integration.components.seaweedfs import SeaweedFS, seaweedfs
 from tests.integration.conftest import Server, keytrail_command, wait_until

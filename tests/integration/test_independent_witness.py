@@ -18,12 +18,10 @@ import pytest
 
 from audit.checkpoint import claimed_checkpoint
 from audit.cosignature import WitnessKey
-from audit.instance import Instance
 from audit.policy_file import Policy
-from audit.sealing.keys import create_key
 from audit.witnessing.courier import Courier
 from audit.witnessing.submission import open_session
-from tests.audit.test_verify import Forge
+from tests.audit.forge import Forge
 from tests.integration.conftest import LIMIT_S, wait_until
 from tests.integration.test_witnessing import WitnessProcess
 
@@ -76,10 +74,7 @@ def run_other(program: str, *arguments: str) -> list[str]:
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
     (tmp_path / "data").mkdir()
-    instance = Instance.create(tmp_path / "data", "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path / "data")
 
 
 class OtherWitness:

@@ -11,18 +11,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from audit.instance import Instance
-from audit.sealing.keys import create_key
 from proxy.tree_routes import add_tree_routes
-from tests.audit.test_verify import Forge, line
+from tests.audit.forge import Forge, line
 
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    made = Forge(instance)
+    made = Forge.create(tmp_path)
     made.grow(300)
     made.seal()
     return made

@@ -23,12 +23,10 @@ from audit.delivery.opening import Delivery, DeliveryBusy, held, open_deliverer
 from audit.delivery.process import Process
 from audit.delivery.state import StateFile
 from audit.errors import LogIncident
-from audit.instance import Instance
 from audit.reconcile.files import Wanted, find_files
-from audit.sealing.keys import create_key
 from tests.audit.delivery.fakes import TRAIL, Crash, Fuse, keys_of
 from tests.audit.delivery.test_deliverer import KEY, NOON, World
-from tests.audit.test_verify import Forge
+from tests.audit.forge import Forge
 
 
 class Turns:
@@ -142,10 +140,7 @@ def test_an_incident_of_a_log_is_told_while_others_are_delivered() -> None:
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
     (tmp_path / "data").mkdir()
-    instance = Instance.create(tmp_path / "data", "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path / "data")
 
 
 def open_on(forge: Forge, destination: Path) -> Deliverer:

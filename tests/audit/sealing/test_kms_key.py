@@ -25,7 +25,7 @@ from audit.sealing import kms_key
 from audit.sealing.keys import KeyPlace, create_key, verifier_keys
 from audit.sealing.kms_key import KmsAccess, KmsKey
 from audit.sealing.process import INTERVAL_S, Sealer
-from tests.audit.test_verify import Forge
+from tests.audit.forge import Forge
 
 ARN = "arn:aws:kms:us-east-1:111122223333:key/1234"
 SPKI = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -15,30 +15,23 @@ from audit import durable
 from audit.checkpoint import Checkpoint, sign, split_notes
 from audit.companion import Status
 from audit.errors import CheckpointInvalid
-from audit.instance import Instance
 from audit.merkle import leaf_hash, root_of
 from audit.report import Verdict
 from audit.sealing import rotation
-from audit.sealing.keys import KeyPlace, create_key, first_key, load_key, log_keys, new_key_file, read_chain, verifier_keys
+from audit.sealing.keys import KeyPlace, first_key, load_key, log_keys, new_key_file, read_chain, verifier_keys
 from audit.sealing.process import Sealer
 from audit.verify import verify
 from audit.verifying.subject import Subject
+from tests.audit.forge import Forge, line
 from tests.audit.sealing.test_sealing import Crash
-from tests.audit.test_verify import Forge, failed, faults, line, only
+from tests.audit.verifying.verdicts import failed, faults, only
 
 NOW = "2026-01-02T03:04:05Z"
 
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    return make_forge(tmp_path)
-
-
-def make_forge(data: Path) -> Forge:
-    instance = Instance.create(data, "111122223333", "eu-central-1", NOW)
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path)
 
 
 @dataclass
@@ -360,7 +353,7 @@ def test_a_crash_between_any_two_steps_of_a_rotation(tmp_path: Path, *, done: bo
     while number < total:
         data = tmp_path / f"{number}"
         data.mkdir()
-        forge = make_forge(data)
+        forge = Forge.create(data)
         first = forge.verifier
         Running(forge).grow(13)
         forge.grow(4)

@@ -30,15 +30,12 @@ from audit.sealing.log_sealer import LogSealer
 from audit.sealing.process import Sealer, seal_once
 from audit.segments import segment_name
 from audit.tiles import WIDTH, root
-from tests.audit.test_verify import Forge, line
+from tests.audit.forge import Forge, line
 
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path)
 
 
 def open_sealer(forge: Forge, key: Ed25519PrivateKey | None = None) -> LogSealer:

@@ -15,8 +15,8 @@ from audit.sealing.keys import KeyPlace, create_key
 from audit.sealing.log_sealer import LogSealer
 from audit.sealing.process import Sealer, seal_once
 from audit.sealing.state import Remembered, SealerState
+from tests.audit.forge import Forge, line
 from tests.audit.sealing.test_sealing import Crash, Effect, crash_at, history, require_sound
-from tests.audit.test_verify import Forge, line
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from audit.shipping.plan import Target
 from audit.shipping.process import Route, logs_of
 from audit.shipping.shipper import Shipper
 from audit.shipping.sink import BatchRefused, Sink, SinkFault, Taken
+from tests.audit.forge import Forge
 from tests.audit.query.builder import at, placed, record
-from tests.audit.test_verify import Forge
 
 NOON = 1_767_355_200.0  # 2026-01-02T12:00:00Z
 

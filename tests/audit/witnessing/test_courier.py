@@ -17,7 +17,6 @@ from audit.checkpoint import claimed_checkpoint, split_notes
 from audit.cosignature import WitnessKey, cosign
 from audit.instance import Instance
 from audit.policy_file import Policy
-from audit.sealing.keys import create_key
 from audit.verify import verify
 from audit.witnessed import Demand
 from audit.witnessing import courier as courier_module
@@ -26,8 +25,8 @@ from audit.witnessing.courier import Courier
 from audit.witnessing.memory import read_evidence
 from audit.witnessing.protocol import AddCheckpoint
 from audit.witnessing.submission import open_session
+from tests.audit.forge import Forge
 from tests.audit.sealing.test_rotation import Running
-from tests.audit.test_verify import Forge
 from tests.audit.witnessing.liars import Speaker, answering, hang, listening, never_end, response
 from tests.audit.witnessing.served import Served
 
@@ -38,10 +37,7 @@ LIAR_KEY = WitnessKey.of("liar.example", LIAR)
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
     (tmp_path / "data").mkdir()
-    instance = Instance.create(tmp_path / "data", "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path / "data")
 
 
 @pytest.fixture

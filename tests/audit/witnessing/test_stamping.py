@@ -10,16 +10,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from audit.instance import Instance
 from audit.report import Verdict
-from audit.sealing.keys import create_key
 from audit.timestamp_token import Authorities, TimestampInvalid, make_request
 from audit.verify import verify
 from audit.witnessing import pauses, submission
 from audit.witnessing.notes import LogNotes
 from audit.witnessing.stamping import Stamper
 from audit.witnessing.submission import open_session
-from tests.audit.test_verify import Forge, line, run
+from tests.audit.forge import Forge, line
+from tests.audit.verifying.verdicts import run
 from tests.audit.witnessing.authority import Authority
 from tests.audit.witnessing.liars import Speaker, answering, hang, listening, never_end, response
 from tests.integration.components import require_program
@@ -34,10 +33,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
     (tmp_path / "data").mkdir()
-    instance = Instance.create(tmp_path / "data", "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    return Forge(instance)
+    return Forge.create(tmp_path / "data")
 
 
 @pytest.fixture

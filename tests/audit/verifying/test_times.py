@@ -13,7 +13,8 @@ from audit.report import LogReport, Report, Verdict
 from audit.sealing.keys import create_key
 from audit.sealing.log_sealer import LogSealer
 from audit.verify import verify
-from tests.audit.test_verify import Forge, line, run
+from tests.audit.forge import Forge, line
+from tests.audit.verifying.verdicts import run
 
 START_S = 1_800_000_000
 INTERVAL_S = 60

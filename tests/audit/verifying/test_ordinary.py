@@ -21,7 +21,8 @@ from audit.verifying import lines as reading
 from audit.verifying.ordinary import SLOW_US, Window, ordinary_run
 from audit.verifying.records import read_line, require_all
 from bench.history import History
-from tests.audit.test_verify import Forge, faults
+from tests.audit.forge import Forge
+from tests.audit.verifying.verdicts import faults
 
 EVER = Window("", "\x7f", 512)
 LINES = [encode(record, "w0", number)[:-1] for number, record in enumerate(History(64, seed=7))]

@@ -13,13 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit.canonical import timestamp
 from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint, sign
 from audit.cosignature import WitnessKey, cosign
-from audit.instance import Instance
 from audit.policy_file import Policy
 from audit.report import Report, Verdict
-from audit.sealing.keys import create_key
 from audit.verify import verify
 from audit.witnessed import Demand
-from tests.audit.test_verify import SEGMENT, Forge, line, run
+from tests.audit.forge import SEGMENT, Forge, line
+from tests.audit.verifying.verdicts import run
 
 NOW_S = 1_800_000_000
 KEYS = [Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)) for number in range(3)]
@@ -32,10 +31,7 @@ POLICY = Policy.parse(
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    forge = Forge(instance)
+    forge = Forge.create(tmp_path)
     forge.grow(30)
     forge.seal()
     witness(forge, {0: NOW_S - 60, 1: NOW_S - 30})
@@ -186,21 +182,16 @@ def test_an_empty_log_has_nothing_to_cosign(forge: Forge) -> None:
 
 def test_the_log_of_the_commands_is_never_empty(tmp_path: Path) -> None:
     """`init` writes its first record: who empties it, takes all away that speaks of it."""
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
-    assert reasons(judged(Forge(instance))) == ["there is no cosigned checkpoint of its 0 records"]
+    assert reasons(judged(Forge.create(tmp_path))) == ["there is no cosigned checkpoint of its 0 records"]
 
 
 def test_records_that_say_that_they_are_young_are_no_excuse(tmp_path: Path) -> None:
-    instance = Instance.create(tmp_path, "111122223333", "eu-central-1", "2026-01-02T03:04:05Z")
-    create_key(instance)
-    instance.save()
+    forge = Forge.create(tmp_path)
     young = orjson.loads(line(0))
     young["additionalEventData"]["keytrail"]["time"] = timestamp((NOW_S - 1) * 1_000_000)
-    Forge(instance).append(orjson.dumps(young, option=orjson.OPT_APPEND_NEWLINE))
+    forge.append(orjson.dumps(young, option=orjson.OPT_APPEND_NEWLINE))
     assert verify(tmp_path, now_us=lambda: NOW_S * 1_000_000).passed, "it is not sealed yet"
-    assert reasons(judged(Forge(instance))) == ["there is no cosigned checkpoint of its 1 records"]
+    assert reasons(judged(forge)) == ["there is no cosigned checkpoint of its 1 records"]
 
 
 def test_a_note_longer_than_any_is_not_read_whole(forge: Forge) -> None:
