@@ -4,7 +4,7 @@
 
 Guarantees, each with the module that keeps it and the test that proves it:
 
-1. A record is on disk before what depends on it is released — audit/commit.py — tests/audit/test_commit.py
+1. A record is on disk before what depends on it is released — audit/commit.py — tests/audit/commit/
 2. No secret in a record: the record type is an allow-list — audit/record.py — tests/audit/test_record.py
 3. Records of one log are numbered densely; a gap is detected — audit/log.py — tests/audit/test_log.py
 4. Any edit, deletion, reordering, cut or rollback shows against a saved checkpoint — audit/verify.py — tests/audit/verifying/

@@ -24,7 +24,7 @@ from proxy.errors import KmsError, SetupError
 from proxy.kms.operations import OPERATIONS
 from proxy.privacy_keys import PrivacyKeys, privacy_keys
 from proxy.recording import Exchange, Recorder, plausible
-from tests.proxy.test_pipeline import ALICE, World, request
+from tests.proxy.pipeline.world import ALICE, World, request
 from tests.proxy.test_recording import ACCOUNT, KEY, MODEL
 
 CANARY = "canary-7f3a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.attest.make import ALL_PHASES, Finding, attest
+from audit.attest.statement import Statement
 from audit.checkpoint import VerifierKey
 from audit.instance import Instance
 from audit.log import Mark
@@ -20,10 +22,20 @@ from tests.audit.query.builder import LogBuilder, at
 NOW = at(3_600)
 
 
+def time_at(seconds: float) -> str:
+    """As a statement tells it."""
+    return at(seconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def asked(**conditions: Any) -> Filter:
     """A question; what is absent is a caller that nobody is, unless it is said."""
     interval = {name: conditions.pop(name) for name in ("since", "until") if name in conditions}
     return Filter(**(conditions or {"caller": "nobody"}), **interval, phases=ALL_PHASES)
+
+
+def facts(statement: Statement, log: str = "w0", **changes: Any) -> Statement:
+    """`statement` with other facts of one of its logs."""
+    return replace(statement, logs=tuple(replace(one, **changes) if one.log == log else one for one in statement.logs))
 
 
 class House:

@@ -34,7 +34,7 @@ from proxy.recording import Recorder
 from proxy.sealed_store import SealedStore
 from proxy.sigv4 import Verifier
 from tests.proxy.local.world import ACCOUNT, ALICE, BOB, MASTER_KEY, REGION, Clock, World, arn_of
-from tests.proxy.test_pipeline import NOW_US, KnownCaller, request
+from tests.proxy.pipeline.world import NOW_US, KnownCaller, request
 
 MODEL: Mapping[str, Any] = botocore.loaders.create_loader().load_service_model("kms", "service-2")  # Any: JSON
 SHAPES: Mapping[str, Mapping[str, Any]] = MODEL["shapes"]

@@ -18,12 +18,10 @@ from proxy.dialect import KmsDialect
 from proxy.pipeline import Pipeline
 from proxy.recording import Recorder
 from proxy.sigv4 import Verifier
-from tests.proxy import test_pipeline
 from tests.proxy.local.given import made, spki
 from tests.proxy.local.world import ACCOUNT, ALICE, World, arn_of
-from tests.proxy.test_pipeline import NOW_US, FakeLog, KnownCaller, request
+from tests.proxy.pipeline.world import NOW_US, ORIGIN, REGION, FakeLog, KnownCaller, model, request
 
-REGION = test_pipeline.REGION
 #: Members of requests and answers that may stand in no record, in any form.
 SECRET = {"Message", "Plaintext", "PrivateKeyPlaintext", "SharedSecret", "Mac", "Signature"}
 CIPHERTEXTS = {"CiphertextBlob", "PrivateKeyCiphertextBlob", "SharedSecretCiphertextBlob"}
@@ -38,11 +36,11 @@ class Walked:
         numbers = iter(range(1 << 30))
         self.pipeline = Pipeline(
             verifier=Verifier({ALICE.access_key_id: KnownCaller()}.get),
-            dialect=KmsDialect(test_pipeline.model(), forwards=False),
+            dialect=KmsDialect(model(), forwards=False),
             backend=self.world.backend,
             recorder=Recorder(ACCOUNT, REGION, "local", "clear", lambda: f"id-{next(numbers)}"),
             log=self.log,
-            origin=test_pipeline.ORIGIN,
+            origin=ORIGIN,
             now_us=lambda: NOW_US,
             new_id=lambda: f"id-{next(numbers)}",
         )

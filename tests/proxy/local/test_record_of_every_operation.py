@@ -15,12 +15,11 @@ from proxy.kms.operations import OPERATIONS
 from proxy.pipeline import Pipeline
 from proxy.recording import Recorder
 from proxy.sigv4 import Verifier
-from tests.proxy import test_pipeline
 from tests.proxy.local.given import made, spki
 from tests.proxy.local.importing import import_material, new_external_key, sent
 from tests.proxy.local.world import ACCOUNT, ALICE, REGION, arn_of
 from tests.proxy.local.xks_proxy import XksWorld, store_members
-from tests.proxy.test_pipeline import NOW_US, FakeLog, KnownCaller, request
+from tests.proxy.pipeline.world import NOW_US, ORIGIN, FakeLog, KnownCaller, model, request
 
 ELSEWHERE = "eu-west-1"
 POLICY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}'
@@ -214,11 +213,11 @@ class Walked:
         numbers = iter(range(1 << 30))
         self._pipeline = Pipeline(
             verifier=Verifier({ALICE.access_key_id: KnownCaller()}.get),
-            dialect=KmsDialect(test_pipeline.model(), forwards=False),
+            dialect=KmsDialect(model(), forwards=False),
             backend=self.world.backend,
             recorder=Recorder(ACCOUNT, REGION, "local", "clear", lambda: f"event-{next(numbers)}", has_accounts=True),
             log=self._log,
-            origin=test_pipeline.ORIGIN,
+            origin=ORIGIN,
             now_us=lambda: NOW_US,
             new_id=lambda: f"request-{next(numbers)}",
         )

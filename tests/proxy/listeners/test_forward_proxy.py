@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvloop
 
 from proxy.domain import RawRequest, RawResponse
 from proxy.errors import SetupError
@@ -24,21 +22,9 @@ from proxy.listeners.door import Door
 from proxy.listeners.reverse import Limits, Listener
 from proxy.listeners.tls import ServerNames
 from proxy.listeners.tunnel import Tunnels
+from tests.proxy.listeners.loops import Run, sockets
 
 KMS = "kms.us-east-1.amazonaws.com"
-Run = Callable[[Awaitable[None]], None]
-
-
-@pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run(scenario: Awaitable[None]) -> None:
-        async def bounded() -> None:
-            await asyncio.wait_for(scenario, 20)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(bounded())
-
-    return run
 
 
 class NoLeaves:
@@ -72,11 +58,6 @@ class World:
             return b""
         finally:
             writer.close()
-
-
-def sockets() -> int:
-    """How many this process has open."""
-    return sum(entry.is_symlink() and os.readlink(entry).startswith("socket:") for entry in os.scandir("/proc/self/fd"))
 
 
 @asynccontextmanager

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,6 @@ from typing import TypeVar
 
 import orjson
 import pytest
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -43,25 +41,13 @@ from proxy.listeners.tls import (
     welcome_with_tls,
 )
 from proxy.listeners.tunnel import Tunnels
+from tests.proxy.listeners.loops import Run, sockets
 
 KMS = "kms.us-east-1.amazonaws.com"
 PROXIED = b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 443\r\n"
 BODY_LIMIT = 4_096
 LIMIT_S = 20.0
 T = TypeVar("T")
-Run = Callable[[Awaitable[None]], None]
-
-
-@pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run(scenario: Awaitable[None]) -> None:
-        async def bounded() -> None:
-            await asyncio.wait_for(scenario, LIMIT_S)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(bounded())
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -186,15 +172,6 @@ class Leaves:
 
     def leaf_context(self, host: str) -> ssl.SSLContext:
         return self.context
-
-
-def sockets() -> int:
-    """How many this process has open."""
-    found = 0
-    for entry in os.scandir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            found += os.readlink(entry).startswith("socket:")
-    return found
 
 
 async def until(reached: Callable[[], bool]) -> None:

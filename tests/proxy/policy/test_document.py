@@ -18,7 +18,7 @@ from proxy.policy.document import MAX_BYTES, Finding, Severity, read
 from proxy.policy.evaluate import load
 from proxy.policy.folder import read_folder
 
-EXAMPLES = Path(__file__).parents[2] / "config" / "policies"
+EXAMPLES = Path(__file__).parents[3] / "config" / "policies"
 
 
 def statement(**changes: Any) -> dict[str, Any]:
