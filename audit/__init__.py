@@ -2,7 +2,7 @@
 
 `audit` never imports `proxy`: a reviewer can read and run the evidence side alone.
 
-Guarantees, each with the module that keeps it and the test that proves it:
+Guarantees, each with the module that keeps it and the tests that prove it:
 
 1. A record is on disk before what depends on it is released — audit/commit.py — tests/audit/commit/
 2. No secret in a record: the record type is an allow-list — audit/record.py — tests/audit/test_record.py
