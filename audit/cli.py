@@ -1,5 +1,5 @@
-"""The commands of the evidence side: asking the logs, and proving them. They only read the data folder, but for the index and
-what is imported; where `serve` runs, asking is itself on record.
+"""The commands of the evidence side: asking the logs, and proving them. They only read the data folder, but for the index,
+what is imported, and what is acknowledged; where `serve` runs, asking is itself on record.
 
 `COMMANDS` is for the top-level `keytrail` app as well. Exits: 0 ok (a query that finds nothing is ok), 1 verification
 failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Errors are one line on standard error.
@@ -22,6 +22,7 @@ COMMANDS: Places = {
     "reconcile": "audit.reconcile.command:app",
     **dict.fromkeys(("attest-absence", "verify-attestation"), "audit.attest.command:app"),
     **dict.fromkeys(("checkpoint", "verify"), "audit.verify_command:app"),
+    "acknowledge": "audit.acknowledge_command:app",
     **dict.fromkeys(("prove", "verify-proof"), "audit.proofs.command:app"),
     "witness": "audit.witnessing.command:app",
     "report": "audit.report_command:app",

@@ -121,6 +121,8 @@ PARAMETER_NAMES = frozenset(
         "command",
         "question",
         "subject",
+        "finding",
+        "fault",
         "omitted",
         "originalSize",
         "reason",

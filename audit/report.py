@@ -20,17 +20,34 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, and where: file name of the segment and line in it from 1; "" and 0 where it is the log as a whole."""
+    """What is wrong, and where: file name of the segment and line in it from 1; "" and 0 where it is the log as a whole.
+
+    `finding` names it to `keytrail acknowledge`; "" where nobody can acknowledge it.
+    """
 
     step: int
     log: str
     segment: str
     line: int
     reason: str
+    finding: str = ""
 
     def __str__(self) -> str:
         place = (f"/{self.segment}" if self.segment else "") + (f" line {self.line}" if self.line else "")
         return f"{self.log}{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A fault that counts no more: somebody said on record at `at` what it was, and whoever verifies goes by that."""
+
+    fault: Fault
+    by: str
+    at: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.fault} (step {self.fault.step}), acknowledged by {self.by} at {self.at}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +73,7 @@ class LogReport:
     faults: tuple[Fault, ...]
     records: int
     sealed: int
+    acknowledged: tuple[Acknowledged, ...] = ()
 
     @property
     def unsealed(self) -> int:
@@ -98,6 +116,10 @@ class Report:
     @property
     def faults(self) -> tuple[Fault, ...]:
         return tuple(fault for part in self._parts for fault in part.faults)
+
+    @property
+    def acknowledged(self) -> tuple[Acknowledged, ...]:
+        return tuple(one for log in self.logs for one in log.acknowledged)
 
     @property
     def _parts(self) -> tuple[LogReport | DeliveryReport | IndexReport, ...]:

@@ -13,12 +13,12 @@ import typer
 from audit.checkpoint import VerifierKey
 from audit.errors import CheckpointInvalid, QueryError
 from audit.instance import Instance
+from audit.kept_files import kept_receipts, kept_text
 from audit.policy_file import Policy, PolicyInvalid
 from audit.query.commands import DEFAULT_DATA, Data
 from audit.query.render import clean
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar
 from audit.query.times import parse_span_s
-from audit.receipts import read_receipts
 from audit.report import Report, Step, Verdict
 from audit.sealing.keys import verifier_keys
 from audit.verify import verify as verify_logs
@@ -60,6 +60,12 @@ def verify(
         list[Path] | None,
         typer.Option(help="A file of receipts that a client collected, one a line; - is standard input. Repeatable."),
     ] = None,
+    acknowledged: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file of receipts that `keytrail acknowledge` printed: those findings are told, and are no faults. Repeatable."
+        ),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="A policy file: the newest cosigned checkpoint of every log has to have its quorum.")
     ] = None,
@@ -92,14 +98,14 @@ def verify(
         max_age_s = None if max_age is None else parse_span_s(max_age)
         demand, authorities = None if policy is None else _demand(policy, max_age_s), _authorities(timestamp_ca)
         with progress_bar("Verifying") as bar:
-            saved = [_saved(path) for path in checkpoint or []]
-            collected = [receipt for path in receipts or [] for receipt in read_receipts(_saved(path), str(path))]
+            saved = [kept_text(path) for path in checkpoint or []]
             report = verify_logs(
                 data,
                 keys,
                 saved,
                 bar,
-                receipts=collected,
+                receipts=kept_receipts(receipts or []),
+                acknowledged=kept_receipts(acknowledged or []),
                 demand=demand,
                 authorities=authorities,
                 max_age_s=max_age_s,
@@ -133,7 +139,10 @@ def _write_report(report: Report) -> None:
         typer.echo(f"The index: {report.index.records} records")
         _write_steps(report.index.steps)
     for fault in report.faults:
-        typer.echo(clean(f"{fault} (step {fault.step})"))
+        named = f"; finding {fault.finding}" if fault.finding else ""
+        typer.echo(clean(f"{fault} (step {fault.step}{named})"))
+    for one in report.acknowledged:
+        typer.echo(clean(str(one)))
     typer.echo("Verified." if report.passed else "VERIFICATION FAILED.")
 
 
@@ -165,12 +174,6 @@ def _authorities(path: Path | None) -> Authorities | None:
         return Authorities.parse(path.read_bytes())
     except TimestampInvalid as error:
         raise QueryError(f"{path}: {error}") from error
-
-
-def _saved(path: Path) -> str:
-    """What is not UTF-8 in it is no checkpoint and no receipt either: `verify` says so."""
-    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    return data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
 def _latest_checkpoints(instance: Instance) -> str:

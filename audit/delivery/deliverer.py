@@ -57,7 +57,8 @@ class Conflict(DestinationFault):
 
 
 class Deliverer:
-    """Delivers `logs`, by name, to `destination`. `clock` gives seconds since the epoch. For one process and thread at a time.
+    """Delivers `logs`, by name, to `destination`. `clock` gives seconds since the epoch, `key` what signs the next digest. For
+    one process and thread at a time.
 
     A step that raised may be tried again. Raises `DestinationFault`, `LogIncident`, `StateInvalid`, OSError.
     """
@@ -67,7 +68,7 @@ class Deliverer:
         trail: Trail,
         destination: Destination,
         journal: Journal,
-        key: DigestKey,
+        key: Callable[[], DigestKey],
         logs: Callable[[], Mapping[str, Log]],
         clock: Callable[[], float],
         terms: Terms,
@@ -105,13 +106,12 @@ class Deliverer:
         end, place = min(due)
         if end > now:
             return False
-        chain = self.state.chains[place]
+        chain, signer = self.state.chains[place], self._key()
         key = self._trail.digest_key(place, end)
-        document = Digest(place, chain.until, end, chain.files, chain.previous).document(
-            self._trail, self._key.public.fingerprint
-        )
+        digest = Digest(place, chain.until, end, chain.files, chain.previous)
+        document = digest.document(self._trail, signer.public.fingerprint)
         previous = None if chain.previous is None else chain.previous.signature
-        signature = self._key.sign(text_to_sign(document, timestamp(end), self._trail.bucket, key, previous))
+        signature = signer.sign(text_to_sign(document, timestamp(end), self._trail.bucket, key, previous))
         self._save(self.state.begin(BegunDigest(place, end, key, document.decode(), signature), now))
         return True
 

@@ -1,4 +1,4 @@
-"""The key that signs digests: RSA, 2048 bits, made at the first start, in the data folder.
+"""The key that signs digests: RSA, 2048 bits, made at the first start, in the data folder; another one whenever that is wanted.
 
     delivery/digest.key    0600: the private key, PEM (PKCS #8)
     delivery/digest.pub    a JSON line for each key that ever signed here: fingerprint, since when, key (PKCS #1 DER, base64)
@@ -29,6 +29,7 @@ from audit.delivery.digest import PublicKey
 from audit.errors import AuditError
 
 _BITS = 2_048
+_KEY = "digest.key"
 
 
 class DigestKeyInvalid(AuditError):
@@ -53,10 +54,9 @@ def open_key(folder: Path, now: int) -> DigestKey:
 
     Raises `DigestKeyInvalid`, OSError.
     """
-    path = folder / "digest.key"
+    path = folder / _KEY
     if not path.exists():
-        made = generate_private_key(public_exponent=65_537, key_size=_BITS)
-        durable.replace(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        _make_key(path)
     try:
         private = load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError) as error:
@@ -69,6 +69,25 @@ def open_key(folder: Path, now: int) -> DigestKey:
         return DigestKey(private, found.since)
     write_public_keys(folder, [*known.values(), key.public])
     return key
+
+
+def rotate_key(folder: Path, now: int) -> DigestKey:
+    """Another key in the place of the one in `folder`, as `open_key` gives it; the old one is gone. It signs from the next
+    digest on.
+
+    Raises `DigestKeyInvalid`: also where there was none; OSError.
+    """
+    path = folder / _KEY
+    if not path.exists():
+        raise DigestKeyInvalid(f"{path} is not there: it is made when delivery begins")
+    read_public_keys(folder)  # where they cannot be read, nothing is changed
+    _make_key(path)
+    return open_key(folder, now)
+
+
+def _make_key(path: Path) -> None:
+    made = generate_private_key(public_exponent=65_537, key_size=_BITS)
+    durable.replace(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def read_public_keys(folder: Path) -> dict[str, PublicKey]:

@@ -18,7 +18,7 @@ from audit import durable
 from audit.companion import Plan
 from audit.delivery.deliverer import Deliverer, Terms
 from audit.delivery.destination import Address, Destination, FolderDestination, parse_address
-from audit.delivery.keys import open_key
+from audit.delivery.keys import DigestKey, open_key
 from audit.delivery.layout import Place, Trail
 from audit.delivery.logs import Logs
 from audit.delivery.state import State, StateFile
@@ -85,11 +85,16 @@ def open_deliverer(data: Path, delivery: Delivery, clock: Callable[[], float]) -
     """To be used while `held`. Raises `AuditError`, OSError."""
     instance = Instance.load(data)
     folder = delivery_folder(data)
+
+    def key() -> DigestKey:
+        return open_key(folder, int(clock()))
+
+    key()  # it is there from the first start on, and one that cannot be used shows now
     return Deliverer(
         delivery.open_trail(instance),
         delivery.open_destination(),
         StateFile(folder, delivery.address.text),
-        open_key(folder, int(clock())),
+        key,
         Logs(data),
         clock,
         Terms(delivery.interval_s, delivery.digest_s),

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
 import sys
-import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from audit.commit import BlockingLog, LogPlace
 from audit.errors import AuditError, QueryError
-from audit.instance import ADMIN_LOG, Instance, NoInstance, host_user
+from audit.host_events import commit_host_event
+from audit.instance import Instance, NoInstance
 from audit.query.artifacts.sources import is_place
 from audit.query.blob import fingerprint_of_text
 from audit.query.modesty import be_modest
 from audit.query.terminal import errors, note
-from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
+from audit.record import JsonValue
 
 EVENT = "SearchLog"
 _MAX_QUESTION_BYTES = 4_096
@@ -67,7 +64,7 @@ def record_search(data: Path, command: str, options: Mapping[str, Any], *, must:
         instance = Instance.load(data)
         is_served = instance.is_served
         if is_served or must:
-            _commit(instance, _record(instance, command, options))
+            _commit(instance, command, options)
     except NoInstance:
         pass  # what the command itself will say something about
     except (AuditError, OSError) as error:
@@ -77,34 +74,14 @@ def record_search(data: Path, command: str, options: Mapping[str, Any], *, must:
     return is_served
 
 
-def _commit(instance: Instance, record: AuditRecord) -> None:
-    folders = instance.log_folder(ADMIN_LOG), instance.checkpoint_folder(ADMIN_LOG)
-    with BlockingLog(LogPlace(*folders, instance.region, instance.account_id)) as log:
-        log.commit(record)
-
-
-def _record(instance: Instance, command: str, options: Mapping[str, Any]) -> AuditRecord:
+def _commit(instance: Instance, command: str, options: Mapping[str, Any]) -> None:
     forms: Mapping[str, str] = {}
     if isinstance(pairs := options.get("context"), list):
         from audit.query import private  # here: it needs ciphers, which most questions do not
 
         told, forms = private.on_record(pairs, instance.data)
         options = {**options, "context": told}
-    return AuditRecord(
-        time_us=time.time_ns() // 1_000,
-        event_id=str(uuid.uuid4()),
-        event_name=EVENT,
-        event_source="keytrail",
-        identity=UserIdentity("Unknown", f"host:{os.getuid()}", user_name=host_user()),
-        identity_proof=IdentityProof.HOST,
-        aws_region=instance.region,
-        source_ip="localhost",
-        user_agent="keytrail",
-        request_parameters={"command": command, "question": _question(options)},
-        recipient_account_id=instance.account_id,
-        topology="host",
-        private_context=forms or None,
-    )
+    commit_host_event(instance, EVENT, {"command": command, "question": _question(options)}, forms or None)
 
 
 def _question(options: Mapping[str, Any]) -> JsonValue:

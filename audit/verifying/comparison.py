@@ -96,6 +96,14 @@ class Comparison:
         if self._target is not None and self._target.checkpoint.size <= self.records:
             self._compare_reached()
 
+    def root_with(self, leaf: bytes) -> bytes | None:
+        """The root that the tree has once `leaf` is in it; None where lines before it are not those that were signed for."""
+        if self._tree is None or self.altered is not None:
+            return None
+        tree = self._tree.copy()
+        tree.append(leaf)
+        return tree.root()
+
     @property
     def room(self) -> int:
         """How many records come before the next target is reached, with the one that reaches it."""

@@ -19,12 +19,19 @@ class Faults:
 
     def add(self, step: int, reason: str, segment: str = "", line: int = 0) -> None:
         """A fault at a place; of the log as a whole where none is given."""
-        self._counts[step] += 1
-        if len(self._listed[step]) < MAX_FAULTS:
-            self._listed[step].append(Fault(step, self._log, segment, line, reason))
+        self._add(Fault(step, self._log, segment, line, reason))
 
-    def add_here(self, step: int, reason: str) -> None:
-        self.add(step, reason, self.segment, self.line)
+    def add_here(self, step: int, reason: str, finding: str = "") -> None:
+        self._add(self.here(step, reason, finding))
+
+    def here(self, step: int, reason: str, finding: str = "") -> Fault:
+        """A fault where the reading is; it is not added."""
+        return Fault(step, self._log, self.segment, self.line, reason, finding)
+
+    def _add(self, fault: Fault) -> None:
+        self._counts[fault.step] += 1
+        if len(self._listed[fault.step]) < MAX_FAULTS:
+            self._listed[fault.step].append(fault)
 
     def add_unlisted(self, step: int, count: int) -> None:
         self._counts[step] += count

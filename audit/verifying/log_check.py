@@ -5,6 +5,7 @@ from __future__ import annotations
 from audit.canonical import timestamp
 from audit.instance import Instance
 from audit.report import LogReport, Step, Verdict
+from audit.verifying.acknowledged import Findings
 from audit.verifying.calls import Calls
 from audit.verifying.collected import Collected
 from audit.verifying.comparison import Comparison
@@ -30,7 +31,8 @@ class LogCheck:
         self._lines = Lines(self._subject, self._tree, self, self._faults)
         self._calls = Calls(self._faults)
         self._collected = Collected(asked.receipts, self._faults)
-        self._silence = Silence(self._faults)
+        self._silence = Silence()
+        self._findings = Findings(self._subject.log, asked.acknowledged, self._faults)
         self._freshness = Freshness(self._subject.log, asked.max_age_s, self._faults)
         self._oldest: str | None = None  # the earliest time of a record, as long as there is no checkpoint
 
@@ -48,7 +50,8 @@ class LogCheck:
         """The record that the reading is at: `audit.verifying.lines.Watcher`."""
         self._collected.take(number, leaf, line)
         self._calls.take(line)
-        self._silence.take(line)
+        if wrong := self._silence.take(line):
+            self._findings.add_here(SILENCE, wrong, number, self._tree.root_with(leaf))
         self._freshness.take(number, line.time, self._tree.sealed)
         if not self._signed.count:
             self._oldest = line.time if self._oldest is None else min(self._oldest, line.time)
@@ -87,12 +90,13 @@ class LogCheck:
             FRESH: self._freshness.checked(),
         }
         steps = tuple(self._step(number, *checked[number]) for number in TITLES)
-        return LogReport(self._subject.log, steps, self._faults.listed(), records, sealed)
+        return LogReport(self._subject.log, steps, self._faults.listed(), records, sealed, self._findings.acknowledged)
 
     def _step(self, number: int, is_checked: bool, detail: str) -> Step:
         if count := self._faults.count(number):
             return Step(number, TITLES[number], Verdict.FAILED, f"{count} fault{'s' if count > 1 else ''}")
-        return Step(number, TITLES[number], Verdict.PASSED if is_checked else Verdict.NOT_CHECKED, detail)
+        verdict = Verdict.PASSED if is_checked else Verdict.NOT_CHECKED
+        return Step(number, TITLES[number], verdict, detail + self._findings.told(number))
 
     def _is_young(self, now_us: int) -> bool:
         """Whether the sealer had no time yet: no record is old, and it left no trace."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from heapq import merge
 from pathlib import Path
 
-from audit.checkpoint import VerifierKey, claimed_checkpoint
+from audit.checkpoint import Checkpoint, VerifierKey, claimed_checkpoint
 from audit.errors import AuditError, CheckpointInvalid
 from audit.instance import ADMIN_LOG, Instance
 from audit.keychain import LogKeys
@@ -60,7 +60,8 @@ class SignedNotes:
         # After all of these: whatever key they are by, the chain has it by now.
         self._keys = self._trusted_keys(self._asked.key or _key_in_data_folder(self._subject.instance, self._subject.origin))
         history, cosigned = self._read_history(end), self._read_cosigned(newest_cosigned)
-        known = (history, self._fixed_by_keys(), self._read_saved(), cosigned, self._read_timestamps())
+        saved = self._read_saved(), self._acknowledged()
+        known = (history, self._fixed_by_keys(), *saved, cosigned, self._read_timestamps())
         return iter(merge(*known, key=lambda target: target.checkpoint.size))
 
     def leaves(self) -> Path | None:
@@ -114,6 +115,13 @@ class SignedNotes:
             except CheckpointInvalid as error:
                 self._faults.add(SAVED, f"{name}: {error}")
         return iter(sorted(targets, key=lambda target: target.checkpoint.size))
+
+    def _acknowledged(self) -> Iterator[Target]:
+        """What each acknowledgement says that was in the log: as good as a saved checkpoint, since its receipt was saved."""
+        findings = sorted((one.finding for one in self._asked.acknowledged), key=lambda finding: finding.size)
+        for finding in findings:
+            checkpoint = Checkpoint(self._subject.origin, finding.size, finding.root)
+            yield Target(checkpoint, SAVED, f"the acknowledgement of the finding at record {finding.record}")
 
     def _read_cosigned(self, note: str | None) -> Iterator[Target]:
         """The newest checkpoint that witnesses cosigned, where it is genuine."""
@@ -201,7 +209,8 @@ class SignedNotes:
         if self._latest is not None:
             is_behind = self._latest_at == self._settled_count - 2
             latest = "one behind: it is replaced next" if is_behind else f"checkpoint {self._latest_at}"
-        saved = f"{tree.compared[SAVED]} saved checkpoints" if self._asked.saved else "none was given"
+        given = ((len(self._asked.saved), "saved checkpoints"), (len(self._asked.acknowledged), "acknowledgements"))
+        saved = " and ".join(f"{count} {what}" for count, what in given if count) or "none was given"
         return {
             SIGNED: (self.count > 0, signed),
             HISTORY: (tree.compared[HISTORY] > 0, covered),

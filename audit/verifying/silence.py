@@ -13,11 +13,9 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from audit.canonical import time_us, timestamp
-from audit.verifying.faults import Faults
 from audit.verifying.ordinary import SLOW_US
 from audit.verifying.records import Line
 from audit.verifying.subject import SKEW_US
-from audit.verifying.titles import SILENCE
 
 _START, _BEAT, _STOP, _RECOVERED = "StartServing", "Heartbeat", "StopServing", "RecoverLog"
 _LATE_US = 10_000_000  # how much longer than the interval a silence may be: a look a second, and a busy host
@@ -33,10 +31,9 @@ class _Life(Enum):
 class Silence:
     """What the times of a log say, while its records go by. `newest` is the latest of them, as text."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self) -> None:
         self.newest = ""
         self.earliest, self.latest = "", _NEVER  # times between these need no look
-        self._faults = faults
         self._life = _Life.UNKNOWN
         self._interval_us = self._reached_us = 0  # how far the log's moments have come, as far as was looked
         self._told = 0  # records that tell of a worker's life
@@ -48,40 +45,40 @@ class Silence:
         """Whether serving has ended as it should, as the newest record says."""
         return self._life is _Life.STOPPED
 
-    def take(self, line: Line) -> None:
-        """The record that the reading is at."""
+    def take(self, line: Line) -> str:
+        """The record that the reading is at. Gives what is wrong with its time; "" where nothing is."""
         time = line.time
         is_own = line.record.get("eventSource") == "keytrail"
+        wrong = ""
         if is_own or not self.earliest <= time <= self.latest or _latency_us(line) >= SLOW_US:
-            self._look(line)
+            wrong = self._look(line)
         self.newest = max(self.newest, time)
+        return wrong
 
-    def _look(self, line: Line) -> None:
+    def _look(self, line: Line) -> str:
         moment_us = _moment_us(line)
         if moment_us is None:
-            return  # it does not say when it was: nothing is known of it
+            return ""  # it does not say when it was: nothing is known of it
         event = line.record.get("eventName") if line.record.get("eventSource") == "keytrail" else None
         reached_us = max(self._reached_us, _time_us(self.newest) or 0)
         is_start = event in (_START, _RECOVERED) or line.extension.get("phase") == "unknown"
+        wrong = ""
         if self._told and moment_us < reached_us - SKEW_US:
-            self._faults.add_here(
-                SILENCE, f"its time is {_length(reached_us - moment_us)} before that of an earlier record: the clock was set back"
-            )
+            wrong = f"its time is {_length(reached_us - moment_us)} before that of an earlier record: the clock was set back"
             reached_us, self.newest = moment_us, ""
         elif self._life is _Life.SERVING and moment_us - reached_us > self._interval_us + _LATE_US:
-            self._tell(moment_us - reached_us, is_start=is_start)
+            wrong = self._judged(moment_us - reached_us, is_start=is_start)
         self._reached_us = max(reached_us, moment_us)
         self._follow(event, line, is_start=is_start)
+        return wrong
 
-    def _tell(self, silence_us: int, *, is_start: bool) -> None:
+    def _judged(self, silence_us: int, *, is_start: bool) -> str:
+        """What is wrong with a silence; one that ends with a start is an outage, and no fault."""
         if is_start:
             self._outages_us.append(silence_us)
-        else:
-            self._faults.add_here(
-                SILENCE,
-                f"before this record the log is silent for {_length(silence_us)}, though a heartbeat is due every "
-                f"{_length(self._interval_us)}, and nothing was stopped",
-            )
+            return ""
+        due = f"though a heartbeat is due every {_length(self._interval_us)}, and nothing was stopped"
+        return f"before this record the log is silent for {_length(silence_us)}, {due}"
 
     def _follow(self, event: object, line: Line, *, is_start: bool) -> None:
         """What is known of the worker's life from `line` on."""

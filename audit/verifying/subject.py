@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from audit.checkpoint import VerifierKey
 from audit.instance import Instance
 from audit.receipts import ClaimedReceipt
+from audit.verifying.acknowledged import Acknowledgement
 from audit.witnessed import Demand
 
 if TYPE_CHECKING:  # it brings a library that only those need who have time stamps
@@ -21,8 +22,8 @@ SKEW_US = 300_000_000  # how far the clocks of a log's host and of whoever verif
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Of one log: the key that is trusted (None: the data folder's), saved notes, receipts, and what its newest cosigned
-    checkpoint has to fulfil; whom its time stamps have to be by; and how old its newest record and checkpoint may be, in
-    seconds."""
+    checkpoint has to fulfil; whom its time stamps have to be by; how old its newest record and checkpoint may be, in
+    seconds; and which of its findings are acknowledged."""
 
     key: VerifierKey | None = None
     saved: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Asked:
     demand: Demand | None = None
     authorities: Authorities | None = None
     max_age_s: float | None = None
+    acknowledged: tuple[Acknowledgement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

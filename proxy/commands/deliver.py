@@ -1,4 +1,4 @@
-"""`keytrail deliver once` and `keytrail deliver status`: CloudTrail delivery by hand, by the settings of `serve`."""
+"""`keytrail deliver …`: CloudTrail delivery by hand, by the settings of `serve`, and the key of its digests."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import json as json_text
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from audit.delivery.digest import PublicKey
+from audit.delivery.keys import DigestKeyInvalid, rotate_key
 from audit.delivery.layout import timestamp
 from audit.delivery.logs import Logs
-from audit.delivery.opening import Delivery, held, load_state, open_deliverer
+from audit.delivery.opening import Delivery, delivery_folder, held, load_state, open_deliverer
 from audit.delivery.state import State
 from audit.errors import LogIncident
 from proxy.command_line import ConfigOption, DataOption, opened_instance
 from proxy.companions import delivery_plan
+from proxy.domain import Answer, Operation
 from proxy.errors import SetupError
+from proxy.host_log import HostLog
+from proxy.separation import acting_as
 from proxy.settings import Settings
 
+_ROTATE = Operation("RotateDigestKey", mutates=True, response=("keyId",))
 app = typer.Typer(name="deliver", no_args_is_help=True, help="The log as CloudTrail's files and digests, in a folder or in S3.")
 
 
@@ -61,6 +69,27 @@ def status(
         logs = [LogStatus(name, known.get(name, 0), log.sealed()) for name, log in sorted(Logs(chosen.data)().items())]
         write = _write_json if json else _write
         write(delivery.address.text, state, logs)
+
+
+@app.command("rotate-key")
+def rotate(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Sign digests with a new key from the next one on, also while keytrail serves. What the old one signed stays valid.
+
+    On record in the log `admin`. Hand out `delivery/digest.pub` anew to whoever keeps a copy: it has one more key.
+    """
+    with opened_instance(config, data) as (instance, chosen):
+        owner = chosen.data.stat()  # whoever delivers has to read the key, also where root made it
+        with acting_as(owner.st_uid, owner.st_gid), HostLog(instance, chosen) as log:
+            exchange, rotated = log.exchange(_ROTATE, {}), partial(_rotated, chosen.data)
+            made = log.recorded(exchange, "keytrail", rotated, lambda key: Answer({"keyId": key.fingerprint}))
+    typer.echo(f"Digests are signed with the key {made.fingerprint} from the next one on.")
+
+
+def _rotated(data: Path) -> PublicKey:
+    try:
+        return rotate_key(delivery_folder(data), int(time.time())).public
+    except (DigestKeyInvalid, OSError) as error:
+        raise SetupError(f"the key was not changed: {error}") from error
 
 
 def _write(destination: str, state: State | None, logs: list[LogStatus]) -> None:

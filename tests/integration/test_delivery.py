@@ -26,7 +26,7 @@ from audit.delivery.bucket import BucketDestination, Retention
 from audit.delivery.check import check
 from audit.delivery.deliverer import Deliverer, Terms
 from audit.delivery.destination import Destination, DestinationFault, FolderDestination
-from audit.delivery.keys import open_key, read_public_keys
+from audit.delivery.keys import open_key, read_public_keys, rotate_key
 from audit.delivery.layout import Place, Trail
 from audit.delivery.logs import Logs
 from audit.delivery.opening import delivery_folder
@@ -74,9 +74,16 @@ class Day:
 
     def open(self) -> Deliverer:
         folder = delivery_folder(self.data)
-        key = open_key(folder, int(self.now))
         state = StateFile(folder, self.trail.bucket)
-        return Deliverer(self.trail, self.destination, state, key, Logs(self.data), lambda: self.now, Terms())
+        return Deliverer(
+            self.trail,
+            self.destination,
+            state,
+            lambda: open_key(folder, int(self.now)),
+            Logs(self.data),
+            lambda: self.now,
+            Terms(),
+        )
 
     def add(self, **changes: Any) -> None:  # Any: changes of a record
         number = self.forge.records
@@ -92,6 +99,8 @@ class Day:
             self.forge.seal()
             self.deliver()
             self.now += EVERY_S
+            if number == 30:
+                rotate_key(delivery_folder(self.data), int(self.now))
         self.deliver()
 
     def deliver(self) -> None:
@@ -472,3 +481,31 @@ def test_the_commands(weed: SeaweedFS, initialised: Path, tmp_path: Path) -> Non
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"CreateKey", b"DeleteKe")))
     done = command(data, weed, "verify", "--delivery", str(folder))
     assert done.returncode == 1 and "VERIFICATION FAILED" in done.stdout
+
+
+def test_the_key_of_the_digests_is_rotated_on_record(initialised: Path, tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "evidence"
+    shutil.copytree(initialised, data)
+    folder.mkdir()
+
+    def keytrail(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
+        environment |= {"KEYTRAIL_DATA": str(data), "KEYTRAIL_DELIVERY": str(folder)}
+        words = [keytrail_command(), *arguments]
+        return subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    def recorded() -> list[dict[str, Any]]:
+        lines = [line for path in sorted((data / "log" / "admin").glob("*.jsonl")) for line in path.read_bytes().splitlines()]
+        return [record for record in map(orjson.loads, lines) if record["eventName"] == "RotateDigestKey"]
+
+    done = keytrail("deliver", "rotate-key")
+    assert done.returncode == 3 and "the key was not changed: " in done.stderr
+    assert [record["additionalEventData"]["keytrail"]["phase"] for record in recorded()] == ["intent", "outcome"]
+    assert recorded()[-1]["errorCode"]
+    assert keytrail("deliver", "once").returncode == 0
+    done = keytrail("deliver", "rotate-key")
+    assert done.returncode == 0, done.stderr
+    first, second = read_public_keys(delivery_folder(data))
+    assert first != second and done.stdout == f"Digests are signed with the key {second} from the next one on.\n"
+    assert recorded()[-1]["responseElements"] == {"keyId": second} and "errorCode" not in recorded()[-1]
+    assert open_key(delivery_folder(data), 0).public.fingerprint == second

@@ -1,8 +1,8 @@
 """README.md's recipes, run as they stand there, in their order, by one reader: each must work and show what it promises.
 
 A block marked `sh` runs in bash, a block marked `python` in the interpreter; what a block exports, the next one has. `sh serve`
-and `sh tail` run until they are told to stop. What is marked `sh aws` is for test_readme_aws.py, and
-`sh postgresql` for test_shared_keystore.py. The ports are not the README's,
+and `sh tail` run until they are told to stop. What is marked `sh aws` is for test_readme_aws.py,
+`sh postgresql` for test_shared_keystore.py, and `sh finding` for test_acknowledged.py. The ports are not the README's,
 since these may be in use on this machine.
 
 `make …` is not run here: its targets are checked to be in the Makefile. `make test` is what runs this test, and test_demo.py runs
@@ -115,6 +115,7 @@ PROMISED = {
         r"/evidence: \d+ log files and 0 digests were delivered\.",
         r"/evidence: trail keytrail, \d+ log files and 0 digests\.",
         r"log w0: \d+ of \d+ sealed records",
+        r"Digests are signed with the key [0-9a-f]{32} from the next one on\.",
         r"✓ 20\. every record that is due was delivered: \d+ records in \d+ files",
         r"✓ 21\. every file has the log's own bytes",
         r"Verified\.",
@@ -193,7 +194,7 @@ class Ran:
 
 
 #: First marks of blocks that other tests run.
-_ELSEWHERE = ("aws", "postgresql")
+_ELSEWHERE = ("aws", "postgresql", "finding")
 
 
 def recipes(*, elsewhere: str = "") -> list[Recipe]:

@@ -93,9 +93,11 @@ class Verification:
     def text(self) -> str:
         match self.state:
             case State.PASSED:
-                return "The logs were verified, and nothing was found that contradicts them."
+                found = "The logs were verified, and nothing was found that contradicts them."
+                count = len(self.report.acknowledged) if self.report else 0
+                return f"{found} Faults that somebody has explained: {count}." if count else found
             case State.FAILED:
-                return "VERIFICATION FAILED: the logs are not what was signed for, and this report stands on them."
+                return "VERIFICATION FAILED: the logs are not as they should be, and this report stands on them."
             case State.NOT_ASKED:
                 return "NOT VERIFIED: this report was made with --no-verify. Nobody looked whether the logs were changed."
             case State.IMPOSSIBLE:
@@ -120,6 +122,7 @@ class Verification:
             ],
             "fault_count": len(faults),
             "faults": [str(fault) for fault in faults[:_NAMED]],
+            "acknowledged": [str(one) for one in self.report.acknowledged] if self.report else [],
         }
 
 

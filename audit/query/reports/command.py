@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 from audit import durable
 from audit.errors import QueryError
 from audit.query.commands import DEFAULT_DATA, Data, NoIndex, note_index_fault
+from audit.query.engine import Progress
 from audit.query.render import make_console, plain
 from audit.query.reports.build import (
     ACCESS_REVIEW,
@@ -26,7 +28,6 @@ from audit.query.reports.build import (
     Document,
     ReportKind,
     State,
-    VerifyLogs,
     build,
     coverage_remark,
 )
@@ -35,6 +36,7 @@ from audit.query.reports.page import html_page, moment_text
 from audit.query.reports.scope import Asked
 from audit.query.terminal import FINDINGS, OK, check_target, errors, exit_with, note, progress_bar, warn_of
 from audit.query.times import parse_time
+from audit.report import Report as Verified
 
 _STANDARD_OUTPUT = "-"
 
@@ -56,6 +58,10 @@ Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="The report as JSON; - is standard output.", rich_help_panel=_OUT)
 ]
 Rows = Annotated[int, typer.Option("--rows", min=1, help="Show at most so many rows of a table; it says how many there are.")]
+Acknowledged = Annotated[
+    list[Path] | None,
+    typer.Option("--acknowledged", metavar="FILE", help="Acknowledgements to go by, as for `keytrail verify`. Repeatable."),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify the logs first; the report says so.")]
 
 
@@ -66,12 +72,17 @@ class _Out:
     html: str | None
     json: str | None
     rows: int
+    acknowledged: list[Path] | None
     no_verify: bool
     no_index: bool
     data: Path
 
 
-def make_app(verify_logs: VerifyLogs) -> typer.Typer:
+#: Verifies the logs of a data folder by the acknowledgements in these files. Raises `AuditError`, OSError.
+VerifyKept: TypeAlias = Callable[[Path, Progress | None, Sequence[Path]], Verified]
+
+
+def make_app(verify_logs: VerifyKept) -> typer.Typer:
     """The commands, with `verify_logs` for what lies beneath each report."""
     app = typer.Typer(
         name="report", no_args_is_help=True, help="Reports for reviewers, as HTML and JSON, each table with its query."
@@ -85,6 +96,9 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
                 reading.stop()
                 verifying(done, total)
 
+            def verify_all(data: Path, progress: Progress | None) -> Verified:
+                return verify_logs(data, progress, out.acknowledged or [])
+
             document = build(
                 kind,
                 out.data,
@@ -93,7 +107,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
                 until,
                 made_at=now,
                 version=metadata.version("keytrail"),
-                verify_logs=None if out.no_verify else verify_logs,
+                verify_logs=None if out.no_verify else verify_all,
                 max_rows=out.rows,
                 use_index=not out.no_index,
                 reading=reading,
@@ -110,6 +124,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
         html: Html = None,
         json: Json = None,
         rows: Rows = DEFAULT_ROWS,
+        acknowledged: Acknowledged = None,
         no_verify: NoVerify = False,
         no_index: NoIndex = False,
         data: Data = DEFAULT_DATA,
@@ -123,7 +138,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
             now = datetime.now(UTC)
             first = parse_time(since, now) if since is not None else None
             last = parse_time(until, now) if until is not None else now
-            out = _Out(html, json, rows, no_verify, no_index, data)
+            out = _Out(html, json, rows, acknowledged, no_verify, no_index, data)
             write(KEY_USAGE, Asked(key=key), first, last, now, out)
 
     @app.command("access-review")
@@ -134,6 +149,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
         html: Html = None,
         json: Json = None,
         rows: Rows = DEFAULT_ROWS,
+        acknowledged: Acknowledged = None,
         no_verify: NoVerify = False,
         no_index: NoIndex = False,
         data: Data = DEFAULT_DATA,
@@ -142,7 +158,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
         with errors():
             now = datetime.now(UTC)
             interval = between(since, until, now)
-            out = _Out(html, json, rows, no_verify, no_index, data)
+            out = _Out(html, json, rows, acknowledged, no_verify, no_index, data)
             write(ACCESS_REVIEW, Asked(caller=caller), interval.since, interval.until, now, out)
 
     @app.command("quarterly")
@@ -156,6 +172,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
         html: Html = None,
         json: Json = None,
         rows: Rows = DEFAULT_ROWS,
+        acknowledged: Acknowledged = None,
         no_verify: NoVerify = False,
         no_index: NoIndex = False,
         data: Data = DEFAULT_DATA,
@@ -165,7 +182,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
         with errors():
             now = datetime.now(UTC)
             interval = _quarter(quarter_, since, until, now)
-            out = _Out(html, json, rows, no_verify, no_index, data)
+            out = _Out(html, json, rows, acknowledged, no_verify, no_index, data)
             write(QUARTERLY, Asked(), interval.since, interval.until, now, out)
 
     @app.command("incident")
@@ -187,6 +204,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
         html: Html = None,
         json: Json = None,
         rows: Rows = DEFAULT_ROWS,
+        acknowledged: Acknowledged = None,
         no_verify: NoVerify = False,
         no_index: NoIndex = False,
         data: Data = DEFAULT_DATA,
@@ -208,7 +226,7 @@ def make_app(verify_logs: VerifyLogs) -> typer.Typer:
             )
             if not asked.is_anything:
                 raise QueryError("name what it is about: --caller, --access-key, --key, --source or --fingerprint")
-            out = _Out(html, json, rows, no_verify, no_index, data)
+            out = _Out(html, json, rows, acknowledged, no_verify, no_index, data)
             write(INCIDENT, asked, interval.since, interval.until, now, out)
 
     return app

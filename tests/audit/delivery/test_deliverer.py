@@ -41,6 +41,7 @@ class World:
     terms: Terms = field(default_factory=Terms)
     fuse: Fuse = field(default_factory=Fuse)
     now: float = NOON
+    key: DigestKey = KEY
     logs: dict[str, FakeLog] = field(default_factory=lambda: {"w0": FakeLog("w0"), "w1": FakeLog("w1")})
     destination: FakeDestination = field(init=False)
     journal: FakeJournal = field(init=False)
@@ -50,7 +51,7 @@ class World:
 
     def open(self) -> Deliverer:
         """A process that starts."""
-        return Deliverer(TRAIL, self.destination, self.journal, KEY, lambda: self.logs, lambda: self.now, self.terms)
+        return Deliverer(TRAIL, self.destination, self.journal, lambda: self.key, lambda: self.logs, lambda: self.now, self.terms)
 
     def deliver(self) -> Deliverer:
         """A process that starts, and delivers all that is sealed."""
@@ -146,6 +147,23 @@ def test_no_call_is_delivered_twice_as_intent_and_outcome_and_nothing_of_keytrai
     sts = world.add(event="AssumeRole", eventSource="sts.amazonaws.com")
     world.deliver()
     assert [line for _, line in world.records()] == [outcome, lost, refused, sts]
+
+
+def test_a_key_that_is_rotated_signs_the_next_digest_and_the_chain_goes_on() -> None:
+    world = World()
+    one = world.open()
+    for world.key in (KEY, DigestKey(generate_private_key(public_exponent=65_537, key_size=2_048), NOON)):
+        world.add()
+        world.now += 3_600
+        while one.step():
+            pass
+    first, second = (digest["digestPublicKeyFingerprint"] for digest in world.digests())
+    assert (first, second) == (KEY.public.fingerprint, world.key.public.fingerprint) and first != second
+    state = world.journal.load()
+    report = check(TRAIL, world.destination, world.logs, keys_of(KEY) | keys_of(world.key), state)
+    assert report.digests == 2 and not report.faults
+    told = [str(fault) for fault in check(TRAIL, world.destination, world.logs, keys_of(KEY), state).faults]
+    assert any("signed with a key that is not this trail's" in text for text in told)
 
 
 def test_who_was_not_authenticated_makes_no_folder() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from audit.delivery import keys
 from audit.delivery.digest import Digest, LogFile, Previous, PublicKey, text_to_sign
-from audit.delivery.keys import DigestKeyInvalid, open_key, read_public_keys, write_public_keys
+from audit.delivery.keys import DigestKeyInvalid, open_key, read_public_keys, rotate_key, write_public_keys
 from audit.delivery.layout import DigestKey, LogKey, Place, Trail, seconds, timestamp, unique_of
 from audit.delivery.records import Body, NoRecord, body_of, delivered
 from audit.delivery.state import BegunDigest, BegunFiles, Chain, State, StateFile, StateInvalid, decode, encode
@@ -169,6 +169,29 @@ def test_another_key_keeps_the_public_part_of_the_first(tmp_path: Path) -> None:
     (tmp_path / "digest.key").unlink()
     second = open_key(tmp_path, 2_000)
     assert list(read_public_keys(tmp_path)) == [first.public.fingerprint, second.public.fingerprint]
+
+
+def test_a_rotation_makes_another_key_and_keeps_the_public_part_of_the_first(tmp_path: Path) -> None:
+    first = open_key(tmp_path, 1_000)
+    second = rotate_key(tmp_path, 2_000)
+    assert second.public != first.public and open_key(tmp_path, 3_000).public == second.public
+    assert [(one.fingerprint, one.since) for one in read_public_keys(tmp_path).values()] == [
+        (first.public.fingerprint, 1_000),
+        (second.public.fingerprint, 2_000),
+    ]
+    assert stat.S_IMODE((tmp_path / "digest.key").stat().st_mode) == 0o600
+
+
+def test_a_rotation_that_cannot_be_whole_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DigestKeyInvalid, match="it is made when delivery begins"):
+        rotate_key(tmp_path, 1_000)
+    assert list(tmp_path.iterdir()) == []
+    open_key(tmp_path, 1_000)
+    before = (tmp_path / "digest.key").read_bytes()
+    (tmp_path / "digest.pub").write_bytes(b"x")
+    with pytest.raises(DigestKeyInvalid, match="does not hold public keys"):
+        rotate_key(tmp_path, 2_000)
+    assert (tmp_path / "digest.key").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def _crash_at(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, before
 
     def deliver() -> None:
         destination, journal = FolderDestination(folder / "evidence"), StateFile(folder, "evidence")
-        one = Deliverer(TRAIL, destination, journal, KEY, lambda: world.logs, lambda: world.now, world.terms)
+        one = Deliverer(TRAIL, destination, journal, lambda: KEY, lambda: world.logs, lambda: world.now, world.terms)
         while one.step():
             pass
 

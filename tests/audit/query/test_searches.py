@@ -18,7 +18,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from audit import cli
+from audit import cli, host_events
 from audit.commit import BlockingLog, LogPlace
 from audit.instance import ADMIN_LOG, Instance
 from audit.query import searches
@@ -117,7 +117,7 @@ def test_where_it_cannot_be_recorded_that_is_said_and_the_search_goes_on(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "lock")
 
-    monkeypatch.setattr(searches, "BlockingLog", refuse)
+    monkeypatch.setattr(host_events, "BlockingLog", refuse)
     with served(instance):
         result = run(instance, "sql", "SELECT 'answered' AS a", "--format", "csv")
     assert (result.exit_code, result.stdout) == (0, "a\nanswered\n")
@@ -251,6 +251,7 @@ def test_every_command_that_tells_what_is_in_the_log_is_on_record() -> None:
         "verify",
         "verify-attestation",
         "verify-proof",
+        "acknowledge",
         "status",
         "update",
         "rebuild",

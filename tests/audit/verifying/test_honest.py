@@ -59,6 +59,7 @@ def test_the_report_as_json(forge: Forge) -> None:
         "segment": segment_name(0),
         "line": 1,
         "reason": "record 0 is missing: here stands record 1",
+        "finding": "",
     }
 
 

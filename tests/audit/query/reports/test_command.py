@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,15 @@ from audit.errors import DamagedLog
 from audit.instance import Instance
 from audit.log import Mark
 from audit.query.engine import Progress
-from audit.query.reports.build import VerifyLogs
-from audit.query.reports.command import make_app
+from audit.query.reports.command import VerifyKept, make_app
 from audit.query.reports.interval import last_quarter
 from audit.query.times import time_text
-from audit.report import Fault, LogReport, Report, Step, Verdict
+from audit.report import Acknowledged, Fault, LogReport, Report, Step, Verdict
 from audit.sealing.keys import create_key, load_key
 from audit.sealing.log_sealer import LogSealer
 from audit.verify import verify
 from tests.audit.query.builder import KEY_A
-from tests.audit.query.reports.planted import BREAKOUT, INSTANCE, Planted
+from tests.audit.query.reports.planted import BREAKOUT, INSTANCE, SCRIPT, Planted
 
 IN_JANUARY = ("--since", "2026-01-10", "--until", "2026-02-01")
 COMMANDS = [
@@ -36,7 +37,7 @@ PASSED = Report((LogReport("w0", (Step(1, "the log is there", Verdict.PASSED, ""
 FAILED = Report((LogReport("w0", (Step(3, "lines", Verdict.FAILED, ""),), (Fault(3, "w0", "0.jsonl", 7, "changed"),), 22, 0),))
 
 
-def passing(data: Path, progress: Progress | None) -> Report:
+def passing(data: Path, progress: Progress | None, acknowledged: Sequence[Path]) -> Report:
     if progress is not None:
         progress(1, 1)
     return PASSED
@@ -49,7 +50,7 @@ def planted(tmp_path: Path) -> Planted:
     return planted
 
 
-def run(planted: Planted, *arguments: str, verify_logs: VerifyLogs = passing) -> Result:
+def run(planted: Planted, *arguments: str, verify_logs: VerifyKept = passing) -> Result:
     top = typer.Typer()
     top.add_typer(make_app(verify_logs))
     environment = {"KEYTRAIL_DATA": str(planted.data), "COLUMNS": "200"}
@@ -74,7 +75,7 @@ def test_json_has_a_stable_shape(planted: Planted, command: tuple[str, ...]) -> 
     assert list(document["interval"]) == ["since", "until"]
     assert [list(one) for one in document["coverage"]] == [["log", "first", "last", "remark"]]
     assert document["verification"]["state"] == "passed"
-    assert list(document["verification"]) == ["state", "text", "logs", "fault_count", "faults"]
+    assert list(document["verification"]) == ["state", "text", "logs", "fault_count", "faults", "acknowledged"]
     assert list(document["verification"]["logs"][0]) == [
         *("log", "records", "sealed", "unsealed", "passed", "failed", "not-checked", "steps")
     ]
@@ -170,7 +171,7 @@ def test_the_default_quarter_is_the_last_one_that_is_over(planted: Planted) -> N
 
 
 def test_without_verification_it_says_so_loudly(planted: Planted) -> None:
-    def never(data: Path, progress: Progress | None) -> Report:
+    def never(*_: object) -> Report:
         raise AssertionError
 
     result = run(planted, "quarterly", "--quarter", "2026Q1", "--no-verify", "--html", "-", verify_logs=never)
@@ -180,7 +181,7 @@ def test_without_verification_it_says_so_loudly(planted: Planted) -> None:
 
 
 def test_a_failed_verification_is_a_finding(planted: Planted) -> None:
-    result = run(planted, "quarterly", "--quarter", "2026Q1", "--json", "-", verify_logs=lambda data, progress: FAILED)
+    result = run(planted, "quarterly", "--quarter", "2026Q1", "--json", "-", verify_logs=lambda *_: FAILED)
     assert result.exit_code == 1
     assert "WARNING: VERIFICATION FAILED" in result.stderr
     verification = told(result)["verification"]
@@ -189,8 +190,29 @@ def test_a_failed_verification_is_a_finding(planted: Planted) -> None:
     assert verification["logs"][0]["failed"] == 1
 
 
+def test_what_was_acknowledged_is_told(planted: Planted, tmp_path: Path) -> None:
+    given: list[Sequence[Path]] = []
+
+    def explained(data: Path, progress: Progress | None, acknowledged: Sequence[Path]) -> Report:
+        given.append(acknowledged)
+        one = Acknowledged(
+            Fault(13, "w0", "0.jsonl", 7, "silent for 2 h", "w0:6:x"), "ann (host:7)", "2026-01-02", f"moved {SCRIPT}"
+        )
+        return Report((replace(PASSED.logs[0], acknowledged=(one,)),))
+
+    arguments = ("quarterly", "--quarter", "2026Q1", "--acknowledged", "kept", "--acknowledged", "too")
+    verification = told(run(planted, *arguments, "--json", "-", verify_logs=explained))["verification"]
+    assert given == [[Path("kept"), Path("too")]]
+    assert verification["state"] == "passed" and verification["text"].endswith("Faults that somebody has explained: 1.")
+    assert verification["acknowledged"] == [
+        f"w0/0.jsonl line 7: silent for 2 h (step 13), acknowledged by ann (host:7) at 2026-01-02: moved {SCRIPT}"
+    ]
+    html = run(planted, *arguments, "--html", "-", verify_logs=explained).stdout
+    assert "acknowledged by ann (host:7) at 2026-01-02: moved" in html and SCRIPT not in html
+
+
 def test_what_cannot_be_verified_is_said_not_to_be(planted: Planted) -> None:
-    def broken(data: Path, progress: Progress | None) -> Report:
+    def broken(*_: object) -> Report:
         raise DamagedLog("0.jsonl", 3, "unreadable")
 
     result = run(planted, "key-usage", "--json", "-", verify_logs=broken)
@@ -198,7 +220,7 @@ def test_what_cannot_be_verified_is_said_not_to_be(planted: Planted) -> None:
     assert told(result)["verification"]["state"] == "impossible"
     assert "unreadable" in told(result)["verification"]["text"]
     (planted.data / "keytrail.json").unlink()
-    result = run(planted, "key-usage", "--json", "-", verify_logs=lambda data, progress: verify(data, progress=progress))
+    result = run(planted, "key-usage", "--json", "-", verify_logs=lambda data, progress, _: verify(data, progress=progress))
     assert result.exit_code == 1
     assert told(result)["instance"] is None
     assert told(result)["verification"]["state"] == "impossible"
@@ -267,7 +289,7 @@ def test_it_stands_on_the_real_verification(tmp_path: Path) -> None:
     (segment.parent / "mark").write_bytes(Mark(1, 0, len(line), 0).encode())
     origin, checkpoints = instance.origin("admin"), instance.checkpoint_folder("admin")
     assert LogSealer(instance.log_folder("admin"), checkpoints, origin, load_key(instance.sealer_key)).seal() is not None
-    app = make_app(lambda data, progress: verify(data, progress=progress))
+    app = make_app(lambda data, progress, _: verify(data, progress=progress))
     arguments = ["key-usage", "--data", str(tmp_path), "--json", "-"]
     honest = told(CliRunner().invoke(app, arguments))
     segment.write_bytes(line.replace(b"alice", b"mally"))
