@@ -18,7 +18,7 @@ from audit.command_table import Places, table_of
 COMMANDS: Places = {
     **{name: f"proxy.commands.{name}:app" for name in ("init", "serve", "env", "doctor", "caller", "role", "ca")},
     "policy": "proxy.simulation:app",
-    "explain": "proxy.explaining:app",
+    "explain": "proxy.explaining.command:app",
     **{name: f"proxy.commands.{name}:app" for name in ("keystore", "seed", "seal", "sealer", "deliver", "ship", "shred")},
     "stored-form": "proxy.commands.shred:app",
     **audit.cli.COMMANDS,

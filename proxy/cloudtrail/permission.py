@@ -29,11 +29,11 @@ class Permission:
             case = case_of(access, names_of(call.principal), identity=rules, key_policy=None)
             verdict = case.decide(AskedOfKey(request, access))
             if verdict.allowed_by is None:
-                raise _refusal(call, access, verdict)
+                raise refusal(call, access, verdict)
             call.allowed_by.append(verdict.allowed_by)
 
 
-def _refusal(call: KmsCall, access: Access, verdict: Verdict) -> KmsError:
+def refusal(call: KmsCall, access: Access, verdict: Verdict) -> KmsError:
     """AWS's words."""
     why = f"because no identity-based policy allows the {access.action} action"
     if verdict.refused is not None and verdict.refused.is_explicit:

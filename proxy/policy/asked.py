@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 
 from proxy.policy.access import Access, AuthorizationRequest
 
+#: In doubt: a policy variable that has no value here, or several.
+NO_VALUE = "a policy variable"
+
 
 class Asked(ABC):
     """What a condition key's values are, each found once; `unknown` are the keys that could not be told."""

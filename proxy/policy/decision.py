@@ -23,15 +23,13 @@ from typing import NamedTuple
 from proxy.domain import AllowedBy
 from proxy.policy import at_hand
 from proxy.policy.access import Access
-from proxy.policy.asked import Asked
+from proxy.policy.asked import NO_VALUE, Asked
 from proxy.policy.document import Document, Statement
 from proxy.policy.patterns import MAYBE, YES, LookUp
 from proxy.policy.principals import Names
 
 #: The name of a key's policy in records.
 KEY_POLICY = "key policy"
-#: In doubt: a policy variable that has no value here, or several.
-NO_VALUE = "a policy variable"
 
 
 class Refused(Enum):

@@ -20,10 +20,11 @@ from typing import Any
 
 from proxy.policy import keys
 from proxy.policy.access import Access, AuthorizationRequest
+from proxy.policy.asked import NO_VALUE
 from proxy.policy.document import VERSIONS, action_glob_matches
 from proxy.policy.operators import Condition, read_condition
-from proxy.policy.patterns import NO, YES, PatternError
-from proxy.policy.principals import EVERYBODY, KINDS, Principals, joined, names_of, read_principal
+from proxy.policy.patterns import MAYBE, NO, YES, PatternError
+from proxy.policy.principals import EVERYBODY, KINDS, Names, Principals, joined, names_of, read_principal
 
 MAX_CHARACTERS = 4_096  # IAM's largest quota for a role's trust policy is 4,096, white space apart
 _WITH_VARIABLES = "2012-10-17"
@@ -35,11 +36,13 @@ _PRINCIPAL_TAG = "aws:principaltag/"
 
 @dataclass(frozen=True, slots=True)
 class Assuming:
-    """What a trust policy is told of an AssumeRole. `request` has what any call has; the rest is the call's own parameters."""
+    """What a trust policy is told of an AssumeRole. `request` has what any call has; the rest is the call's own parameters.
+
+    `session_name` is None where it is not known, as every call has one."""
 
     request: AuthorizationRequest
     role_arn: str
-    session_name: str
+    session_name: str | None
     external_id: str | None = None
     source_identity: str | None = None
     tags: Mapping[str, str] | None = None
@@ -47,44 +50,85 @@ class Assuming:
 
 
 @dataclass(frozen=True, slots=True)
-class _Statement:
+class TrustStatement:
+    """One statement. `label` is its Sid, or its number from 1."""
+
+    label: str
     denies: bool
     principals: Principals
     actions: tuple[str, ...]
     conditions: tuple[Condition, ...]
+
+    def is_about(self, action: str) -> bool:
+        return any(action_glob_matches(glob, action) for glob in self.actions)
+
+    def means(self, caller: Names) -> bool:
+        return self.principals.mean(caller) or self.principals.mean_account_of(caller)
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """Whether a role may be assumed, and the statement that says so; None where none does. `in_doubt`: the condition keys that
+    were not known, where that decided."""
+
+    allowed: bool
+    by: TrustStatement | None
+    in_doubt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TrustPolicy:
     """A trust policy that was read."""
 
-    statements: tuple[_Statement, ...]
+    statements: tuple[TrustStatement, ...]
 
     def allows(self, action: str, assuming: Assuming) -> bool:
         """Whether `action` (sts:AssumeRole) is allowed: by one statement, and denied by none."""
-        allowed, caller = False, names_of(assuming.request.principal)
+        return self.decide(action, assuming).allowed
+
+    def decide(self, action: str, assuming: Assuming) -> Trusted:
+        """As `allows`, with the statement that decides."""
+        allowed: TrustStatement | None = None
+        doubts: list[str] = []
+        caller, told = names_of(assuming.request.principal), Told(action, assuming)
         for statement in self.statements:
-            if not any(action_glob_matches(glob, action) for glob in statement.actions):
+            if not statement.is_about(action) or not statement.means(caller):
                 continue
-            if not (statement.principals.mean(caller) or statement.principals.mean_account_of(caller)):
-                continue
-            result = min((condition.holds(_Told(action, assuming)) for condition in statement.conditions), default=YES)
+            told.unknown.clear()
+            result = min((condition.holds(told) for condition in statement.conditions), default=YES)
             if statement.denies and result != NO:
-                return False
-            allowed = allowed or (not statement.denies and result == YES)
-        return allowed
+                return Trusted(False, statement, told.doubts() if result == MAYBE else ())
+            if result == MAYBE:
+                doubts += told.doubts()
+            elif result == YES and allowed is None:
+                allowed = statement
+        return Trusted(allowed is not None, allowed, () if allowed is not None else tuple(dict.fromkeys(doubts)))
 
 
-class _Told:
-    """A look-up of condition keys: those of STS and of sessions here, all others as for any call."""
+class Told:
+    """A look-up of condition keys: those of STS and of sessions here, all others as for any call. `unknown` are those that
+    could not be told."""
 
     def __init__(self, action: str, assuming: Assuming) -> None:
+        self.unknown: list[str] = []
         self._assuming = assuming
         self._access = Access(action, assuming.role_arn, assuming.request.region)
 
     def __call__(self, name: str) -> tuple[str, ...] | None:
+        found = self._find(name)
+        if found is None:
+            self.unknown.append(name)
+        return found
+
+    def doubts(self) -> tuple[str, ...]:
+        """What made a statement doubtful that was just looked at."""
+        return tuple(dict.fromkeys(self.unknown)) or (NO_VALUE,)
+
+    def _find(self, name: str) -> tuple[str, ...] | None:
         low, assuming = name.lower(), self._assuming
         principal = assuming.request.principal
+        if low == "sts:rolesessionname" and assuming.session_name is None:
+            return None
         if low in _OWN:
             value = _OWN[low](assuming)
             return value if isinstance(value, tuple) else () if value is None else (value,)
@@ -140,7 +184,7 @@ def read(text: str) -> TrustPolicy:
     statements = found if isinstance(found, list) else [found]
     if not statements:
         raise PatternError("there is no statement")
-    return TrustPolicy(tuple(_statement(one, version == _WITH_VARIABLES) for one in statements))
+    return TrustPolicy(tuple(_statement(number, one, version == _WITH_VARIABLES) for number, one in enumerate(statements, 1)))
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
@@ -150,7 +194,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
     return found
 
 
-def _statement(found: Any, variables: bool) -> _Statement:  # Any: JSON
+def _statement(number: int, found: Any, variables: bool) -> TrustStatement:  # Any: JSON
     if not isinstance(found, dict):
         raise PatternError("a statement must be a JSON object")
     _check_names(found, _STATEMENT_ELEMENTS)
@@ -163,7 +207,9 @@ def _statement(found: Any, variables: bool) -> _Statement:  # Any: JSON
     conditions = found.get("Condition", {})
     if not isinstance(conditions, dict) or not all(isinstance(one, dict) and one for one in conditions.values()):
         raise PatternError("Condition must be a JSON object of operators, each with condition keys")
-    return _Statement(
+    sid = found.get("Sid")
+    return TrustStatement(
+        sid if isinstance(sid, str) and sid else str(number),
         found["Effect"] == "Deny",
         _principals(found.get("Principal")),
         actions,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 from proxy.callers import CALLER, NO_REGION, ROLE, SESSION, new_id, role_row
 from proxy.errors import SetupError
@@ -17,6 +18,8 @@ from proxy.policy import trust
 from proxy.policy.patterns import PatternError
 from proxy.sealed_store import Entry, SealedStore, Transaction
 
+#: What finds a row by kind, region and id.
+Find: TypeAlias = Callable[[str, str, str], Entry | None]
 #: IAM: how long a role's sessions may last at most, by the role.
 LEAST_MAX_SESSION_S, MOST_MAX_SESSION_S = 3_600, 43_200
 
@@ -63,7 +66,7 @@ class Roles:
         except PatternError as error:
             raise SetupError(f"the trust policy cannot be used: {error}") from error
         with self._store.change() as tx:
-            known = find_role(tx, account_id, name)
+            known = find_role(tx.get, account_id, name)
             if known is not None and (known.arn != arn or not replace):
                 raise SetupError(f"there is the role {known.arn} already; --replace gives it another trust policy")
             role = Role(
@@ -92,7 +95,7 @@ class Roles:
         """There is no such role any more, and its sessions end. Raises SetupError where there was none."""
         account_id, name = _read_arn(arn)
         with self._store.change() as tx:
-            role = find_role(tx, account_id, name)
+            role = find_role(tx.get, account_id, name)
             if role is None or role.arn != arn:
                 raise SetupError(f"there is no role {arn}")
             for session in tx.children(SESSION, NO_REGION, role_row(account_id, name)):
@@ -115,8 +118,8 @@ class Roles:
         return new_id("AROA", self._random)
 
 
-def find_role(tx: Transaction, account_id: str, name: str) -> Role | None:
-    entry = tx.get(ROLE, NO_REGION, role_row(account_id, name))
+def find_role(find: Find, account_id: str, name: str) -> Role | None:
+    entry = find(ROLE, NO_REGION, role_row(account_id, name))
     return None if entry is None else _role(entry)
 
 

@@ -11,7 +11,7 @@ Source: AWS STS API reference; IAM user guide, "Pass session tags", "Monitor and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import orjson
@@ -30,10 +30,9 @@ from proxy.callers import (
 )
 from proxy.domain import Answer, KeyUse, KmsCall, Principal, SessionContext, SessionIssuer
 from proxy.errors import KmsError
-from proxy.policy.access import AuthorizationRequest
-from proxy.policy.trust import Assuming
 from proxy.sealed_store import SealedStore, Secret, StoreFailed, Transaction
 from proxy.sts.roles import Role, find_role, trust_policy_of
+from proxy.sts.trusting import Inherited, assuming_of, inherited_by, needed_for, not_authorized
 
 DEFAULT_ROLE_SESSION_S = 3_600
 DEFAULT_USER_SESSION_S = 43_200
@@ -80,8 +79,8 @@ class StsService:
 
     def _get_session_token(self, tx: Transaction, call: KmsCall) -> Answer:
         caller = call.principal
-        if caller.session is not None or caller.type == ASSUMED_ROLE:
-            raise KmsError("AccessDenied", "Cannot call GetSessionToken with session credentials", status=403)
+        if (fault := no_session_token_for(caller)) is not None:
+            raise fault
         _refuse_second_factor(call)
         principal = Principal(
             caller.type,
@@ -100,7 +99,7 @@ class StsService:
         for name in _NOT_HERE:
             if sent.get(name):
                 raise KmsError("ValidationError", f"{name} is not supported here: a session may do what its role may.")
-        inherited = _inherited(tx, caller)
+        inherited = inherited_by(tx.get, caller)
         role = _trusting_role(tx, call, inherited)
         used = (KeyUse(role.arn, role.account_id),)
         _refuse_second_factor(call)
@@ -158,58 +157,35 @@ class StsService:
         return access_key_id
 
 
-class _Inherited:
-    """What a session hands on to the sessions that it asks for."""
-
-    def __init__(self, source_identity: str | None, tags: Mapping[str, str]) -> None:
-        self.source_identity = source_identity
-        self.tags = dict(tags)
-
-
-def _inherited(tx: Transaction, caller: Principal) -> _Inherited:
-    if caller.session is None:
-        return _Inherited(None, {})
-    row = tx.get(SESSION, NO_REGION, caller.access_key_id)
-    transitive = [] if row is None else [key.lower() for key in row.body["transitive"]]
-    return _Inherited(caller.session.source_identity, {key: value for key, value in caller.tags if key.lower() in transitive})
+def no_session_token_for(caller: Principal) -> KmsError | None:
+    """Why `caller` is given no session token, whatever policies say."""
+    if caller.session is None and caller.type != ASSUMED_ROLE:
+        return None
+    return KmsError("AccessDenied", "Cannot call GetSessionToken with session credentials", status=403)
 
 
-def _trusting_role(tx: Transaction, call: KmsCall, inherited: _Inherited) -> Role:
+def _trusting_role(tx: Transaction, call: KmsCall, inherited: Inherited) -> Role:
     """The role that is asked for. Raises KmsError unless its trust policy lets the caller assume it in the way that it asks."""
-    sent, arn = call.parameters, call.parameters["RoleArn"]
+    arn = call.parameters["RoleArn"]
     parts = arn.split(":")
     if len(parts) != 6 or parts[0] != "arn":
         raise KmsError("ValidationError", f"{arn[:256]} is invalid")
     tags = _tags(call, inherited)
-    source_identity = sent.get("SourceIdentity")
-    role = find_role(tx, parts[4], arn.rpartition("/")[2])
+    role = find_role(tx.get, parts[4], arn.rpartition("/")[2])
     if role is None or role.arn != arn:
-        raise _not_authorized(call, "sts:AssumeRole", ())
+        raise not_authorized(call, "sts:AssumeRole", ())
     used = (KeyUse(role.arn, role.account_id),)
-    assuming = Assuming(
-        AuthorizationRequest.of(call, call.principal.account_id, call.source_ip),
-        role.arn,
-        sent["RoleSessionName"],
-        sent.get("ExternalId"),
-        inherited.source_identity or source_identity,
-        inherited.tags | tags,
-        tuple(sent.get("TransitiveTagKeys", ())),
-    )
-    actions = ["sts:AssumeRole"]
-    if assuming.tags:
-        actions.append("sts:TagSession")
-    if assuming.source_identity:
-        actions.append("sts:SetSourceIdentity")
+    assuming = assuming_of(call, role, inherited, tags)
     policy = trust_policy_of(role.trust)
-    for action in actions:
+    for action in needed_for(assuming):
         if not policy.allows(action, assuming):
-            raise _not_authorized(call, action, used)
-    if inherited.source_identity and source_identity not in (None, inherited.source_identity):
-        raise _not_authorized(call, "sts:SetSourceIdentity", used)
+            raise not_authorized(call, action, used)
+    if inherited.source_identity and call.parameters.get("SourceIdentity") not in (None, inherited.source_identity):
+        raise not_authorized(call, "sts:SetSourceIdentity", used)
     return role
 
 
-def _tags(call: KmsCall, inherited: _Inherited) -> dict[str, str]:
+def _tags(call: KmsCall, inherited: Inherited) -> dict[str, str]:
     """The tags that are asked for. Raises KmsError where they contradict themselves, or what the caller's session hands on."""
     sent = call.parameters.get("Tags", ())
     low = [tag["Key"].lower() for tag in sent]
@@ -240,9 +216,3 @@ def _refuse_second_factor(call: KmsCall) -> None:
     if call.parameters.get("SerialNumber") or call.parameters.get("TokenCode"):
         message = "MultiFactorAuthentication failed with invalid MFA one time pass code. "
         raise KmsError("AccessDenied", message, status=403)
-
-
-def _not_authorized(call: KmsCall, action: str, used: tuple[KeyUse, ...]) -> KmsError:
-    """AWS's words, which do not tell whether there is such a role."""
-    message = f"User: {call.principal.arn} is not authorized to perform: {action} on resource: {call.parameters['RoleArn']}"
-    return KmsError("AccessDenied", message, status=403, keys=used)

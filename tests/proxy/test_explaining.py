@@ -235,10 +235,153 @@ def test_who_may_retire_a_grant_the_grant_itself_says(host: Host) -> None:
 
 def test_callers_are_asked_about_by_access_key_or_before_they_have_one(host: Host) -> None:
     [demo] = host.callers.list()
-    assert explained(host, 0, "--caller", demo.principal.access_key_id, "--action", "kms:ListKeys")["caller"] == DEMO
+    found = explained(host, 0, "--caller", demo.principal.access_key_id, "--action", "kms:ListKeys")
+    assert (found["caller"], found["remarks"]) == (DEMO, [])
     host.put_policy(ROLE, "own", document(statement(action="kms:ListKeys")))
-    assert explained(host, 0, "--caller", SESSION, "--action", "kms:ListKeys")
+    found = explained(host, 0, "--caller", SESSION, "--action", "kms:ListKeys")
+    assert found["remarks"] == [f"{SESSION} has policies and no access key: nobody can call as it yet"]
     assert explained(host, 1, "--caller", SESSION, "--action", "kms:GenerateRandom")
+
+
+def test_whoever_there_is_not_is_told_to_be_none(host: Host) -> None:
+    for nobody in (ALICE, SESSION, "arn:aws:iam::111122223333:root", "arn:aws:iam::999999999999:user/demo"):
+        result = run(host, "explain", "--caller", nobody, "--action", "kms:Decrypt", "--key", "alias/demo")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"keytrail: there is no caller {nobody} here: ")
+    host.add_role(ROLE, trust_of(DEMO), 3_600)
+    found = explained(host, 0, "--caller", SESSION, "--action", "kms:ListKeys")
+    assert found["remarks"] == [
+        "of a session without tags and source identity: one that has some is asked about by its access key id"
+    ]
+
+
+def test_that_a_callers_access_key_is_disabled_is_told(host: Host) -> None:
+    [demo] = host.callers.list()
+    host.disable_caller(demo.principal.access_key_id)
+    for caller in (DEMO, demo.principal.access_key_id):
+        [remark] = explained(host, 0, "--caller", caller, "--action", "kms:ListKeys")["remarks"]
+        assert remark.endswith("its calls are refused")
+        assert f"{remark}\nlooked at:\n" in run(host, "explain", "--caller", caller, "--action", "kms:ListKeys").stdout
+    host.rotate_caller(demo.principal.access_key_id, "demo", keep_old=True)
+    assert explained(host, 0, "--caller", DEMO, "--action", "kms:ListKeys")["remarks"] == []
+
+
+# --- of STS, and of CloudTrail's API ------------------------------------------------------------------------------------
+
+
+def trust_of(caller: str, **members: Any) -> str:
+    made = {"Effect": "Allow", "Principal": {"AWS": caller}, "Action": ["sts:AssumeRole", "sts:TagSession"], **members}
+    return json.dumps({"Version": "2012-10-17", "Statement": [made]})
+
+
+def test_a_roles_trust_policy_decides_who_may_assume_it(host: Host) -> None:
+    host.add_role(ROLE, trust_of(DEMO, Sid="Demo"), 3_600)
+    host.callers.add(ALICE)
+    found = explained(host, 0, "--caller", DEMO, "--action", "sts:assumerole", "--role", ROLE)
+    policy = f"trust policy of {ROLE}"
+    assert (found["action"], found["resource"]) == ("sts:AssumeRole", ROLE)
+    assert found["allowed_by"] == {"policy": policy, "statement": "Demo"}
+    assert found["considered"] == [{"name": f"{policy}, statement Demo", "effect": "Allow", "why": "applies"}]
+    found = explained(host, 1, "--caller", ALICE, "--action", "sts:AssumeRole", "--role", ROLE)
+    assert found["message"] == f"User: {ALICE} is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
+    assert found["considered"][0]["why"] == "not about this caller"
+
+
+def test_what_an_assume_role_sends_is_asked_for(host: Host) -> None:
+    condition = {"StringEquals": {"sts:ExternalId": "42"}, "StringLike": {"sts:RoleSessionName": "run-*"}}
+    host.add_role(ROLE, trust_of(DEMO, Condition=condition), 3_600)
+    ask = ("--caller", DEMO, "--role", ROLE, "--action")
+    sent = ("--external-id", "42", "--session-name", "run-1")
+    assert explained(host, 0, *ask, "sts:AssumeRole", *sent)["in_doubt"] == []
+    found = explained(host, 1, *ask, "sts:AssumeRole", "--external-id", "43", "--session-name", "run-1")
+    assert found["considered"][0]["why"] == "its condition StringEquals on sts:ExternalId is not met"
+    found = explained(host, 1, *ask, "sts:AssumeRole", "--external-id", "42")
+    assert found["in_doubt"] == ["sts:RoleSessionName"]
+    assert explained(host, 0, *ask, "sts:TagSession", *sent, "--tag", "team=a")["action"] == "sts:TagSession"
+    assert explained(host, 1, *ask, "sts:SetSourceIdentity", *sent, "--source-identity", "me")["considered"] == [
+        {"name": f"trust policy of {ROLE}, statement 1", "effect": "Allow", "why": "not about this action"}
+    ]
+
+
+def test_a_trust_policys_denial_is_named(host: Host) -> None:
+    allow = json.loads(trust_of(DEMO))["Statement"][0]
+    deny = {"Sid": "NotFromOutside", "Effect": "Deny", "Principal": "*", "Action": "sts:*"}
+    deny["Condition"] = {"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
+    host.add_role(ROLE, json.dumps({"Version": "2012-10-17", "Statement": [allow, deny]}), 3_600)
+    ask = ("--caller", DEMO, "--role", ROLE, "--action", "sts:AssumeRole")
+    told = run(host, "explain", *ask, "--source-ip", "192.0.2.1")
+    assert f"\nby trust policy of {ROLE}, statement NotFromOutside\nlooked at:\n" in told.stdout
+    assert explained(host, 1, *ask)["in_doubt"] == ["aws:SourceIp"]
+    assert explained(host, 0, *ask, "--source-ip", "10.1.2.3")
+
+
+def test_of_session_tokens_no_policy_is_asked(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.add_role(ROLE, trust_of(DEMO), 3_600)
+    for action in ("sts:GetSessionToken", "sts:GetCallerIdentity"):
+        told = run(host, "explain", "--caller", DEMO, "--action", action)
+        assert (told.exit_code, told.stdout) == (0, f"ALLOWED: {DEMO} may {action} on *, as everybody may\n")
+    assert explained(host, 0, "--caller", SESSION, "--action", "sts:GetCallerIdentity")["allowed_by"] == {}
+    found = explained(host, 1, "--caller", SESSION, "--action", "sts:GetSessionToken")
+    assert found["message"] == "Cannot call GetSessionToken with session credentials"
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    policy_file(folder, "no-sts", statement("Deny", "sts:*", Sid="No"))
+    monkeypatch.setenv("KEYTRAIL_POLICIES", str(folder))
+    denied = {"policy": "no-sts.json", "statement": "No"}
+    assert explained(host, 1, "--caller", DEMO, "--action", "sts:GetSessionToken")["denied_by_guardrail"] == denied
+    ask = ("--caller", DEMO, "--action", "sts:AssumeRole", "--role", ROLE)
+    assert explained(host, 1, *ask)["denied_by_guardrail"] == denied
+    assert explained(host, 0, "--caller", DEMO, "--action", "sts:GetCallerIdentity")["denied_by_guardrail"] is None
+
+
+def test_cloudtrails_api_is_for_whom_it_is_given_to(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYTRAIL_CLOUDTRAIL_API", "true")
+    ask = ("--caller", DEMO, "--action")
+    found = explained(host, 1, *ask, "cloudtrail:LookupEvents")
+    assert (found["resource"], found["remarks"]) == ("*", [])
+    assert found["message"].endswith("because no identity-based policy allows the cloudtrail:LookupEvents action")
+    assert found["considered"] == [
+        {"name": "KMSFullAccess, statement KMSFullAccess", "effect": "Allow", "why": "not about this action"}
+    ]
+    trail = "arn:aws:cloudtrail:us-east-1:111122223333:trail/keytrail"
+    own = statement(action="cloudtrail:GetTrail*", Sid="One", Resource=trail)
+    host.put_policy(DEMO, "own", document(statement(action="cloudtrail:LookupEvents", Sid="Look"), own))
+    assert explained(host, 0, *ask, "cloudtrail:lookupevents")["allowed_by"] == {"policy": "own", "statement": "Look"}
+    assert explained(host, 0, *ask, "cloudtrail:GetTrailStatus", "--trail", "keytrail")["resource"] == trail
+    assert explained(host, 1, *ask, "cloudtrail:GetTrailStatus", "--trail", "other")["considered"][1]["why"] == (
+        "not about this resource"
+    )
+    monkeypatch.delenv("KEYTRAIL_CLOUDTRAIL_API")
+    [remark] = explained(host, 0, *ask, "cloudtrail:LookupEvents")["remarks"]
+    assert "`cloudtrail_api` is false" in remark
+
+
+# --- in front of AWS ----------------------------------------------------------------------------------------------------
+
+AWS_KEY = "arn:aws:kms:eu-west-1:444455556666:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+def test_in_front_of_aws_the_guardrails_alone_are_told_of(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    condition = {"Null": {"kms:EncryptionContext:tenant": "true"}}
+    policy_file(folder, "10-tenant", statement("Deny", "kms:Decrypt", Sid="NameTheTenant", Condition=condition))
+    monkeypatch.setenv("KEYTRAIL_POLICIES", str(folder))
+    monkeypatch.setenv("KEYTRAIL_BACKEND", "aws")
+    ask = ("--caller", DEMO, "--action", "kms:Decrypt", "--key", AWS_KEY)
+    found = explained(host, 0, *ask, "--context", "tenant=a")
+    assert (found["resource"], found["allowed_by"]) == (AWS_KEY, {"policy": "AWS"})
+    assert "as far as the guardrails say: AWS decides\n" in run(host, "explain", *ask, "--context", "tenant=a").stdout
+    assert explained(host, 1, *ask)["denied_by_guardrail"] == {"policy": "10-tenant.json", "statement": "NameTheTenant"}
+    assert run(host, "explain", "--caller", ALICE, *ask[2:]).exit_code == 2
+    assert run(host, "explain", "--caller", DEMO, "--action", "sts:AssumeRole", "--role", ROLE).exit_code == 2
+    # Who is AWS's, AWS knows; whose an access key is, the map says.
+    monkeypatch.setenv("KEYTRAIL_AWS_SIGNING", "pass-through")
+    known = tmp_path / "access-keys.toml"
+    known.write_text(f'[access_keys]\nAKIAIOSFODNN7EXAMPLE = "{ALICE}"\n')
+    monkeypatch.setenv("KEYTRAIL_ACCESS_KEYS", str(known))
+    for caller in (ALICE, "AKIAIOSFODNN7EXAMPLE"):
+        assert explained(host, 0, "--caller", caller, *ask[2:], "--context", "tenant=a")["caller"] == ALICE
 
 
 @pytest.mark.parametrize(
@@ -250,6 +393,11 @@ def test_callers_are_asked_about_by_access_key_or_before_they_have_one(host: Hos
         ("--caller", DEMO, "--action", "kms:Decrypt", "--key", "alias/none"),
         ("--caller", DEMO, "--action", "kms:Decrypt", "--key", "alias/demo", "--context", "tenant"),
         ("--caller", DEMO),
+        ("--caller", DEMO, "--action", "sts:AssumeRole"),
+        ("--caller", DEMO, "--action", "sts:AssumeRole", "--role", ROLE),
+        ("--caller", DEMO, "--action", "sts:AssumeRole", "--role", "reader"),
+        ("--caller", DEMO, "--action", "cloudtrail:GetTrail"),
+        ("--caller", DEMO, "--action", "cloudtrail:PutEventSelectors"),
     ],
 )
 def test_what_cannot_be_asked_is_a_matter_of_usage(host: Host, words: tuple[str, ...]) -> None:

@@ -122,3 +122,21 @@ def test_conditions(condition: Json, principal: Principal, allowed: bool) -> Non
 def test_what_is_no_trust_policy_is_refused_with_its_reason(text: str, words: str) -> None:
     with pytest.raises(PatternError, match=words):
         trust.read(text)
+
+
+def test_the_statement_that_decides_is_told_and_what_was_in_doubt() -> None:
+    inside = {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
+    policy = trust.read(document({"Sid": "Named"}, {**DENY, "Condition": {"StringEquals": {"sts:RoleSessionName": "root"}}}))
+
+    def decided(source_ip: str, session_name: str | None, policy: trust.TrustPolicy = policy) -> tuple[bool, str | None, Any]:
+        request = AuthorizationRequest("AssumeRole", "us-east-1", ACCOUNT, {}, ALICE, source_ip, False, 0)
+        found = policy.decide("sts:AssumeRole", Assuming(request, ROLE, session_name))
+        return found.allowed, None if found.by is None else found.by.label, found.in_doubt
+
+    assert decided("192.0.2.7", "run-1") == (True, "Named", ())
+    assert decided("192.0.2.7", "root") == (False, "2", ())
+    assert decided("192.0.2.7", None) == (False, "2", ("sts:RoleSessionName",))
+    at_home = trust.read(document({"Condition": inside}))
+    assert decided("10.1.2.3", "run-1", at_home) == (True, "1", ())
+    assert decided("192.0.2.7", "run-1", at_home) == (False, None, ())
+    assert decided("", "run-1", at_home) == (False, None, ("aws:SourceIp",))
