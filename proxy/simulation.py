@@ -24,7 +24,7 @@ from audit.query import commands
 from audit.query.engine import Progress, search
 from audit.query.filters import Filter, Record, extension, named_keys, private_names
 from audit.query.lines import Damage
-from audit.query.render import make_console, plain, short_caller, short_key
+from audit.query.render import make_console, plain, print_table, short_caller, short_key
 from audit.query.terminal import FINDINGS, IO, OK, errors, exit_with, note, progress_bar, warn_of
 from audit.query.times import parse_time
 from audit.record import IdentityProof, Phase
@@ -272,7 +272,7 @@ def simulate_command(
             told = {"calls": found.calls, "denied": found.denied, "undecided": found.undecided, "rows": found.rows}
             sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")
         elif found.rows:
-            make_console(sys.stdout).print(_table(found.rows))
+            print_table(_table(found.rows), make_console(sys.stdout))
         note(
             f"{found.calls} calls; {found.denied} would have been denied, {found.undecided} cannot be decided from their records"
         )

@@ -20,7 +20,7 @@ from audit.imports.store import Import
 from audit.imports.store import remove as remove_import
 from audit.query.commands import DEFAULT_DATA, Data, interval
 from audit.query.imported import require_import
-from audit.query.render import clean, make_console, plain, short_caller, short_key
+from audit.query.render import clean, make_console, plain, print_table, short_caller, short_key
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
 
 _TABLE_ROWS = 1_000
@@ -207,7 +207,7 @@ def _write_bypasses(found: Bypasses, console: Console) -> None:
                 _moment(group.last),
             )
             table.add_row(*map(plain, cells))
-        console.print(table)
+        print_table(table, console)
     if len(found.found) > _TABLE_ROWS:
         note(f"the first {_TABLE_ROWS} of {len(found.found)} rows; --json prints all")
     verdict = f"{_count(found.calls, 'call')} did not pass keytrail." if found.calls else "Nothing found."

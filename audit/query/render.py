@@ -27,6 +27,7 @@ from audit.query.trace import caller_of
 #: separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _GRANT = len("grant ") + 12
+_WIDEST = 1 << 20  # characters
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -111,15 +112,26 @@ def write_ocsf(found: Iterable[Found], out: BinaryIO) -> None:
 
 
 def write_table(found: Iterable[Found], console: Console) -> None:
-    """`found` as a table as wide as the console, a page of rows at a time. Raises `DamagedLog`."""
+    """`found` as a table, a page of rows at a time. Raises `DamagedLog`."""
     page: list[Found] = []
+    whole = not console.is_terminal
     for one in found:
         page.append(one)
         if len(page) == 500:
-            console.print(_table(page))
+            print_table(_table(page, whole), console)
             page = []
     if page:
-        console.print(_table(page))
+        print_table(_table(page, whole), console)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """A terminal's lines are as wide as it is. Elsewhere a line is as long as what it says: no text in it is broken or cut."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().removesuffix("\n").split("\n")))
 
 
 def record_line(one: Found) -> Text:
@@ -145,14 +157,14 @@ class _Console(Console):
 
 
 def make_console(out: TextIO, width: int | None = None) -> Console:
-    """A console on `out` that reads no markup and colours a terminal only; 100 columns where it is piped."""
-    console = _Console(file=out, markup=False, highlight=False, emoji=False, width=width)
-    if width is None and not console.is_terminal:
-        console.width = 100
-    return console
+    """A console on `out` that reads no markup and colours a terminal only. Where it is piped it breaks no line: who reads it
+    there looks for ids and ARNs, and a broken one is none."""
+    if width is None and not out.isatty():
+        width = _WIDEST
+    return _Console(file=out, markup=False, highlight=False, emoji=False, width=width)
 
 
-def _table(page: list[Found]) -> Table:
+def _table(page: list[Found], whole: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("time (UTC)", no_wrap=True, min_width=23)
     for heading, ratio in (("event", 3), ("caller", 3), ("key", 4), ("context", 4), ("result", 2)):
@@ -161,7 +173,7 @@ def _table(page: list[Found]) -> Table:
         record = one.record
         keys = " ".join(map(short_key, resource_arns(record) or dict.fromkeys(named_keys(record))))
         failure = _failure(record)
-        result = failure or " ".join(["ok", *(f"by {grant}" for grant in _grants(record))])
+        result = failure or " ".join(["ok", *(f"by {grant}" for grant in _grants(record, whole))])
         table.add_row(
             plain(one.time[:23].replace("T", " ")),
             plain(_text(record.get("eventName"))),
@@ -179,10 +191,11 @@ def _failure(record: Record) -> str:
     return " ".join(filter(None, (phase if phase != "outcome" else "", _text(record.get("errorCode")), effect and f"({effect})")))
 
 
-def _grants(record: Record) -> Iterable[str]:
-    """The grants that allowed the call, by as many of their 64 digits as tell them apart. The policies are in the other forms."""
+def _grants(record: Record, whole: bool) -> Iterable[str]:
+    """The grants that allowed the call, `whole` or by as many of their 64 digits as tell them apart. The policies are in the
+    other forms."""
     grants = dict.fromkeys(one for one in allowances(record) if one.startswith("grant "))
-    return (one if len(one) <= _GRANT else one[:_GRANT] + "…" for one in grants)
+    return (one if whole or len(one) <= _GRANT else one[:_GRANT] + "…" for one in grants)
 
 
 def cell(text: str) -> str:

@@ -28,7 +28,6 @@ from audit.query.terminal import USAGE, errors, exit_with, note, progress_bar, w
 _FETCH_ROWS = 2_048
 #: A table on a terminal needs all its rows before it can be drawn.
 _TABLE_ROWS = 1_000
-_WIDEST = 1 << 20
 
 app = typer.Typer()
 
@@ -136,8 +135,7 @@ def _write_table(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
         if more := number == _TABLE_ROWS:
             break
         table.add_row(*(render.plain(_text(value)) for value in row))
-    width = None if sys.stdout.isatty() else _WIDEST  # nothing is cut off for a program that reads it
-    render.make_console(sys.stdout, width).print(table)
+    render.print_table(table, render.make_console(sys.stdout))
     if more:
         note(f"the first {_TABLE_ROWS} rows; --format json or csv prints all")
     else:

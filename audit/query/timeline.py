@@ -105,10 +105,15 @@ def _write_entry(story: Story, entry: Entry, console: Console) -> None:
     if entry.allowed_by:
         details.append(f"allowed by {', '.join(dict.fromkeys(entry.allowed_by))}")
     for label, blobs in (("blob in ", entry.blobs_in), ("blob out", entry.blobs_out)):
-        details += [f"{label} {blob[:16]}… {_relation(story, blob)}" for blob in blobs if len(story.blobs) > 1]
+        details += [f"{label} {_shown(blob, console)} {_relation(story, blob)}" for blob in blobs if len(story.blobs) > 1]
     details.append(str(entry.place))
     for detail in details:
         console.print(plain(indent + detail, "dim"), soft_wrap=not console.is_terminal)
+
+
+def _shown(fingerprint: str, console: Console) -> str:
+    """As many digits on a terminal as tell it apart; all of them where they may be looked for."""
+    return f"{fingerprint[:16]}…" if console.is_terminal else fingerprint
 
 
 def _relation(story: Story, blob: str) -> str:

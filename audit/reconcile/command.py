@@ -16,7 +16,7 @@ from rich.text import Text
 
 from audit.errors import QueryError
 from audit.query.commands import DEFAULT_DATA, Data
-from audit.query.render import make_console, plain, short_caller, short_key
+from audit.query.render import make_console, plain, print_table, short_caller, short_key
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, progress_bar, warn_of
 from audit.query.times import parse_time
 from audit.reconcile.files import Wanted
@@ -125,14 +125,14 @@ def write_report(report: Report, console: Console) -> None:
     for kind, words in _KINDS.items():
         if report.totals[kind]:
             counts.add_row(plain(str(report.totals[kind]), _STYLES[kind]), plain(f"{kind.value.upper()}: {words}", _STYLES[kind]))
-    console.print(counts)
+    print_table(counts, console)
     for service, number in sorted(report.services.items()):
         _say(console, f"  by {service}: {number}", "dim")
     for text in report.notes:
         _say(console, f"Note: {text}", "yellow")
     if report.findings:
         console.print()
-        console.print(_findings(report.findings))
+        print_table(_findings(report.findings), console)
     listed, total = len(report.findings), sum(report.totals.values())
     if listed < total:
         _say(console, f"{total - listed} more findings are counted above and not listed.", "yellow")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from audit.instance import Instance
+from audit.query.render import make_console, print_table
 from proxy import host
 from proxy.command_line import ConfigOption, DataOption, chosen_settings
 from proxy.commands.opened import opened_host
@@ -41,12 +41,14 @@ def add_caller(
 @app.command("list")
 def list_callers(data: DataOption = None, config: ConfigOption = None) -> None:
     """Show the access keys and their principals."""
-    table = Table("access key", "principal", "type", "state")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("access key", "principal", "type", "state"):
+        table.add_column(heading, overflow="fold")
     with opened_host(config, data) as opened:
         for one in opened.callers.list():
             state = "enabled" if one.enabled else "disabled"
             table.add_row(one.principal.access_key_id, one.principal.arn, one.principal.type, state)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table, make_console(sys.stdout))
 
 
 @app.command("disable")

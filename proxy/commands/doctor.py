@@ -6,9 +6,9 @@ import os
 import sys
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from audit.query.render import make_console
 from proxy import doctor
 from proxy.command_line import ConfigOption, DataOption, chosen_settings, errors
 
@@ -21,7 +21,7 @@ def diagnose(data: DataOption = None, config: ConfigOption = None) -> None:
     with errors():
         checks = doctor.run(chosen_settings(config, data), os.environ)
     styles = {doctor.Verdict.OK: "green", doctor.Verdict.WARNING: "yellow", doctor.Verdict.FAILED: "red"}
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = make_console(sys.stdout)
     for number, check in enumerate(checks, 1):
         seen = check.seen + (f" → {check.advice}" if check.advice else "")
         console.print(Text(f"{number:2}. {check.verdict.value:14} {check.name}: {seen}", styles.get(check.verdict, "dim")))

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from audit.query.render import make_console, print_table
 from proxy.command_line import ConfigOption, DataOption
 from proxy.commands.opened import opened_host
 
@@ -47,10 +47,12 @@ def list_roles(
                 orjson.dumps({"role": role.arn, "maxSessionS": role.max_session_s, "trust": orjson.loads(role.trust)}).decode()
             )
         return
-    table = Table("role", "id", "longest session")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("role", "id", "longest session"):
+        table.add_column(heading, overflow="fold")
     for role in found:
         table.add_row(role.arn, role.role_id, f"{role.max_session_s} s")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table, make_console(sys.stdout))
 
 
 @app.command("remove")

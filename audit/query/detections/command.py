@@ -25,7 +25,7 @@ from audit.query.detections.findings import Finding, Severity, Unevaluated
 from audit.query.detections.run import Outcome, detect, prepare
 from audit.query.detections.settings import Canary, Settings, load_settings, parse_duration, parse_severity
 from audit.query.events import Events, open_events
-from audit.query.render import make_console, plain, short_caller, short_key
+from audit.query.render import make_console, plain, print_table, short_caller, short_key
 from audit.query.statement import limited
 from audit.query.terminal import FINDINGS, OK, errors, exit_with, note, progress_bar, warn_of
 from audit.query.times import parse_time, time_text
@@ -195,7 +195,7 @@ def _write_table(outcome: Outcome) -> None:
     for rule in outcome.unevaluated:
         table.add_row(plain("not asked", "red"), plain(rule.rule), "", plain(f"{rule.title} {rule.where}: {rule.reason}".strip()))
     if table.row_count:
-        console.print(table)
+        print_table(table, console)
 
 
 def _what(finding: Finding) -> Text:

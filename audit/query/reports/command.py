@@ -18,7 +18,7 @@ from audit import durable
 from audit.errors import QueryError
 from audit.query.commands import DEFAULT_DATA, Data, NoIndex, note_index_fault
 from audit.query.engine import Progress
-from audit.query.render import make_console, plain
+from audit.query.render import make_console, plain, print_table
 from audit.query.reports.build import (
     ACCESS_REVIEW,
     DEFAULT_ROWS,
@@ -279,7 +279,7 @@ def write_summary(document: Document, console: Console) -> None:
     table.add_column(overflow="fold")
     for one_table in document.tables:
         table.add_row(plain(f"{one_table.row_count:,}"), plain(one_table.question.title))
-    console.print(table)
+    print_table(table, console)
     note("--html FILE writes the report, --json FILE its data; - is standard output")
 
 
