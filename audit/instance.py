@@ -84,6 +84,21 @@ class Instance:
     def checkpoint_folder(self, log: str) -> Path:
         return self.data / "checkpoints" / log
 
+    def witnessed_folder(self, log: str) -> Path:
+        """What witnesses and time-stamping authorities gave for a log's checkpoints. Not among these, which may be another
+        user's: theirs is to sign, and the serving user's to ask."""
+        return self.data / "witnessed" / log
+
+    @property
+    def witnessing_lock(self) -> Path:
+        return self.data / "witnessed" / "lock"
+
+    def make_witnessed_folder(self, log: str | None = None) -> None:
+        """Make it where it is not there, for `log`, or for all of them together; durable when this returns. Raises OSError."""
+        for path in (self.witnessing_lock.parent, *([] if log is None else [self.witnessed_folder(log)])):
+            with suppress(FileExistsError):
+                durable.create_folder(path, 0o750)
+
     def origin(self, log: str) -> str:
         """The log's name in checkpoints, and its verifier key's."""
         return f"keytrail/{self.id}/{log}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from audit.checkpoint import claimed_checkpoint
 from audit.errors import AuditError
@@ -42,11 +43,12 @@ def find_resource(instance: Instance, log: str, path: str) -> Resource | None:
     """
     if log not in instance.logs:
         return None
+    cosigned, signed = instance.witnessed_folder(log) / "cosigned", instance.checkpoint_folder(log) / "latest"
     if path == "checkpoint":
-        note = _newest_note(instance, log, "cosigned", "latest")
+        note = _newest_note(cosigned, signed)
         return None if note is None else Resource(note, is_immutable=False)
     name = TileName.parse(path.removeprefix("tile/")) if path.startswith("tile/") else None
-    latest = _newest_note(instance, log, "latest")
+    latest = _newest_note(signed)
     if name is None or latest is None or not name.is_in(claimed_checkpoint(latest.decode("utf-8", "replace")).size):
         return None
     first = name.index * WIDTH
@@ -68,9 +70,9 @@ def _entry(log: str, record: int, line: bytes) -> bytes:
     return len(line).to_bytes(_LENGTH_BYTES, "big") + line
 
 
-def _newest_note(instance: Instance, log: str, *names: str) -> bytes | None:
+def _newest_note(*paths: Path) -> bytes | None:
     """The first of the files that is there."""
-    for name in names:
+    for path in paths:
         with suppress(FileNotFoundError):
-            return (instance.checkpoint_folder(log) / name).read_bytes()
+            return path.read_bytes()
     return None

@@ -192,11 +192,6 @@ class Settings(BaseSettings):
             ("ship_certificate", "ship_key", (self.ship_certificate is None) != (self.ship_key is None)),
             ("proxy_protocol", "trusted_networks", self.proxy_protocol and not self.trusted_networks),
             ("sealer_user", "sealer_key, outside the data folder", bool(self.sealer_user) and not self.sealer_key),
-            (
-                "witness_policy",
-                'sealer = "here"',
-                self.witness_policy is not None and self.sealer == "apart" and bool(self.sealer_user),
-            ),
             ("sealer_kms_endpoint", "sealer_key", bool(self.sealer_kms_endpoint) and not self.sealer_key.startswith("awskms:")),
             ("sealer_kms_profile", "sealer_key", bool(self.sealer_kms_profile) and not self.sealer_key.startswith("awskms:")),
         ):

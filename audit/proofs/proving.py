@@ -23,9 +23,6 @@ from audit.record import Phase
 from audit.tiles import inclusion_proof
 from audit.tlog_proof import TlogProof
 
-#: The newest checkpoint with its witnesses' signatures, and the newest one without.
-_NEWEST = ("cosigned", "latest")
-
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -91,13 +88,14 @@ def prove(instance: Instance, record: Located) -> TlogProof:
 
 
 def _newest_checkpoint(instance: Instance, record: Located) -> tuple[str, Checkpoint]:
+    """With its witnesses' signatures, or else the newest one without."""
     size = 0
-    for name in _NEWEST:
+    for path in (instance.witnessed_folder(record.log) / "cosigned", instance.checkpoint_folder(record.log) / "latest"):
         with suppress(FileNotFoundError):
-            note = (instance.checkpoint_folder(record.log) / name).read_bytes().decode("utf-8", "replace")
+            note = path.read_bytes().decode("utf-8", "replace")
             checkpoint = claimed_checkpoint(note)
             if checkpoint.origin != instance.origin(record.log):
-                raise CheckpointInvalid(f"{name} of log {record.log} is a checkpoint of {checkpoint.origin}")
+                raise CheckpointInvalid(f"{path.name} of log {record.log} is a checkpoint of {checkpoint.origin}")
             if checkpoint.size > record.sequence:
                 return note, checkpoint
             size = max(size, checkpoint.size)

@@ -52,8 +52,9 @@ class SignedNotes:
 
     def targets(self) -> Iterator[Target]:
         """Every genuine note, in the order of their sizes. What is not genuine becomes a fault as they are walked."""
-        checkpoints, has_folder = self._subject.checkpoints, not self._subject.is_foreign
-        newest_cosigned = read_if_there(checkpoints / "cosigned") if self._asked.demand is not None and has_folder else None
+        checkpoints, witnessed = self._subject.checkpoints, self._subject.witnessed
+        has_folder = not self._subject.is_foreign
+        newest_cosigned = read_if_there(witnessed / "cosigned") if self._asked.demand is not None and has_folder else None
         self._settled = self._subject.history_bytes()
         self._latest = read_if_there(checkpoints / "latest") if self._settled else None
         end = self._subject.history_bytes()
@@ -143,7 +144,7 @@ class SignedNotes:
     def _read_timestamps(self) -> Iterator[Target]:
         """The checkpoints that an authority put its time to, where they are genuine."""
         targets, count, authorities = [], 0, self._asked.authorities
-        folder = self._subject.checkpoints / "timestamps"
+        folder = self._subject.witnessed / "timestamps"
         for path in sorted(folder.glob("*.note")) if authorities is not None and not self._subject.is_foreign else ():
             responses = sorted(folder.glob(f"{path.stem}-*.tsr"))
             if not responses:  # a crash left the note alone: nobody has put a time to it

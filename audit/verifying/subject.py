@@ -43,6 +43,7 @@ class Subject:
     log: str
     folder: Path
     checkpoints: Path
+    witnessed: Path
     is_foreign: bool
     is_listed: bool
 
@@ -56,6 +57,7 @@ class Subject:
             origin if is_foreign else name,
             instance.log_folder(name),
             instance.checkpoint_folder(name),
+            instance.witnessed_folder(name),
             is_foreign,
             name in instance.logs and not is_foreign,
         )

@@ -111,8 +111,6 @@ def submit(
                 is_fulfilled = asyncio.run(_submit(data, policy))
         except BlockingIOError as error:
             raise QueryError("`keytrail serve` submits by itself (setting `witness_policy`): see its /health/ready") from error
-        except FileNotFoundError as error:
-            raise QueryError(f"{error.filename} is not there: is {data} a data folder?") from error
     exit_with(OK if is_fulfilled else FINDINGS)
 
 

@@ -1,6 +1,6 @@
 """A log's checkpoints on their way to witnesses and back: what is to be witnessed, its proof, and where cosignatures are kept.
 
-In `checkpoints/LOG/`: `cosignatures`, each note with what a witness gave for it, appended, with an empty line between two;
+In `witnessed/LOG/`: `cosignatures`, each note with what a witness gave for it, appended, with an empty line between two;
 `cosigned`, the newest note with the quorum. Both are durable when a call returns. One process at a time writes them.
 """
 
@@ -30,15 +30,16 @@ class LogNotes:
     def __init__(self, instance: Instance, log: str) -> None:
         self.log = log
         self._instance = instance
-        self.folder = instance.checkpoint_folder(log)
-        self._levels = LevelFiles(self.folder)
+        self.folder = instance.witnessed_folder(log)
+        self._checkpoints = instance.checkpoint_folder(log)
+        self._levels = LevelFiles(self._checkpoints)
         self._newest: tuple[str, Signed] | None = None  # as it was read, and what it is
 
     def newest(self) -> Signed | None:
         """The newest checkpoint, signed by the key that is valid for it; None where none was signed yet. Raises
         `CheckpointInvalid`, OSError."""
         try:
-            note = (self.folder / "latest").read_bytes().decode("utf-8", "replace")
+            note = (self._checkpoints / "latest").read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         if self._newest is None or self._newest[0] != note:  # it is looked for every second
@@ -70,13 +71,19 @@ class LogNotes:
 
     def publish(self, note: str) -> None:
         """Have `note` be the newest with a quorum; durable when this returns. Raises OSError."""
-        durable.replace(self.folder / "cosigned", note.encode())
+        self.make_folder()
+        durable.replace(self.folder / "cosigned", note.encode(), 0o640)
+
+    def make_folder(self) -> None:
+        """Raises OSError."""
+        self._instance.make_witnessed_folder(self.log)
 
     def keep(self, note: str) -> None:
         """Append `note`, with a cosignature; durable when this returns. Raises `CheckpointInvalid`, OSError."""
         path = self.folder / "cosignatures"
         is_new = not path.exists()
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+        self.make_folder()
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+b") as file:
             end = last_note(file)[1]
             file.truncate(end)  # what a crash tore off there was never relied on
             file.seek(end)

@@ -120,9 +120,11 @@ class Witnessing:
 def only_one(data: Path, *, waits: bool) -> Iterator[None]:
     """For as long as it is entered, no other process keeps cosignatures of the instance in `data`.
 
-    Raises BlockingIOError where another does, and this one does not wait; OSError.
+    Raises BlockingIOError where another does, and this one does not wait; `NoInstance`, OSError.
     """
-    with (data / "checkpoints" / "witnessing.lock").open("w") as lock:
+    instance = Instance.load(data)
+    instance.make_witnessed_folder()
+    with instance.witnessing_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         yield
 

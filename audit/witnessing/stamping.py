@@ -1,6 +1,6 @@
 """Time stamps of a log's checkpoints, asked of time-stamping authorities (RFC 3161) every hour or so.
 
-In `checkpoints/LOG/timestamps/`: `SIZE.note`, a checkpoint as it was signed, and `SIZE-AUTHORITY.tsr`, what an authority
+In `witnessed/LOG/timestamps/`: `SIZE.note`, a checkpoint as it was signed, and `SIZE-AUTHORITY.tsr`, what an authority
 answered on it (DER); SIZE is 20 decimal digits, AUTHORITY the first eight hex digits of its URL's SHA-256. An answer is kept
 only where it is genuine.
 
@@ -97,8 +97,9 @@ class Stamper:
 
     def _keep(self, size: int, note: bytes, response: bytes) -> None:
         """Durable when this returns: first the note, so that no answer is there without what it speaks of."""
+        self._notes.make_folder()
         with contextlib.suppress(FileExistsError):
-            durable.create_folder(self._folder)
+            durable.create_folder(self._folder, 0o750)
         _create(self._folder / f"{size:020d}.note", note)
         _create(self._folder / f"{size:020d}-{self._id}.tsr", response)
 
@@ -106,4 +107,4 @@ class Stamper:
 def _create(path: Path, data: bytes) -> None:
     """What is there already is left: a crash came before it was known."""
     if not path.exists():
-        durable.replace(path, data)
+        durable.replace(path, data, 0o640)

@@ -44,6 +44,10 @@ class Root:
         return self.data / "checkpoints" / self.log
 
     @property
+    def witnessed(self) -> Path:
+        return self.data / "witnessed" / self.log
+
+    @property
     def key(self) -> Ed25519PrivateKey:
         return load_key(self.instance.sealer_key)
 
@@ -76,8 +80,7 @@ class Root:
 
     def sign_anew(self, key: Ed25519PrivateKey | None = None) -> None:
         """Forget what was signed, and sign the log as it is: with the sealer's key, or with this one."""
-        cosigned = [path for path in self.checkpoints.iterdir() if path.name.startswith("cosign")]
-        for path in set(self.checkpoints.iterdir()) - set(cosigned):
+        for path in self.checkpoints.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         origin = self.instance.origin(self.log)
         assert LogSealer(self.folder, self.checkpoints, origin, key or self.key).seal() is not None
@@ -85,11 +88,13 @@ class Root:
     def cut(self, size: int) -> None:
         """Cut the log behind `size` records, and whatever was signed for more; nothing is signed for it."""
         self.replace(self.lines()[:size])
-        for name in ("history", "cosignatures"):
-            notes = split_notes((self.checkpoints / name).read_text("utf-8"))
-            kept = [note for note in notes if claimed_checkpoint(note).size <= size]
-            (self.checkpoints / name).write_text("\n".join(kept), "utf-8")
-            (self.checkpoints / ("latest" if name == "history" else "cosigned")).write_text(kept[-1], "utf-8")
+        for notes, newest in (
+            (self.checkpoints / "history", self.checkpoints / "latest"),
+            (self.witnessed / "cosignatures", self.witnessed / "cosigned"),
+        ):
+            kept = [note for note in split_notes(notes.read_text("utf-8")) if claimed_checkpoint(note).size <= size]
+            notes.write_text("\n".join(kept), "utf-8")
+            newest.write_text(kept[-1], "utf-8")
         for path in (*self.checkpoints.glob("hashes-*"), self.checkpoints / "leaves"):
             path.unlink(missing_ok=True)
 

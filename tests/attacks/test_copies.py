@@ -31,7 +31,7 @@ def test_a_folder_that_is_put_back(honest: Honest, tmp_path: Path) -> None:
 def test_a_folder_that_is_put_back_is_stale(honest: Honest, tmp_path: Path) -> None:
     """The honest one is as old as its last second of service; the one that was put back, some twenty seconds more."""
     shutil.copytree(honest.backup, tmp_path / "data")
-    age_s = time.time() - (honest.data / "checkpoints" / "w0" / "cosigned").stat().st_mtime + 5
+    age_s = time.time() - (honest.data / "witnessed" / "w0" / "cosigned").stat().st_mtime + 5
     stale = ("--policy", str(honest.policy), "--max-age", f"{age_s:.0f}s")
     code, failed = verified_but_for_admin(honest.data, *stale)
     assert 14 not in failed, (code, failed)

@@ -100,16 +100,16 @@ def test_an_edit_with_its_checkpoints_taken_away(honest: Honest, root: Root) -> 
 
 def test_an_edit_with_an_older_cosigned_checkpoint(honest: Honest, root: Root) -> None:
     """What witnesses gave for the log is kept: an old note of theirs, put in the place of the newest, covers less."""
-    older = split_notes((root.checkpoints / "cosignatures").read_text("utf-8"))[0]
+    older = split_notes((root.witnessed / "cosignatures").read_text("utf-8"))[0]
     covered = claimed_checkpoint(older).size
     number = next(number for number in root.calls() if number >= covered)
     lines = root.lines()
     lines[number] = lines[number].replace(b'"tenant":"t', b'"tenant":"u')
     root.replace(lines)
     root.sign_anew()
-    (root.checkpoints / "cosigned").write_text(older, "utf-8")
+    (root.witnessed / "cosigned").write_text(older, "utf-8")
     assert_passes(root.data, *honest.keys, "--policy", str(honest.policy))
-    age_s = time.time() - (honest.data / "checkpoints" / "w0" / "cosigned").stat().st_mtime + 5
+    age_s = time.time() - (honest.data / "witnessed" / "w0" / "cosigned").stat().st_mtime + 5
     assert_caught(root.data, 11, "--policy", str(honest.policy), "--max-age", f"{age_s:.0f}s")
 
 

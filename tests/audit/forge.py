@@ -67,6 +67,11 @@ class Forge:
         return self.instance.checkpoint_folder(self.log)
 
     @property
+    def witnessed(self) -> Path:
+        self.instance.make_witnessed_folder(self.log)
+        return self.instance.witnessed_folder(self.log)
+
+    @property
     def key(self) -> Ed25519PrivateKey:
         return load_key(self.instance.sealer_key)
 

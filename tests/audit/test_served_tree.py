@@ -29,7 +29,7 @@ def given(forge: Forge, path: str) -> Resource:
 
 def test_the_checkpoint_is_the_cosigned_one_where_there_is_one(forge: Forge) -> None:
     assert given(forge, "checkpoint") == Resource(forge.latest.encode(), is_immutable=False)
-    (forge.checkpoints / "cosigned").write_bytes(b"by witnesses")
+    (forge.witnessed / "cosigned").write_bytes(b"by witnesses")
     assert given(forge, "checkpoint").body == b"by witnesses"
 
 

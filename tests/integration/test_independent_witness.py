@@ -140,10 +140,10 @@ async def test_our_log_before_their_witness(forge: Forge, other: OtherWitness, t
         forge.seal()
         courier = await witness_once(forge, policy)
         assert courier.cosigned_size == forge.records, courier.slight_faults()
-    note = forge.checkpoints / "cosigned"
+    note = forge.witnessed / "cosigned"
     assert run_other(VERIFY, str(note), str(forge.verifier), other.key) == [f"True {forge.records} None"]
 
-    (forge.checkpoints / "cosignatures").unlink()
+    (forge.witnessed / "cosignatures").unlink()
     note.unlink()
     forge.grow(3)
     forge.seal()

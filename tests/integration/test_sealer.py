@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from audit.report import Report
 from audit.sealing.keys import new_key_file, read_chain, verifier_keys
 from audit.verify import verify
 from tests.integration.conftest import LIMIT_S, Server, keytrail, keytrail_command, wait_until
+from tests.integration.test_witnessing import WitnessProcess, cosigned_size, worker_key, write_policy
 
 
 def command(server: Server, *words: str, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -202,9 +204,21 @@ def shared_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_another_user_seals_and_the_workers_user_can_neither_read_the_key_nor_write_the_history(
-    initialised: Path, shared_folder: Path
-) -> None:
+@dataclass(frozen=True)
+class Apart:
+    """A server that one user serves and another one seals. `as_worker` and `as_signer` are for subprocess (Any: its options)."""
+
+    server: Server
+    own: Path  # the signer's
+    worker: pwd.struct_passwd
+    signer: pwd.struct_passwd
+    as_worker: dict[str, Any]
+    as_signer: dict[str, Any]
+
+
+@pytest.fixture
+def apart(initialised: Path, shared_folder: Path) -> Apart:
+    """Not served yet."""
     worker, signer = two_users()
     server = Server(shared_folder / "served" / "data")
     shutil.copytree(initialised, server.data)
@@ -222,13 +236,21 @@ def test_another_user_seals_and_the_workers_user_can_neither_read_the_key_nor_wr
         "KEYTRAIL_SEALER_KEY": str(own / "signing.key"),
     }
     command(server, "sealer", "separate")
-    served = start_as(server, as_worker)
+    as_signer = {"user": signer.pw_uid, "group": signer.pw_gid, "extra_groups": [worker.pw_gid]}
+    return Apart(server, own, worker, signer, as_worker, as_signer)
+
+
+def test_another_user_seals_and_the_workers_user_can_neither_read_the_key_nor_write_the_history(
+    apart: Apart, shared_folder: Path
+) -> None:
+    server, own = apart.server, apart.own
+    served = start_as(server, apart.as_worker)
     try:
         with sealer(server):  # started by root, it becomes the signer
             server.post("ListKeys", {})
             wait_until(lambda: covered(server) == server.count_records(), "it is sealed")
             history = server.data / "checkpoints" / "w0" / "history"
-            assert history.stat().st_uid == signer.pw_uid
+            assert history.stat().st_uid == apart.signer.pw_uid
             for forbidden in (
                 f"cat {own}/signing.key",
                 f"cat {own}/signing.state",
@@ -238,21 +260,20 @@ def test_another_user_seals_and_the_workers_user_can_neither_read_the_key_nor_wr
                 f"mv {server.data}/checkpoints/keys {server.data}",
                 f"touch {history.parent}/more",
             ):
-                assert subprocess.run(["sh", "-c", forbidden], capture_output=True, check=False, **as_worker).returncode, (
+                assert subprocess.run(["sh", "-c", forbidden], capture_output=True, check=False, **apart.as_worker).returncode, (
                     forbidden
                 )
-            assert subprocess.run(["cat", history], capture_output=True, check=False, **as_worker).returncode == 0
-            as_signer: dict[str, Any] = {"user": signer.pw_uid, "group": signer.pw_gid, "extra_groups": [worker.pw_gid]}
+            assert subprocess.run(["cat", history], capture_output=True, check=False, **apart.as_worker).returncode == 0
             for forbidden in (f"cat {server.data}/master.key", f"ls {server.data}", f"echo >> {server.segments()[0]}"):
-                assert subprocess.run(["sh", "-c", forbidden], capture_output=True, check=False, **as_signer).returncode, (
+                assert subprocess.run(["sh", "-c", forbidden], capture_output=True, check=False, **apart.as_signer).returncode, (
                     forbidden
                 )
-            change_the_checkpoints(server, shared_folder / "thief.key", as_worker)
+            change_the_checkpoints(server, shared_folder / "thief.key", apart.as_worker)
             command(server, "sealer", "rotate")
             server.post("ListKeys", {})
             wait_until(lambda: covered(server) == server.count_records(), "it is sealed by the new key")
             wait_until(lambda: server.health()[1]["processes"]["sealer"]["ready"], "all is well again", 30)
-        assert {path.stat().st_uid for path in (server.data / "log").rglob("*")} == {worker.pw_uid}
+        assert {path.stat().st_uid for path in (server.data / "log").rglob("*")} == {apart.worker.pw_uid}
         verified(server)
     finally:
         served.send_signal(signal.SIGTERM)
@@ -281,6 +302,31 @@ def change_the_checkpoints(server: Server, key: Path, as_worker: dict[str, Any])
     assert canary.read_text() == "root's", "root writes nothing where the worker's user has put a link"
     subprocess.run(["sh", "-c", f"cd {server.data} && rm -r checkpoints && mv away checkpoints"], check=True, **as_worker)
     wait_until(lambda: covered(server) == server.count_records(), "it goes on where it was", 30)
+
+
+def test_what_another_user_signs_is_witnessed_by_the_one_who_serves(apart: Apart, tmp_path: Path) -> None:
+    server = apart.server
+    keys = command(server, "checkpoint", "--key").stdout + worker_key(server.data)
+    witness = WitnessProcess(tmp_path / "witness", "a.example", keys).start()
+    policy = server.data.parent / "policy"
+    write_policy(policy, 1, witness)
+    server.settings["KEYTRAIL_WITNESS_POLICY"] = str(policy)
+    served = start_as(server, apart.as_worker)
+    try:
+        with sealer(server):
+            server.post("ListKeys", {})
+            wait_until(lambda: cosigned_size(server.data) == server.count_records(), "it is cosigned")
+            wait_until(lambda: server.health()[1]["processes"]["witnesses"]["ready"], "that it is shows")
+        theirs = [*(server.data / "witnessed").rglob("*"), server.data / "witnessed"]
+        assert {path.stat().st_uid for path in theirs} == {apart.worker.pw_uid}
+        assert not any(path.name.startswith("cosign") for path in (server.data / "checkpoints").rglob("*"))
+        command(server, "verify", "--policy", str(policy), "--max-age", "10m")
+        forbidden = f"rm -r {server.data}/witnessed"
+        assert subprocess.run(["sh", "-c", forbidden], capture_output=True, check=False, **apart.as_signer).returncode
+    finally:
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(LIMIT_S) == 0
+        assert witness.stop() == 0
 
 
 def interpreter_for(user: dict[str, Any]) -> str:

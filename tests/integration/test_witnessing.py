@@ -105,7 +105,7 @@ def write_policy(path: Path, needed: int, *witnesses: WitnessProcess) -> None:
 
 
 def cosigned_size(data: Path, log: str = "w0") -> int:
-    path = data / "checkpoints" / log / "cosigned"
+    path = data / "witnessed" / log / "cosigned"
     return claimed_checkpoint(path.read_text("utf-8")).size if path.exists() else 0
 
 
@@ -205,7 +205,7 @@ def test_serve_has_checkpoints_time_stamped(data: Path, tmp_path: Path) -> None:
             settings = {"KEYTRAIL_TIMESTAMP_URLS": url, "KEYTRAIL_TIMESTAMP_CA": str(tmp_path / "ca.pem")}
             server = Server(data, settings).start()
             server.client().generate_data_key(**DATA_KEY)  # type: ignore[arg-type]
-            kept = data / "checkpoints"
+            kept = data / "witnessed"
             wait_until(lambda: len(list(kept.glob("*/timestamps/*.tsr"))) == 2, "both logs are stamped")
             assert health(server) == (True, "")
             assert server.stop() == 0

@@ -248,7 +248,7 @@ def test_whoever_there_is_not_is_told_to_be_none(host: Host) -> None:
         result = run(host, "explain", "--caller", nobody, "--action", "kms:Decrypt", "--key", "alias/demo")
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith(f"keytrail: there is no caller {nobody} here: ")
-    host.add_role(ROLE, trust_of(DEMO), 3_600)
+    host.add_role(ROLE, trust_of(DEMO), 3_600, replace=False)
     found = explained(host, 0, "--caller", SESSION, "--action", "kms:ListKeys")
     assert found["remarks"] == [
         "of a session without tags and source identity: one that has some is asked about by its access key id"
@@ -275,7 +275,7 @@ def trust_of(caller: str, **members: Any) -> str:
 
 
 def test_a_roles_trust_policy_decides_who_may_assume_it(host: Host) -> None:
-    host.add_role(ROLE, trust_of(DEMO, Sid="Demo"), 3_600)
+    host.add_role(ROLE, trust_of(DEMO, Sid="Demo"), 3_600, replace=False)
     host.callers.add(ALICE)
     found = explained(host, 0, "--caller", DEMO, "--action", "sts:assumerole", "--role", ROLE)
     policy = f"trust policy of {ROLE}"
@@ -289,7 +289,7 @@ def test_a_roles_trust_policy_decides_who_may_assume_it(host: Host) -> None:
 
 def test_what_an_assume_role_sends_is_asked_for(host: Host) -> None:
     condition = {"StringEquals": {"sts:ExternalId": "42"}, "StringLike": {"sts:RoleSessionName": "run-*"}}
-    host.add_role(ROLE, trust_of(DEMO, Condition=condition), 3_600)
+    host.add_role(ROLE, trust_of(DEMO, Condition=condition), 3_600, replace=False)
     ask = ("--caller", DEMO, "--role", ROLE, "--action")
     sent = ("--external-id", "42", "--session-name", "run-1")
     assert explained(host, 0, *ask, "sts:AssumeRole", *sent)["in_doubt"] == []
@@ -305,9 +305,9 @@ def test_what_an_assume_role_sends_is_asked_for(host: Host) -> None:
 
 def test_a_trust_policys_denial_is_named(host: Host) -> None:
     allow = json.loads(trust_of(DEMO))["Statement"][0]
-    deny = {"Sid": "NotFromOutside", "Effect": "Deny", "Principal": "*", "Action": "sts:*"}
+    deny: dict[str, Any] = {"Sid": "NotFromOutside", "Effect": "Deny", "Principal": "*", "Action": "sts:*"}
     deny["Condition"] = {"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
-    host.add_role(ROLE, json.dumps({"Version": "2012-10-17", "Statement": [allow, deny]}), 3_600)
+    host.add_role(ROLE, json.dumps({"Version": "2012-10-17", "Statement": [allow, deny]}), 3_600, replace=False)
     ask = ("--caller", DEMO, "--role", ROLE, "--action", "sts:AssumeRole")
     told = run(host, "explain", *ask, "--source-ip", "192.0.2.1")
     assert f"\nby trust policy of {ROLE}, statement NotFromOutside\nlooked at:\n" in told.stdout
@@ -316,7 +316,7 @@ def test_a_trust_policys_denial_is_named(host: Host) -> None:
 
 
 def test_of_session_tokens_no_policy_is_asked(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.add_role(ROLE, trust_of(DEMO), 3_600)
+    host.add_role(ROLE, trust_of(DEMO), 3_600, replace=False)
     for action in ("sts:GetSessionToken", "sts:GetCallerIdentity"):
         told = run(host, "explain", "--caller", DEMO, "--action", action)
         assert (told.exit_code, told.stdout) == (0, f"ALLOWED: {DEMO} may {action} on *, as everybody may\n")

@@ -77,8 +77,7 @@ def test_the_record_may_lie_elsewhere_and_end_in_a_newline(house: House, tmp_pat
 
 
 def test_a_cosigned_checkpoint_is_preferred_where_it_covers_the_record(house: House, tmp_path: Path) -> None:
-    checkpoints = house.instance.checkpoint_folder("w0")
-    (checkpoints / "cosigned").write_text(house.latest())
+    keep_cosigned(house, house.latest())
     for number in range(5):
         house.add(1_000 + number, eventID=f"later-{number}")
     house.seal()
@@ -105,7 +104,12 @@ def cosigned(house: House, *names: str) -> None:
     note = house.latest()
     text = note.rpartition("\n\n")[0] + "\n"
     lines = [cosign(text, f"{name}.example", WITNESSES[name], 1_767_323_045) for name in names]
-    (house.instance.checkpoint_folder("w0") / "cosigned").write_text(note + "".join(lines))
+    keep_cosigned(house, note + "".join(lines))
+
+
+def keep_cosigned(house: House, note: str) -> None:
+    house.instance.make_witnessed_folder("w0")
+    (house.instance.witnessed_folder("w0") / "cosigned").write_text(note)
 
 
 def test_a_policy_brings_the_logs_key_and_asks_for_witnesses(house: House, tmp_path: Path) -> None:

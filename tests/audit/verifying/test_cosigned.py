@@ -45,7 +45,7 @@ def witness(forge: Forge, times: dict[int, int], note: str | None = None) -> Non
     note = note or forge.latest
     text = claimed_checkpoint(note).text()
     lines = [cosign(text, NAMES[number], KEYS[number], time_s) for number, time_s in times.items()]
-    (forge.checkpoints / "cosigned").write_text(note + "".join(lines), "utf-8")
+    (forge.witnessed / "cosigned").write_text(note + "".join(lines), "utf-8")
 
 
 def judged(forge: Forge, policy: Policy = POLICY, max_age_s: float | None = None, **given: list[VerifierKey]) -> Report:
@@ -86,7 +86,7 @@ def test_stale_is_a_failure(forge: Forge) -> None:
 
 
 def test_missing_is_a_failure(forge: Forge) -> None:
-    (forge.checkpoints / "cosigned").unlink()
+    (forge.witnessed / "cosigned").unlink()
     assert reasons(judged(forge)) == ["there is no cosigned checkpoint of its 35 records"]
 
 
@@ -100,7 +100,7 @@ def test_too_few_are_a_failure(forge: Forge) -> None:
 def test_one_witness_twice_is_one(forge: Forge) -> None:
     text = claimed_checkpoint(forge.latest).text()
     lines = [cosign(text, NAMES[0], KEYS[0], NOW_S - age) for age in range(3)]
-    (forge.checkpoints / "cosigned").write_text(forge.latest + "".join(lines), "utf-8")
+    (forge.witnessed / "cosigned").write_text(forge.latest + "".join(lines), "utf-8")
     assert "cosigned by a" in reasons(judged(forge))[0]
 
 
@@ -111,14 +111,14 @@ def test_those_of_the_future_are_a_failure(forge: Forge) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"rubbish", b"\xff\xfe", b"a\n1\n\n\xe2\x80\x94 a AAAA\n"])
 def test_what_is_no_note_is_a_failure(forge: Forge, damage: bytes) -> None:
-    (forge.checkpoints / "cosigned").write_bytes(damage)
+    (forge.witnessed / "cosigned").write_bytes(damage)
     assert reasons(judged(forge))
 
 
 def test_a_cosignature_of_another_checkpoint_is_a_failure(forge: Forge) -> None:
     other = Checkpoint(forge.instance.origin(forge.log), 34, bytes(32)).text()
     lines = [cosign(other, NAMES[number], KEYS[number], NOW_S) for number in (0, 1)]
-    (forge.checkpoints / "cosigned").write_text(forge.latest + "".join(lines), "utf-8")
+    (forge.witnessed / "cosigned").write_text(forge.latest + "".join(lines), "utf-8")
     assert "the cosignature of a.example is not genuine" in reasons(judged(forge))[0]
 
 
@@ -195,8 +195,8 @@ def test_records_that_say_that_they_are_young_are_no_excuse(tmp_path: Path) -> N
 
 
 def test_a_note_longer_than_any_is_not_read_whole(forge: Forge) -> None:
-    for name in ("cosigned", "latest"):
-        with (forge.checkpoints / name).open("r+b") as file:
+    for path in (forge.witnessed / "cosigned", forge.checkpoints / "latest"):
+        with path.open("r+b") as file:
             file.truncate(1 << 36)  # a hole: it has no blocks
     report = judged(forge)
     assert {fault.step for fault in report.faults} == {6, 11}
@@ -207,7 +207,7 @@ def test_a_policy_without_witnesses(forge: Forge) -> None:
     none = Policy.parse(b"quorum none\n")
     assert step(judged(forge, none)) == (Verdict.PASSED, "30 records, cosigned by nobody, as the policy has it")
     assert "nothing tells its age" in reasons(judged(forge, none, 60))[0]
-    (forge.checkpoints / "cosigned").unlink()
+    (forge.witnessed / "cosigned").unlink()
     assert step(judged(forge, none))[0] is Verdict.NOT_CHECKED
     assert reasons(judged(forge, none, 60)) == ["there is no cosigned checkpoint of its 35 records"]
 

@@ -67,7 +67,7 @@ def known(*witnesses: Served) -> list[tuple[WitnessKey, str]]:
 
 
 def cosigned(forge: Forge) -> str:
-    return (forge.checkpoints / "cosigned").read_text("utf-8")
+    return (forge.witnessed / "cosigned").read_text("utf-8")
 
 
 async def once(courier: Courier) -> None:
@@ -83,7 +83,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_each_checkpoint_is_cosigned_by_all(forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession) -> None:
     courier = Courier(forge.instance, forge.log, policy(*known(*witnesses), needed=2), session)
     await once(courier)
-    assert not (forge.checkpoints / "cosigned").exists(), "there is nothing to cosign yet"
+    assert not (forge.witnessed / "cosigned").exists(), "there is nothing to cosign yet"
     for count in (1, 6, 13, 1):
         forge.grow(count)
         forge.seal()
@@ -94,7 +94,7 @@ async def test_each_checkpoint_is_cosigned_by_all(forge: Forge, witnesses: list[
         assert quorum.is_fulfilled and quorum.time_s == courier.cosigned_s
         assert courier.cosigned_size == forge.records
     assert (courier.grave_faults(time.time()), courier.slight_faults()) == ([], [])
-    kept = split_notes((forge.checkpoints / "cosignatures").read_text("utf-8"))
+    kept = split_notes((forge.witnessed / "cosignatures").read_text("utf-8"))
     assert [claimed_checkpoint(note).size for note in kept] == [1, 1, 7, 7, 20, 20, 21, 21]
 
 
@@ -116,9 +116,9 @@ async def test_without_a_quorum_nothing_is_cosigned(
     forge.seal()
     courier = Courier(forge.instance, forge.log, policy(*known(*witnesses), (LIAR_KEY, "http://127.0.0.1:1"), needed=3), session)
     await once(courier)
-    assert not (forge.checkpoints / "cosigned").exists()
+    assert not (forge.witnessed / "cosigned").exists()
     assert courier.grave_faults(time.time()) == ["log admin: no checkpoint has been cosigned by the quorum"]
-    assert len(split_notes((forge.checkpoints / "cosignatures").read_text("utf-8"))) == 2, "what was given is kept"
+    assert len(split_notes((forge.witnessed / "cosignatures").read_text("utf-8"))) == 2, "what was given is kept"
 
 
 async def test_a_log_that_stands_still_is_witnessed_anew(
@@ -150,8 +150,8 @@ async def test_after_a_restart_it_goes_on(forge: Forge, witnesses: list[Served],
     again = Courier(forge.instance, forge.log, wanted, session)
     assert [errand.size for errand in again.errands] == [3, 3]
     assert again.cosigned_size == 3
-    (forge.checkpoints / "cosigned").unlink()
-    with (forge.checkpoints / "cosignatures").open("ab") as file:
+    (forge.witnessed / "cosigned").unlink()
+    with (forge.witnessed / "cosignatures").open("ab") as file:
         file.write(b"\nkeytrail/torn")
     again = Courier(forge.instance, forge.log, wanted, session)
     assert [errand.size for errand in again.errands] == [3, 3]
@@ -159,10 +159,10 @@ async def test_after_a_restart_it_goes_on(forge: Forge, witnesses: list[Served],
     forge.seal()
     await once(again)
     assert claimed_checkpoint(cosigned(forge)).size == 7
-    kept = split_notes((forge.checkpoints / "cosignatures").read_text("utf-8"))
+    kept = split_notes((forge.witnessed / "cosignatures").read_text("utf-8"))
     assert [claimed_checkpoint(note).size for note in kept] == [3, 3, 7, 7], "what was torn is cut off"
-    (forge.checkpoints / "cosignatures").unlink()
-    (forge.checkpoints / "cosigned").write_bytes(b"damaged")
+    (forge.witnessed / "cosignatures").unlink()
+    (forge.witnessed / "cosigned").write_bytes(b"damaged")
     again = Courier(forge.instance, forge.log, wanted, session)  # it knows nothing: the witnesses tell their size
     await once(again)
     assert claimed_checkpoint(cosigned(forge)).size == 7
@@ -287,7 +287,7 @@ async def test_a_log_that_was_rolled_back_is_an_incident(
     forge.grow(5)
     forge.seal()
     await once(Courier(forge.instance, forge.log, wanted, session))
-    newest = (forge.checkpoints / "cosignatures").read_bytes()
+    newest = (forge.witnessed / "cosignatures").read_bytes()
     shutil.rmtree(forge.instance.data)
     (tmp_path / "backup").rename(forge.instance.data)
 
@@ -296,7 +296,7 @@ async def test_a_log_that_was_rolled_back_is_an_incident(
     for name, fault in zip("ab", courier.grave_faults(time.time())[:2], strict=True):
         assert f"INCIDENT: {name}.example says that it has cosigned 10 records, and here are 5: rolled back?" in fault
 
-    (forge.checkpoints / "cosignatures").write_bytes(newest)
+    (forge.witnessed / "cosignatures").write_bytes(newest)
     courier = Courier(forge.instance, forge.log, wanted, session)
     await once(courier)
     assert "INCIDENT: a.example cosigned 10 records, and here are 5: the log was rolled back" in courier.grave_faults(0)[0]
@@ -324,7 +324,7 @@ async def test_a_log_that_was_rewritten_is_an_incident_and_the_witness_has_the_e
         courier = Courier(forge.instance, forge.log, wanted, session)
         await once(courier)
         assert status in courier.grave_faults(time.time())[0] and "INCIDENT" in courier.grave_faults(time.time())[0]
-        assert not (forge.checkpoints / "cosigned").exists()
+        assert not (forge.witnessed / "cosigned").exists()
     for name in "ab":
         assert [path.name.split("-")[0] for path, _ in read_evidence(tmp_path / name)] == ["fork", "unproved"]
 

@@ -60,7 +60,7 @@ async def stamp(forge: Forge, url: str, authority: Authority, session: aiohttp.C
 
 
 def stamps(forge: Forge, pattern: str = "*.tsr") -> list[Path]:
-    return sorted((forge.checkpoints / "timestamps").glob(pattern))
+    return sorted((forge.witnessed / "timestamps").glob(pattern))
 
 
 # --- tokens
