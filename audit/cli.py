@@ -7,12 +7,15 @@ failed or findings (trace: not found; any: damage was met), 2 usage, 3 I/O. Erro
 
 from __future__ import annotations
 
-from functools import cache
+from typing import TYPE_CHECKING
 
 import typer
 
 from audit.command_table import Places, table_of
 from audit.streams import standard_streams
+
+if TYPE_CHECKING:
+    from audit.query.searches import EffectIn
 
 COMMANDS: Places = {
     **dict.fromkeys(("query", "trace", "tail"), "audit.query.commands:app"),
@@ -36,14 +39,16 @@ SEARCHES = {
 }
 
 
-@cache  # once for each
-def put_searches_on_record(app: typer.Typer) -> None:
-    """Have those of the commands of `app` that search leave a record first."""
+def put_searches_on_record(app: typer.Typer, effect_in: EffectIn | None = None) -> None:
+    """Have those of the commands of `app` that search leave a record first. `effect_in`: see `audit.query.searches.on_record`."""
     for command in app.registered_commands:
-        if command.callback is not None and (name := command.name or command.callback.__name__.replace("_", "-")) in SEARCHES:
+        if command.callback is None or hasattr(command.callback, "__wrapped__"):  # which it is once it leaves one
+            continue
+        name = command.name or command.callback.__name__.replace("_", "-")
+        if name in SEARCHES:
             from audit.query.searches import on_record  # here: the other commands do not need it
 
-            command.callback = on_record(name, command.callback)
+            command.callback = on_record(name, command.callback, effect_in)
 
 
 app = typer.Typer(

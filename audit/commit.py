@@ -34,7 +34,7 @@ from audit.receipts import write_receipt
 from audit.record import AuditRecord, Effect, JsonValue, Phase, Resource, UserIdentity
 from audit.segments import LONGEST_LINE_BYTES, SegmentFolder, list_segments, segment_name
 
-__all__ = ["AuditLog", "BlockingLog", "Known", "LogPlace", "Receipt", "records_from"]
+__all__ = ["AuditLog", "BlockingLog", "EffectOf", "Known", "LogPlace", "Receipt", "records_from"]
 
 _HISTORY_TAIL_BYTES = 16 << 10
 _NOTE = re.compile(rb"^[^\n]+\n([0-9]{1,18})\n[^\n]+\n\n\xe2\x80\x94 [^\n]+\n", re.MULTILINE)

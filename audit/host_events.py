@@ -8,15 +8,20 @@ import time
 import uuid
 from collections.abc import Mapping
 
-from audit.commit import BlockingLog, LogPlace, Receipt
+from audit.commit import BlockingLog, EffectOf, LogPlace, Receipt
 from audit.instance import ADMIN_LOG, Instance, host_user
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 
 
 def commit_host_event(
-    instance: Instance, name: str, parameters: Mapping[str, JsonValue], private_context: Mapping[str, str] | None = None
+    instance: Instance,
+    name: str,
+    parameters: Mapping[str, JsonValue],
+    private_context: Mapping[str, str] | None = None,
+    effect_of: EffectOf | None = None,
 ) -> Receipt:
-    """Record that whoever is logged in on the host did this; durable when it returns. Raises AuditError, OSError."""
+    """Record that whoever is logged in on the host did this; durable when it returns. `effect_of` as in `BlockingLog`. Raises
+    AuditError, OSError."""
     record = AuditRecord(
         time_us=time.time_ns() // 1_000,
         event_id=str(uuid.uuid4()),
@@ -33,5 +38,5 @@ def commit_host_event(
         private_context=private_context,
     )
     folders = instance.log_folder(ADMIN_LOG), instance.checkpoint_folder(ADMIN_LOG)
-    with BlockingLog(LogPlace(*folders, instance.region, instance.account_id)) as log:
+    with BlockingLog(LogPlace(*folders, instance.region, instance.account_id), effect_of=effect_of) as log:
         return log.commit(record)

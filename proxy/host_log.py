@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from audit.commit import BlockingLog, Known
@@ -13,26 +15,31 @@ from audit.instance import ADMIN_LOG, Instance, host_user
 from audit.record import AuditRecord, IdentityProof, JsonValue, UserIdentity
 from proxy.assembly import log_place, make_ids
 from proxy.authorization import operator
+from proxy.backends.local import effects
 from proxy.backends.local.backend import LocalBackend
 from proxy.domain import Answer, Operation, Origin, RawRequest
 from proxy.errors import KmsError, ProxyError
+from proxy.opening import open_store
 from proxy.privacy_keys import privacy_keys
 from proxy.recording import Exchange, Recorder
 from proxy.sealed_store import StoreFailed
 from proxy.settings import Settings
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class HostLog:
     """The log `admin`, open for one command of whoever is logged in on the host. A context manager; it blocks.
 
-    Raises `AuditError` where it cannot be opened, and where something cannot be recorded. `effect_of` as in `BlockingLog`.
+    Raises `AuditError` where it cannot be opened, and where something cannot be recorded. `effect_of` as in `BlockingLog`; where
+    none is given, the key store is opened if there is something to be asked of it.
     """
 
     def __init__(
         self, instance: Instance, settings: Settings, effect_of: Callable[[AuditRecord], Known | None] | None = None
     ) -> None:
+        effect_of = effect_of or partial(known_effect, instance, settings)
         self._region = instance.region
         self._new_id = make_ids(os.urandom)
         self._privacy = privacy_keys(settings.context_privacy, instance, os.urandom)
@@ -78,6 +85,19 @@ class HostLog:
             raise
         self._log.commit(by_operator(self._recorder.outcome(exchange, answer(made), now_us())))
         return made
+
+
+def known_effect(instance: Instance, settings: Settings, intent: AuditRecord) -> Known | None:
+    """What the key store knows of the effect of `intent`, whose outcome was lost; None where nothing, or it cannot be opened."""
+    try:
+        store = open_store(instance, settings)
+    except ProxyError as error:
+        _log.error("the effect of %s is not known: %s", intent.event_id, error)
+        return None
+    try:
+        return effects.known(store, intent)
+    finally:
+        store.close()
 
 
 def now_us() -> int:

@@ -38,6 +38,7 @@ class PrivacyKeys:
         self.privacy = ContextPrivacy(rules, key, self._at_hand, random)
         self.encrypts = rules.encrypts
         self._makers = ThreadPoolExecutor(1, "subject-keys")
+        self._told = ""
 
     async def confide(self, members: Members) -> None:
         """Have a key for each subject in `members`. Raises KmsError where that is not possible."""
@@ -45,8 +46,11 @@ class PrivacyKeys:
             for subject in dict.fromkeys(self.privacy.subjects(members)):
                 if self._subjects.find(subject) is None:
                     await asyncio.get_running_loop().run_in_executor(self._makers, self._subjects.make, subject)
+                    self._told = ""
         except AuditError as error:
-            _log.error("a call is refused: %s", error)
+            if str(error) != self._told:  # once, and not for each call
+                self._told = str(error)
+                _log.error("calls are refused: %s", error)
             raise KmsError("KMSInternalException", _NOT_CONFIDED, status=500) from error
 
     def forget_shredded(self) -> None:

@@ -20,6 +20,7 @@ carried over a fork: open it in the process that uses it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from proxy.store_database import (
 from proxy.store_file import FileDatabase, make_file
 from proxy.transaction import Transaction, find
 
-__all__ = ["MASTER_KEY_BYTES", "Body", "Changes", "Entry", "SealedStore", "Secret", "StoreFailed", "Transaction"]
+__all__ = ["MASTER_KEY_BYTES", "Body", "Changes", "Entry", "Failures", "SealedStore", "Secret", "StoreFailed", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,41 @@ class Changes:
     complete: bool
 
 
+class Failures:
+    """Of a store's changes, or of its readings: how many failed, why the last one did, and whether one has succeeded since.
+    Any thread may note one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reason = ""
+        self.are_over = True
+        self._lock = threading.Lock()
+
+    def note(self, fault: StoreFailed) -> None:
+        with self._lock:
+            self.count += 1
+            self.reason, self.are_over = str(fault), False
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreFailed as fault:
+            self.note(fault)
+            raise
+        self.are_over = True
+
+
 class SealedStore:
     """The open store. Raises SetupError (no store, newer schema, another instance), SealBroken (wrong master key), StoreFailed.
 
-    `instance` is that which it must belong to; None: to any. The database is closed with the store.
+    `instance` is that which it must belong to; None: to any. The database is closed with the store. What fails is counted in
+    `failed_changes` and `failed_readings`, for whoever tells of it.
     """
 
     def __init__(self, database: Database, master_key: bytes, instance: str | None = None) -> None:
         self._database = database
+        self.failed_changes, self.failed_readings = Failures(), Failures()
         try:
             key = MasterKey(master_key)
             self.master_key_id = key.id
@@ -104,7 +132,7 @@ class SealedStore:
         Raises StoreFailed.
         """
         marks = ",".join("?" * len(kinds))
-        with self._database.reading() as connection:
+        with self.failed_readings.noted(), self._database.reading() as connection:
             upto, pruned = generations(connection.execute(GENERATIONS))
             complete = generation < pruned or generation == 0
             arguments: tuple[object, ...]
@@ -124,7 +152,7 @@ class SealedStore:
 
         What a process was changing when it was killed has been decided when this returns.
         """
-        with self._database.settled() as session:
+        with self.failed_readings.noted(), self._database.settled() as session:
             return find(session, self._seal, kind, region, name)
 
     def count_rows(self) -> dict[str, int]:
@@ -153,13 +181,19 @@ class SealedStore:
     @contextmanager
     def change(self) -> Iterator[Transaction]:
         """One transaction: durable and published when this returns; undone if the block raises or writes nothing."""
-        with self._database.writing() as session:
-            tx = Transaction(session, self._seal, generations(session.rows(GENERATIONS))[0] + 1)
-            yield tx
+        try:
+            with self._database.writing() as session:
+                tx = Transaction(session, self._seal, generations(session.rows(GENERATIONS))[0] + 1)
+                yield tx
+                if tx.wrote:
+                    tx.finish()
             if tx.wrote:
-                tx.finish()
+                self._publish(tx.generation)
+        except StoreFailed as fault:
+            self.failed_changes.note(fault)
+            raise
         if tx.wrote:
-            self._publish(tx.generation)
+            self.failed_changes.are_over = True
 
     def announce(self) -> None:
         """Publish a new generation, once at the start of serving: it shows others what a dead process did not."""

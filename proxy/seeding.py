@@ -12,7 +12,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import time
 import tomllib
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.keys import KEY, Key, alias_row, key_of, new_key_body
 from proxy.backends.local.specs import ENCRYPT_DECRYPT, SPECS, SYMMETRIC
 from proxy.backends.local.wrapping import read_material
+from proxy.clock import Clock, clock_of
 from proxy.domain import Answer, KeyUse, Operation
 from proxy.errors import SetupError
 from proxy.host_log import HostLog
@@ -96,7 +96,7 @@ def seed(instance: Instance, settings: Settings, path: Path) -> Seeded:
 
     Raises SetupError where the file is not as it must be, or the store has something else; nothing was made then.
     """
-    wanted = read(path, instance)
+    wanted, clock = read(path, instance), clock_of(settings.clock)
     store = open_store(instance, settings)
     try:
         missing = [one for one in wanted if not _is_there(store, one)]
@@ -106,7 +106,7 @@ def seed(instance: Instance, settings: Settings, path: Path) -> Seeded:
                 told = {"keyId": one.use.arn, "keySpec": one.facts["spec"], "keyUsage": one.facts["usage"]}
                 arns = tuple(alias_arn(one.region, one.account_id, name) for name in one.aliases)
                 exchange = log.exchange(operation, told)
-                made = partial(_make, store, one, Answer({}, (one.use,), arns), exchange)
+                made = partial(_make, store, clock, one, Answer({}, (one.use,), arns), exchange)
                 log.recorded(exchange, "keytrail", made, _told)
         return Seeded(len(missing), len(wanted) - len(missing))
     finally:
@@ -201,9 +201,9 @@ def _told(answer: Answer) -> Answer:
     return answer
 
 
-def _make(store: SealedStore, wanted: Wanted, answer: Answer, exchange: Exchange) -> Answer:
+def _make(store: SealedStore, clock: Clock, wanted: Wanted, answer: Answer, exchange: Exchange) -> Answer:
     """Make what is lacking of it, in one transaction, and keep that what `exchange` intends was done; gives `answer`."""
-    now_s = round(time.time(), 3)
+    now_s = round(clock(), 3)
     with store.change() as tx:
         keys = KeysInChange(tx)
         key = keys.find_key(wanted.account_id, wanted.region, wanted.id)

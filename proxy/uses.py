@@ -14,7 +14,7 @@ from audit.record import AuditRecord
 from proxy.backends.local.changes import KeysInChange
 from proxy.backends.local.last_uses import LastUses, begin, mark, read, save
 from proxy.errors import ProxyError
-from proxy.sealed_store import SealedStore
+from proxy.sealed_store import SealedStore, StoreFailed
 
 T = TypeVar("T")
 
@@ -85,6 +85,8 @@ class UseKeeper:
 async def _told(doing: Awaitable[None]) -> None:
     try:
         await doing
+    except StoreFailed:
+        pass  # its watcher tells of it, and not each time
     except (ProxyError, AuditError, OSError) as error:
         _log.error("the last uses of keys: %s", error)
     except Exception:

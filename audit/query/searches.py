@@ -11,11 +11,13 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
+from audit.commit import EffectOf, Known
 from audit.errors import AuditError, QueryError
 from audit.host_events import commit_host_event
 from audit.instance import Instance, NoInstance
@@ -23,7 +25,7 @@ from audit.query.artifacts.sources import is_place
 from audit.query.blob import fingerprint_of_text
 from audit.query.modesty import be_modest
 from audit.query.terminal import errors, note
-from audit.record import JsonValue
+from audit.record import AuditRecord, JsonValue
 
 EVENT = "SearchLog"
 _MAX_QUESTION_BYTES = 4_096
@@ -36,8 +38,13 @@ _NOT_RECORDED = {
 _USER_IN_URL = re.compile(r"//[^/@\s]*@")
 
 
-def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """The command `name`, which takes the data folder as `data`, with its record before it; from then on it is modest."""
+#: What is known of the effect of an intent in the log of an instance; as `audit.commit.EffectOf`.
+EffectIn: TypeAlias = Callable[[Instance, AuditRecord], Known | None]
+
+
+def on_record(name: str, command: Callable[..., None], effect_in: EffectIn | None = None) -> Callable[..., None]:
+    """The command `name`, which takes the data folder as `data`, with its record before it; from then on it is modest.
+    `effect_in` tells of commands whose outcome was lost, where this one finds them in the log."""
 
     @functools.wraps(command)
     def recorded(*arguments: Any, **options: Any) -> None:
@@ -45,14 +52,16 @@ def on_record(name: str, command: Callable[..., None]) -> Callable[..., None]:
             options["statement"] = sys.stdin.read()
         must = bool(options.get("reveal"))
         with errors():
-            if record_search(options["data"], name, options, must=must):
+            if record_search(options["data"], name, options, must=must, effect_in=effect_in):
                 be_modest()
         command(*arguments, **options)
 
     return recorded
 
 
-def record_search(data: Path, command: str, options: Mapping[str, Any], *, must: bool = False) -> bool:
+def record_search(
+    data: Path, command: str, options: Mapping[str, Any], *, must: bool = False, effect_in: EffectIn | None = None
+) -> bool:
     """Record that `command` is about to search the logs of `data`, if `serve` runs there; durable when this returns. Whether it
     does.
 
@@ -64,7 +73,7 @@ def record_search(data: Path, command: str, options: Mapping[str, Any], *, must:
         instance = Instance.load(data)
         is_served = instance.is_served
         if is_served or must:
-            _commit(instance, command, options)
+            _commit(instance, command, options, None if effect_in is None else partial(effect_in, instance))
     except NoInstance:
         pass  # what the command itself will say something about
     except (AuditError, OSError) as error:
@@ -74,14 +83,14 @@ def record_search(data: Path, command: str, options: Mapping[str, Any], *, must:
     return is_served
 
 
-def _commit(instance: Instance, command: str, options: Mapping[str, Any]) -> None:
+def _commit(instance: Instance, command: str, options: Mapping[str, Any], effect_of: EffectOf | None) -> None:
     forms: Mapping[str, str] = {}
     if isinstance(pairs := options.get("context"), list):
         from audit.query import private  # here: it needs ciphers, which most questions do not
 
         told, forms = private.on_record(pairs, instance.data)
         options = {**options, "context": told}
-    commit_host_event(instance, EVENT, {"command": command, "question": _question(options)}, forms or None)
+    commit_host_event(instance, EVENT, {"command": command, "question": _question(options)}, forms or None, effect_of)
 
 
 def _question(options: Mapping[str, Any]) -> JsonValue:

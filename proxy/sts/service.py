@@ -1,7 +1,8 @@
 """What answers the operations of STS: `StsService`, a `Backend`.
 
-A new session is one row, written in one transaction together with the look at its role, and durable before it is answered. In the
-same transaction go the rows of sessions that ended long ago. Calls that sessions sign write nothing.
+A new session is one row, written in one transaction together with the look at its role and the note that it was made, and durable
+before it is answered. In the same transaction go the rows of sessions that ended long ago. Calls that sessions sign write
+nothing.
 
 Not here: second factors (a code is always wrong), session policies, and contexts of identity providers; they are refused.
 
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 
+from proxy.backends.local import effects
 from proxy.callers import (
     ASSUMED_ROLE,
     CALLER,
@@ -73,6 +75,8 @@ class StsService:
     def _change(self, change: Callable[[Transaction, KmsCall], Answer], call: KmsCall, outlived: tuple[str, ...]) -> Answer:
         with self._store.change() as tx:
             answer = change(tx, call)
+            if call.intent_id is not None:
+                effects.keep(tx, call.intent_id, call.received_us, (), roles=answer.keys)
             for access_key_id in outlived:
                 tx.delete(SESSION, NO_REGION, access_key_id)
             return answer

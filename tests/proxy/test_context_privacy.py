@@ -252,9 +252,12 @@ async def test_where_no_key_can_be_made_the_call_is_refused_and_its_record_withh
     keys._subjects._writer.execute("PRAGMA query_only = ON")
     sent = {"KeyId": "alias/a", "KeySpec": "AES_256", "EncryptionContext": {"patient": "anna", "note": "asthma"}}
     with caplog.at_level(logging.ERROR):
-        assert (await world.pipeline.walk(request("GenerateDataKey", sent))).status == 500
+        for _ in range(3):
+            assert (await world.pipeline.walk(request("GenerateDataKey", sent))).status == 500
     assert world.backend.calls == []
-    [line] = world.log.lines
+    assert len(caplog.records) == 1, "it is told once"
+    line = world.log.lines[-1]
+    assert len(world.log.lines) == 3
     assert json.loads(line)["requestParameters"]["encryptionContext"]["note"] == "[withheld]"
     assert "asthma" not in caplog.text
     assert "anna" not in caplog.text

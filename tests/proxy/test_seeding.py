@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,15 @@ def test_the_public_example_is_made_by_the_command_and_is_on_record_without_its_
         [f"arn:aws:kms:us-east-1:111122223333:key/{ID}", "arn:aws:kms:us-east-1:111122223333:alias/tests"],
         ["arn:aws:kms:eu-central-1:444455556666:key/11111111-2222-4333-8444-666666666666"],
     ]
+
+
+def test_a_seeded_key_is_as_old_as_the_keys_clock_says(tmp_path: Path, instance: Instance, settings: Settings) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("2030-01-01T00:00Z")
+    before = settings.model_copy(update={"clock": clock})
+    assert seed(instance, before, write(tmp_path, key())) == Seeded(1, 0)
+    made = ask(instance, settings, "DescribeKey", KeyId=ID)["KeyMetadata"]["CreationDate"]
+    assert 0 <= made - datetime(2030, 1, 1, tzinfo=UTC).timestamp() < 600
+    clock.write_text("soon")
+    with pytest.raises(SetupError, match="clock"):
+        seed(instance, before, write(tmp_path, key()))

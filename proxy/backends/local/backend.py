@@ -130,7 +130,8 @@ class LocalBackend:
                 return await answer_attested(self._desk, call, self._answer)
             return await self._answer(call)
         except (StoreFailed, SealBroken) as fault:
-            _log.error("%s: %s", call.operation.name, fault)
+            if isinstance(fault, SealBroken):  # that the store fails, its watcher tells, and not for each call
+                _log.error("%s: %s", call.operation.name, fault)
             is_unknown = isinstance(fault, StoreFailed) and fault.outcome_unknown
             raise KmsError("KMSInternalException", "The key store failed.", status=500, effect_unknown=is_unknown) from fault
 

@@ -1,8 +1,8 @@
 """Which changes of calls, and of commands on the host, the store has: a row for each, written in the transaction of its change.
 
 After a crash, the log has intents without an outcome. The row says that the change was made, and of which keys and aliases; where
-there is none, it was not. Rows are kept for the last `KEPT` changes; what is older than all of them is not known. Commands leave
-rows since later than calls do: since when, a row of their own says.
+there is none, it was not. Rows are kept for the last `KEPT` changes; what is older than all of them is not known. Commands, and
+calls to STS, leave rows since later than calls to KMS do: since when, rows of their own say.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ EFFECT = "effect"
 KEPT = 8_192
 _PRUNED_EVERY = 256  # changes
 _NO_REGION = ""
-#: The rows that say since when rows are there, of calls and of commands: the latest arrival, in microseconds, of one whose row
-#: was forgotten.
-_SINCE, _COMMANDS_SINCE = "since", "commands since"
+#: The rows that say since when rows are there, of calls, of commands and of new sessions: the latest arrival, in microseconds, of
+#: one whose row was forgotten.
+_SINCE, _COMMANDS_SINCE, _SESSIONS_SINCE = _ALL_SINCE = "since", "commands since", "sessions since"
 #: The commands that leave a row: those that change callers, roles and their policies, and seed keys.
 COMMANDS = frozenset(
     (
@@ -48,11 +48,14 @@ def keep(
     keys: Sequence[KeyUse],
     aliases: Sequence[str] = (),
     grant_id: str | None = None,
+    roles: Sequence[KeyUse] = (),
 ) -> None:
-    """Keep that what was intended at `at_us` was done to `keys`, aliases (ARNs) and a grant, in the transaction that does it."""
+    """Keep that what was intended at `at_us` was done to `keys`, aliases (ARNs), a grant and roles, in the transaction that does
+    it."""
     resources = [[key.arn, key.account_id, "AWS::KMS::Key"] for key in keys]
     resources += [[arn, arn.split(":")[4], "AWS::KMS::Alias"] for arn in aliases]
-    for since in (_SINCE, _COMMANDS_SINCE):
+    resources += [[role.arn, role.account_id, "AWS::IAM::Role"] for role in roles]
+    for since in _ALL_SINCE:
         if tx.get(EFFECT, _NO_REGION, since) is None:
             tx.put(EFFECT, _NO_REGION, since, {"at_us": at_us})
     grant = {} if grant_id is None else {"grant": grant_id}
@@ -63,7 +66,7 @@ def keep(
 
 def start_anew(tx: Transaction, now_us: int) -> None:
     """Nothing is known from now on of what arrived before `now_us` and has no row."""
-    for since in (_SINCE, _COMMANDS_SINCE):
+    for since in _ALL_SINCE:
         tx.put(EFFECT, _NO_REGION, since, {"at_us": now_us})
 
 
@@ -96,6 +99,8 @@ def _since_when(intent: AuditRecord) -> str | None:
     match intent.event_source:
         case "kms.amazonaws.com":
             return _SINCE if intent.backend == "local" else None
+        case "sts.amazonaws.com":
+            return _SESSIONS_SINCE
         case "keytrail":
             return _COMMANDS_SINCE if intent.event_name in COMMANDS else None
         case _:

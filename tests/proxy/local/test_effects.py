@@ -18,7 +18,9 @@ import pytest
 from audit.commit import Known
 from audit.instance import ADMIN_LOG, Instance
 from audit.record import AuditRecord, Effect, Resource, UserIdentity
+from proxy import keystore
 from proxy.backends.local import effects
+from proxy.domain import KeyUse
 from proxy.host import Host, initialise
 from proxy.settings import Settings
 from tests.integration.components.postgresql import PostgreSQL
@@ -91,7 +93,7 @@ def test_nothing_is_known_of_what_is_older_than_the_rows(world: World, monkeypat
 
 def test_it_says_nothing_of_what_is_not_the_stores_affair_or_was_changed_by_another_hand(world: World) -> None:
     ask(world, "CreateKey", "one")
-    for source in ("keytrail", "sts.amazonaws.com"):
+    for source in ("keytrail", "cloudtrail.amazonaws.com"):
         assert effects.known(world.store, intent("two", source=source)) is None
     assert effects.known(world.store, intent("two", backend="aws")) is None
     assert effects.known(world.store, intent("two")) == Known(Effect.NONE)
@@ -114,6 +116,21 @@ def test_of_a_command_something_is_known_since_commands_leave_rows(world: World)
     assert effects.known(world.store, later) == Known(Effect.NONE)
     assert effects.known(world.store, replace(later, event_id="made")) == Known(Effect.MADE)
     assert effects.known(world.store, replace(later, event_name="CreateCertificateAuthority")) is None
+
+
+def test_of_a_new_session_something_is_known_since_sessions_leave_rows(world: World) -> None:
+    with world.store.change() as tx:  # as an older keytrail left it
+        for since in ("since", "commands since"):
+            tx.put(effects.EFFECT, "", since, {"at_us": START_US})
+    lost = intent("lost", START_US + 1, source="sts.amazonaws.com")
+    assert effects.known(world.store, lost) is None
+    role = KeyUse(f"arn:aws:iam::{ACCOUNT}:role/r", ACCOUNT)
+    with world.store.change() as tx:
+        effects.keep(tx, "made", START_US + 2, (), roles=(role,))
+    later = replace(lost, time_us=START_US + 3)
+    assert effects.known(world.store, later) == Known(Effect.NONE)
+    made = Known(Effect.MADE, (Resource(role.arn, ACCOUNT, "AWS::IAM::Role"),))
+    assert effects.known(world.store, replace(later, event_id="made")) == made
 
 
 #: Where a process is killed during CreateKey, and whether the key is there afterwards.
@@ -222,3 +239,36 @@ def test_a_command_killed_within_its_change_leaves_a_store_and_a_log_that_agree(
     assert (unknown["eventName"], unknown["additionalEventData"]["keytrail"]["effect"]) == (command, effect)
     is_key = (command, effect) == ("SeedKey", "made")
     assert [one["ARN"].rpartition("/")[2] for one in unknown["resources"]] == ["aaaaaaaa-1111-2222-3333-444455556666"] * is_key
+
+
+_SEARCH = [sys.executable, "-c", "from proxy.cli import main; main()", "query", "--event", "nothing", "--data"]
+
+
+@pytest.mark.parametrize("following", ["keystore", "search", "search without the settings' key"])
+def test_whatever_command_comes_next_tells_of_the_effect(tmp_path: Path, following: str) -> None:
+    settings = Settings(data=tmp_path / "data")
+    instance = initialise(settings)
+    environment = {**os.environ, "PYTHONPATH": "."}
+    point = "proxy.recording.Recorder.outcome"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(settings.data), point], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    told = ""
+    if following == "keystore":
+        keystore.check(instance, settings)
+    else:
+        if following != "search":
+            environment["KEYTRAIL_MASTER_KEY"] = str(tmp_path / "nowhere")
+        served = instance.hold()
+        try:
+            told = subprocess.run(
+                [*_SEARCH, str(settings.data)], env=environment, check=True, capture_output=True, text=True
+            ).stderr
+        finally:
+            os.close(served)
+    segments = sorted(instance.log_folder(ADMIN_LOG).glob("*.jsonl"))
+    records = [orjson.loads(line) for segment in segments for line in segment.read_bytes().splitlines()]
+    (unknown,) = [one for one in records if one["additionalEventData"]["keytrail"]["phase"] == "unknown"]
+    if following in ("keystore", "search"):
+        assert unknown["additionalEventData"]["keytrail"]["effect"] == "made" and len(unknown["resources"]) == 1
+    else:
+        assert "effect" not in unknown["additionalEventData"]["keytrail"] and "is not known" in told

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from audit.record import IdentityProof, Phase
+from audit.commit import Known
+from audit.record import Effect, IdentityProof, Phase, Resource
+from proxy.backends.local import effects
 from proxy.callers import SESSION
 from tests.proxy.local.world import ACCOUNT
 from tests.proxy.sts.world import ALICE, BOB, BUILDER, DEPLOYER, OTHER_ACCOUNT, World, refusal, trust
@@ -372,3 +374,20 @@ def test_a_session_given_out_on_the_host_is_of_the_role_of_its_name(world: World
 def test_a_role_takes_the_id_that_its_sessions_have(world: World) -> None:
     given = world.callers.add(SESSION_ARN)
     assert world.roles.add(BUILDER, trust(ALICE)).role_id == given.principal.principal_id.partition(":")[0]
+
+
+# --- whose outcome is lost
+
+
+def test_the_store_knows_whether_a_session_was_made(world: World) -> None:
+    alice = world.callers.add(ALICE)
+    role = world.roles.add(BUILDER, trust(ALICE))
+    assumed(world, alice)
+    world.client("sts", alice).get_session_token()
+    assert refusal(world.client("sts", alice), "assume_role", RoleArn=DEPLOYER, RoleSessionName="run-1")[0] == "AccessDenied"
+    intents = [record for record in world.log.records if record.phase is Phase.INTENT]
+    assert [effects.known(world.store, intent) for intent in intents] == [
+        Known(Effect.MADE, (Resource(role.arn, role.account_id, "AWS::IAM::Role"),)),
+        Known(Effect.MADE),
+        Known(Effect.NONE),
+    ]
