@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from audit.errors import ReceiptInvalid
 from audit.merkle import HASH_BYTES
 
+RECEIPT_HEADER = "x-keytrail-receipt"
 _FORM = re.compile(r"(?P<origin>[^\s+]{1,512}) (?P<sequence>0|[1-9][0-9]{0,17}) (?P<leaf>[A-Za-z0-9+/]{43}=)", re.ASCII)
 
 

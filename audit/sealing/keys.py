@@ -74,12 +74,12 @@ class KeyPlace:
 
     def open(self, instance: Instance) -> SigningKey:
         """The key. Raises `CheckpointInvalid`, `SigningUnavailable`, OSError; nothing of the key is in the message."""
-        return load_key(self.file(instance)) if self.is_file else self._open_kms()
+        return load_key(self.file(instance)) if self.is_file else self._open_kms(instance.id)
 
-    def _open_kms(self) -> SigningKey:
+    def _open_kms(self, instance: str = "") -> SigningKey:
         from audit.sealing.kms_key import KmsAccess, KmsKey  # boto3 takes a second to be there, and is seldom needed
 
-        return KmsKey(self.key.removeprefix(KMS), KmsAccess(**self.kms))
+        return KmsKey(self.key.removeprefix(KMS), KmsAccess(**self.kms), instance)
 
 
 def create_key(instance: Instance, place: KeyPlace | None = None) -> None:

@@ -3,6 +3,9 @@
 Ed25519 signs a message as it is (RAW), of at most 4,096 bytes: enough for any checkpoint. ECDSA on P-256 signs a digest, and so
 has no such limit. What comes back is verified before it is used: a KMS that answers with something else signs nothing here.
 
+The KMS may not be the keytrail whose log is signed: each signature would be a record, and each record would need a signature. It
+tells so itself, by the receipt in its answers, whatever name or proxy leads to it.
+
 boto3 finds the credentials as for everything else on the host. Source: AWS KMS API reference, Sign, GetPublicKey.
 """
 
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from audit.checkpoint import VerifierKey, is_public_key
 from audit.errors import CheckpointInvalid, SigningUnavailable
+from audit.receipts import RECEIPT_HEADER
 
 _LONGEST_RAW_BYTES = 4_096
 _CONNECT_S, _READ_S = 3, 5
@@ -52,11 +56,13 @@ class KmsPublicKey:
 class KmsKey:
     """The key `key_id` (ARN, id, alias or alias ARN) of a KMS, as an `audit.checkpoint.SigningKey`.
 
-    An alias is looked up once: whoever moves it changes the key of the next start, which then has to be that of the chain. Raises
-    `SigningUnavailable` where the KMS does not answer, or refuses; `CheckpointInvalid` where the key is none to sign notes with.
+    An alias is looked up once: whoever moves it changes the key of the next start, which then has to be that of the chain.
+    `instance` is the id of the instance that it signs for. Raises `SigningUnavailable` where the KMS does not answer, or refuses,
+    or is that instance's own; `CheckpointInvalid` where the key is none to sign notes with.
     """
 
-    def __init__(self, key_id: str, access: KmsAccess) -> None:
+    def __init__(self, key_id: str, access: KmsAccess, instance: str = "") -> None:
+        self._own_receipts = f"keytrail/{instance}/" if instance else None
         self._client = _connect(key_id, access)
         answer = self._ask("get_public_key", KeyId=key_id)
         self._arn = str(answer["KeyId"])
@@ -86,13 +92,24 @@ class KmsKey:
 
     def _ask(self, operation: str, **parameters: object) -> Any:  # Any: boto3 makes its clients at run time
         try:
-            return getattr(self._client, operation)(**parameters)
+            answer = getattr(self._client, operation)(**parameters)
+            self._require_another(answer, parameters["KeyId"])
+            return answer
         except ClientError as error:
+            self._require_another(error.response, parameters["KeyId"])
             told = error.response.get("Error", {})
             reason = f"{str(told.get('Code', ''))[:128]}: {str(told.get('Message', '')).partition(chr(10))[0][:512]}"
         except BotoCoreError as error:  # its text may show the URL of the proxy
             reason = type(error).__name__
         raise SigningUnavailable(f"the KMS of the signing key ({parameters['KeyId']}): {reason}")
+
+    def _require_another(self, answer: Any, key_id: object) -> None:  # Any: as above
+        receipt = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(RECEIPT_HEADER, "")
+        if self._own_receipts is not None and receipt.startswith(self._own_receipts):
+            raise SigningUnavailable(
+                f"the KMS of the signing key ({key_id}) is this very keytrail: each signature would be a record, and each record"
+                " would need a signature; the key has to be in another KMS"
+            )
 
 
 def _connect(key_id: str, access: KmsAccess) -> Any:  # Any: as above

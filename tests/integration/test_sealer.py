@@ -433,6 +433,28 @@ def test_a_key_of_another_keytrail_signs_and_nothing_is_lost_while_that_is_down(
                 one.kill_all()
 
 
+def test_a_key_in_the_kms_of_this_very_keytrail_is_refused(initialised: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path / "data")
+    shutil.copytree(initialised, server.data)
+    server.start()
+    try:
+        made: Any = json.loads(server.post("CreateKey", {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"}).body)
+        wait_until(lambda: server.health()[1]["processes"]["sealer"]["ready"], "it seals by the key of its file")
+        server.settings |= {
+            "KEYTRAIL_SEALER_KEY": f"awskms:{made['KeyMetadata']['Arn']}",
+            "KEYTRAIL_SEALER_KMS_ENDPOINT": server.url,
+            "AWS_SHARED_CREDENTIALS_FILE": str(server.data / "credentials"),
+        }
+        server.settings["KEYTRAIL_LISTEN"] = server.url.removeprefix("http://")
+        assert server.stop() == 0
+        server.start()
+        wait_until(lambda: not server.health()[1]["processes"]["sealer"]["ready"], "it is not sealed by its own KMS")
+        assert "is this very keytrail" in server.health()[1]["processes"]["sealer"]["reason"]
+        assert server.post("ListKeys", {}).status == 200, "calls are answered all the same"
+    finally:
+        server.kill_all()
+
+
 def make_key(folder: Path) -> Path:
     path = folder / "own.key"
     path.write_bytes(new_key_file())

@@ -39,10 +39,11 @@ class Kms:
         self.asked: list[dict[str, Any]] = []
         self.fault: Exception | None = None
         self.spoil: Callable[[bytes], bytes] = lambda signature: signature
+        self.headers: dict[str, str] = {}
 
     def get_public_key(self, **asked: Any) -> dict[str, Any]:
         self._note(asked)
-        return {"KeyId": ARN, "KeyUsage": self.usage, "PublicKey": self.key.public_key().public_bytes(*SPKI)}
+        return {"KeyId": ARN, "KeyUsage": self.usage, "PublicKey": self.key.public_key().public_bytes(*SPKI), **self.metadata()}
 
     def sign(self, **asked: Any) -> dict[str, Any]:
         self._note(asked)
@@ -52,7 +53,10 @@ class Kms:
         else:
             assert (asked["MessageType"], asked["SigningAlgorithm"]) == ("DIGEST", "ECDSA_SHA_256")
             signature = self.key.sign(asked["Message"], ec.ECDSA(Prehashed(SHA256())))
-        return {"KeyId": ARN, "Signature": self.spoil(signature)}
+        return {"KeyId": ARN, "Signature": self.spoil(signature), **self.metadata()}
+
+    def metadata(self) -> dict[str, Any]:
+        return {"ResponseMetadata": {"HTTPHeaders": self.headers}}
 
     def _note(self, asked: dict[str, Any]) -> None:
         self.asked.append(asked)
@@ -85,6 +89,18 @@ def test_it_signs_notes_that_its_public_key_verifies(kms: Kms) -> None:
     assert sent == (
         checkpoint.text().encode() if isinstance(kms.key, Ed25519PrivateKey) else sha256(checkpoint.text().encode()).digest()
     )
+
+
+def test_the_keytrail_whose_log_is_signed_is_no_kms_for_its_key(kms: Kms) -> None:
+    own, other = "0123456789abcdef", "fedcba9876543210"
+    kms.headers = {"x-keytrail-receipt": f"keytrail/{other}/w0 7 {'A' * 43}="}
+    assert KmsKey("alias/sealer", KmsAccess(), own).sign(b"text")
+    kms.headers = {"x-keytrail-receipt": f"keytrail/{own}/w0 7 {'A' * 43}="}
+    with pytest.raises(SigningUnavailable, match=r"\(alias/sealer\) is this very keytrail"):
+        KmsKey("alias/sealer", KmsAccess(), own)
+    kms.fault = ClientError({"ResponseMetadata": {"HTTPHeaders": kms.headers}, "Error": {"Code": "NotFoundException"}}, "Sign")  # type: ignore[typeddict-item]  # as much as is read
+    with pytest.raises(SigningUnavailable, match="is this very keytrail"):
+        KmsKey("alias/none", KmsAccess(), own)
 
 
 def test_what_is_too_long_for_ed25519_is_refused_before_it_is_sent(kms: Kms) -> None:
