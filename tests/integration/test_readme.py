@@ -157,6 +157,7 @@ PROMISED = {
     ],
     "Roles": [
         r"arn:aws:iam::444455556666:role/claims-writer may be assumed, for 3600 s at a time\.",
+        r"ALLOWED: .*user/demo may sts:AssumeRole on .*role/claims-writer, by trust policy of .*role/claims-writer, statement 1",
         r'"Arn": "arn:aws:sts::444455556666:assumed-role/claims-writer/run-1"',
         r"arn:aws:iam::444455556666:role/claims-writer .* AROA\w{17} .* 3600 s",
         r"its sessions have ended\.",
