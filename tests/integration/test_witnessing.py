@@ -241,7 +241,7 @@ def test_a_witness_is_one_process_and_remembers(tmp_path: Path, witness: Callabl
         (["serve", "--logs", "none"], 3, "No such file"),
         (["init", "--name", "a b"], 2, "cannot be the name of a key"),
         (["evidence", "--state", "none"], 3, "holds no witness"),
-        (["submit", "--policy", "none", "--data", "none"], 2, "is none a data folder?"),
+        (["submit", "--policy", "none", "--data", "none"], 3, "none was never initialised"),
     ],
 )
 def test_what_is_mistyped_is_told(data: Path, tmp_path: Path, arguments: list[str], code: int, told: str) -> None:

@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_served_is_not_written_to(instance: Instance, modes
 def test_where_it_cannot_be_recorded_that_is_said_and_the_search_goes_on(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "lock")
 
     monkeypatch.setattr(host_events, "BlockingLog", refuse)
