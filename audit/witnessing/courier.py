@@ -25,6 +25,7 @@ from audit.witnessing.protocol import AddCheckpoint
 from audit.witnessing.submission import SubmissionFailed, SubmissionRefused, submit
 
 STALE_S = 600  # a cosigned checkpoint that is older is a fault
+_AHEAD_S = 300  # so is one that is so far ahead: this clock was set back, and no witness's is believed any more
 _REFRESH_S = 240.0  # when a log that stands still is witnessed anew, so that it does not become stale
 _TRIES = 3  # the size that is known, the one that the witness tells, and once more
 
@@ -95,7 +96,7 @@ class Courier:
         if self._newest is not None and self._policy.quorum != NO_QUORUM:
             if not self.cosigned_s:
                 faults.append("no checkpoint has been cosigned by the quorum")
-            elif now_s - self.cosigned_s > STALE_S:
+            elif not -_AHEAD_S <= now_s - self.cosigned_s <= STALE_S:
                 faults.append(f"the newest cosigned checkpoint is of {timestamp(self.cosigned_s * 1_000_000)}")
         return [f"log {self.log}: {fault}" for fault in faults]
 

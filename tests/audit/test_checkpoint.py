@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,9 +13,12 @@ from audit.checkpoint import (
     Checkpoint,
     VerifierKey,
     claimed_checkpoint,
+    decode_base64,
+    is_public_key,
     open_checkpoint,
     open_note,
     sign,
+    sign_note,
     split_notes,
 )
 from audit.errors import CheckpointInvalid
@@ -82,6 +87,30 @@ def test_any_changed_byte_is_refused(place: int, change: int) -> None:
 def test_refusals_say_why(note: str, reason: str) -> None:
     with pytest.raises(CheckpointInvalid, match=reason):
         open_checkpoint(note, VERIFIER)
+
+
+def test_an_empty_extension_line_is_refused() -> None:
+    note = sign_note(CHECKPOINT.text() + "one\n\ntwo\n", ORIGIN, KEY)
+    assert open_note(note, VERIFIER).endswith("\n\ntwo\n"), "it is a note"
+    with pytest.raises(CheckpointInvalid, match="empty extension line"):
+        open_checkpoint(note, VERIFIER)
+
+
+@pytest.mark.parametrize("text", ["AAB=", "AB==", "AAA", "AA A=", "AAA=\n", "AA-_", "\u00c4AA="])
+def test_base64_has_one_form(text: str) -> None:
+    assert decode_base64("AAA=") == bytes(2)
+    assert decode_base64(text) is None
+
+
+def test_a_public_key_has_one_form() -> None:
+    key = generate_private_key(SECP256R1()).public_key()
+    whole = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    short = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    head = whole.removesuffix(point)
+    compressed = bytes([0x30, head[1] - 32]) + head[2:-3] + bytes([0x03, len(short) + 1, 0]) + short
+    assert load_der_public_key(compressed) == key, "it is the same key"
+    assert is_public_key(whole) and not is_public_key(compressed) and not is_public_key(whole + b"\0")
 
 
 @pytest.mark.parametrize("size", ["07", "-1", "1e3", "", " 7", "99999999999999999999"])

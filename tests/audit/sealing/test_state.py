@@ -105,6 +105,26 @@ def test_another_note_for_the_same_size_is_refused(forge: Forge, place: KeyPlace
     assert "5 records were signed for, as the sealer's own state says" in str(status.reason)
 
 
+def test_what_a_crash_kept_from_the_history_does_not_stand_over_other_lines(forge: Forge, place: KeyPlace) -> None:
+    """The state has the next note, the history not yet; and before the sealer started again a line was changed."""
+    forge.grow(5)
+    seal(forge, place)
+    first = forge.latest
+    forge.grow(3)
+    seal(forge, place)
+    before = (forge.checkpoints / "history").read_text("utf-8")
+    for name in ("history", "latest"):
+        (forge.checkpoints / name).write_text(first, "utf-8")
+    honest = forge.lines(0)
+    forge.write(0, [*honest[:6], line(6, word="Decrypt"), honest[7]])
+    (status,) = seal(forge, place)
+    assert "its first 8 records are not those that were signed for" in str(status.reason)
+    assert (forge.checkpoints / "history").read_text("utf-8") == first
+    forge.write(0, honest)
+    assert seal(forge, place) == [Status(ready=True)]
+    assert (forge.checkpoints / "history").read_text("utf-8") == before
+
+
 def test_a_state_that_is_older_than_the_history_or_missing_begins_anew(forge: Forge, place: KeyPlace) -> None:
     path = place.state_file(forge.instance)
     forge.grow(5)

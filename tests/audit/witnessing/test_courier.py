@@ -140,6 +140,8 @@ async def test_a_log_that_stands_still_is_witnessed_anew(
     await once(courier)
     assert courier.cosigned_s > first + 9_000
     assert courier.grave_faults(time.time()) == []
+    assert courier.grave_faults(time.time() - 299) == []
+    assert "the newest cosigned checkpoint is of" in courier.grave_faults(time.time() - 302)[0], "this clock was set back"
 
 
 async def test_after_a_restart_it_goes_on(forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession) -> None:
