@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from audit import cli
+from audit.canonical import timestamp
 from audit.errors import ReceiptInvalid
 from audit.log import Mark
 from audit.merkle import leaf_hash
@@ -136,6 +138,17 @@ def test_what_is_under_no_checkpoint_has_to_be_young(forge: Forge) -> None:
     assert faults(verified(forge, receipts(forge, 3, 25))) == [
         "admin: record 25, which a receipt was given for, is under no checkpoint that agrees"
     ]
+
+
+@pytest.mark.parametrize(("age_s", "is_young"), [(0, True), (9, True), (11, False), (-9, True), (-11, False), (-86_400, False)])
+def test_how_young_what_is_under_no_checkpoint_may_be(forge: Forge, age_s: int, is_young: bool) -> None:
+    """Of another year is one of the future too: whoever rewrites a record writes its time."""
+    now_us = 1_800_000_000_000_000
+    record = orjson.loads(line(25))
+    record["additionalEventData"]["keytrail"]["time"] = timestamp(now_us - age_s * 1_000_000)
+    forge.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    report = verify(forge.instance.data, receipts=receipts(forge, 25), now_us=lambda: now_us)
+    assert (faults(report) == []) is is_young
 
 
 def test_receipts_of_a_log_that_is_not_here(forge: Forge) -> None:

@@ -23,6 +23,7 @@ from audit.witnessing import courier as courier_module
 from audit.witnessing import pauses, submission
 from audit.witnessing.courier import Courier
 from audit.witnessing.memory import read_evidence
+from audit.witnessing.notes import LogNotes
 from audit.witnessing.protocol import AddCheckpoint
 from audit.witnessing.submission import open_session
 from tests.audit.forge import Forge
@@ -238,7 +239,13 @@ async def test_one_that_lies_or_hangs_harms_nobody(
         assert "liar" not in cosigned(forge)
 
 
-@pytest.mark.parametrize(("size", "told"), [(10**18, "says that it has cosigned 1000000000000000000 records, and here are 3")])
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (10**18, "says that it has cosigned 1000000000000000000 records, and here are 3"),
+        (3, "says that it has cosigned another tree of 3 records: a split view?"),  # as version 1.0 of the specification has it
+    ],
+)
 async def test_one_that_tells_of_more_records_is_told_of(
     forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession, size: int, told: str
 ) -> None:
@@ -394,6 +401,36 @@ async def test_what_cannot_be_kept_is_told_and_tried_again(
     forge.seal()
     await once(courier)
     assert courier.cosigned_size == 4 and courier.slight_faults() == []
+
+
+async def test_nothing_is_published_before_what_was_given_is_durable(
+    forge: Forge, witnesses: list[Served], session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge.grow(3)
+    forge.seal()
+    courier = Courier(forge.instance, forge.log, policy(*known(*witnesses), needed=1), session)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("audit.witnessing.notes.os.fdatasync", fail)
+        await once(courier)
+    assert "Input/output error" in courier.slight_faults()[-1]
+    assert not courier.cosigned_s and not (forge.checkpoints / "cosigned").exists()
+
+
+def test_what_a_crash_tore_off_is_gone_from_what_is_kept(forge: Forge) -> None:
+    forge.grow(3)
+    forge.seal()
+    notes, path = LogNotes(forge.instance, forge.log), forge.checkpoints / "cosignatures"
+    one = forge.latest + cosign(claimed_checkpoint(forge.latest).text(), LIAR_KEY.name, LIAR, 1_800_000_000)
+    notes.keep(one)
+    with path.open("ab") as file:
+        file.write(b"\n" + forge.latest.encode()[:-30] + b"x" * 2_000)  # longer than what comes in its place
+    notes.keep(one)
+    assert path.read_text("utf-8") == f"{one}\n{one}"
+    assert split_notes(path.read_text("utf-8")) == [one, one]
 
 
 async def test_a_smaller_tree_never_takes_the_place_of_a_larger_one(
