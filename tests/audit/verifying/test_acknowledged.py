@@ -141,6 +141,17 @@ def test_the_commands_do_it_with_a_file(forge: Forge, tmp_path: Path) -> None:
     assert document["passed"] and [one["fault"]["finding"] for one in w0["acknowledged"]] == findings(forge)
 
 
+def test_a_report_goes_by_the_same_file(forge: Forge, tmp_path: Path) -> None:
+    kept = [keytrail(forge, "acknowledge", finding, "--reason", REASON).stdout for finding in findings(forge)]
+    (tmp_path / "kept").write_text("".join(kept))
+    without = keytrail(forge, "report", "key-usage", "--json", "-")
+    assert without.exit_code == 1 and json.loads(without.stdout)["verification"]["state"] == "failed"
+    done = keytrail(forge, "report", "key-usage", "--json", "-", "--acknowledged", str(tmp_path / "kept"))
+    verification = json.loads(done.stdout)["verification"]
+    assert done.exit_code == 0 and (verification["state"], verification["faults"]) == ("passed", [])
+    assert [REASON in one for one in verification["acknowledged"]] == [True, True]
+
+
 def test_a_log_that_goes_on_keeps_its_acknowledgements(forge: Forge) -> None:
     receipts = [acknowledge(forge, finding) for finding in findings(forge)]
     Worker(forge).run((9_000, "StartServing"), (9_060, "Heartbeat"))
@@ -241,6 +252,17 @@ def test_an_acknowledgement_that_is_gone_counts_no_more(forge: Forge) -> None:
     report = verify(forge.instance.data, acknowledged=receipts)
     assert failed(report) == {("w0", 13), (ADMIN_LOG, 10)}
     assert [one.fault.finding for one in report.acknowledged] == findings(forge)[:1]
+
+
+def test_an_acknowledgement_that_is_rewritten_counts_no_more(forge: Forge) -> None:
+    silence, set_back = findings(forge)
+    receipt = acknowledge(forge, silence)
+    (segment,) = list_segments(forge.instance.log_folder(ADMIN_LOG))
+    text = segment.path.read_bytes().replace(silence.encode(), set_back.encode())
+    segment.path.write_bytes(text)
+    (forge.instance.log_folder(ADMIN_LOG) / "mark").write_bytes(Mark(1, 0, len(text), 0).encode())
+    report = verify(forge.instance.data, acknowledged=[receipt])
+    assert failed(report) == {("w0", 13), (ADMIN_LOG, 10)} and not report.acknowledged
 
 
 def test_an_acknowledgement_of_a_log_that_is_not_here_is_a_fault(forge: Forge) -> None:
