@@ -214,6 +214,7 @@ def trace(
             for one in told:
                 write_told(one, console)
         sys.stdout.flush()
+        note_index_fault(next((fault for one in told for story in one.stories.values() if (fault := story.index_fault)), None))
         damaged = list(dict.fromkeys(damage for one in told for story in one.stories.values() for damage in story.damaged))
         exit_with(max(warn_of(damaged), OK if all(one.is_known for one in told) else FINDINGS))
 

@@ -66,7 +66,7 @@ def look_up(index: Index, log: str, parts: Sequence[Part], filters: Sequence[Fil
 def _judge(covered: Covered, places: Sequence[Posting], filters: Sequence[Filter], answer: Indexed) -> None:
     """Read the lines at `places`, which are in order, and keep those that match."""
     wanted = [condition.terms for one in filters for condition in conditions(one)]
-    file, opened = -1, None
+    file, opened, read_up_to = -1, None, 0
     try:
         for posting in places:
             part = covered.part_of(posting.record)
@@ -75,9 +75,13 @@ def _judge(covered: Covered, places: Sequence[Posting], filters: Sequence[Filter
             if part is not opened:
                 if opened is not None:
                     os.close(file)
-                file, opened = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC), part
+                file, opened, read_up_to = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC), part, 0
             place = Place(part.log, part.path.name, posting.record - part.first_index + 1)
+            if posting.start < read_up_to:  # another record's line: it would be told twice
+                answer.damaged.append(Damage(place.log, place.segment, place.line, _NOT_INDEXED_SO))
+                continue
             line = _read_line(file, posting.start)
+            read_up_to = posting.start + len(line) + 1
             try:
                 record = parse(line, place)
             except DamagedLog as error:

@@ -43,6 +43,8 @@ def admit(database: duckdb.DuckDBPyConnection, text: str, further: frozenset[str
     if refused:
         accepted = ", ".join(sorted(TABLES | TABLE_FUNCTIONS))
         raise QueryError(f"not accepted: {', '.join(refused)}; accepted as a table: {accepted}")
+    if odd := sorted(name for name in _defined(nodes) if not name.isidentifier()):
+        raise QueryError(f"not accepted: WITH {odd[0]!r}; accepted as its name: letters, digits and _")
     if unknown := sorted(_tables(nodes) - TABLES - further):
         raise QueryError(f"Catalog Error: no table {unknown[0]!r}; there are: {', '.join(sorted(TABLES))}")
 
@@ -119,9 +121,14 @@ def _functions(nodes: list[dict[str, object]], type: str) -> set[str]:
 
 
 def _tables(nodes: list[dict[str, object]]) -> set[str]:
-    """The tables that are named, but for those that the statement itself defines (WITH)."""
-    defined = {str(entry["key"]).lower() for node in nodes for entry in _common(node)}
-    return {str(node["table_name"]).lower() for node in nodes if node.get("type") == "BASE_TABLE"} - defined
+    """The tables that are named, but for those that the statement itself defines, anywhere."""
+    return {str(node["table_name"]).lower() for node in nodes if node.get("type") == "BASE_TABLE"} - _defined(nodes)
+
+
+def _defined(nodes: list[dict[str, object]]) -> set[str]:
+    """What the statement defines (WITH). Outside of its part of the statement such a name means something else to DuckDB: what is
+    no identifier would be a file there."""
+    return {str(entry["key"]).lower() for node in nodes for entry in _common(node)}
 
 
 def _common(node: dict[str, object]) -> list[dict[str, object]]:

@@ -117,7 +117,7 @@ class Count:
 @dataclass(frozen=True, slots=True)
 class Story:
     """What the logs tell of the blob with `fingerprint`. `counts` are over everything, also where `entries` is
-    `incomplete`."""
+    `incomplete`. `index_fault` as of `Result`."""
 
     fingerprint: str
     blobs: dict[str, Relation]
@@ -126,6 +126,7 @@ class Story:
     coverage: tuple[Coverage, ...]
     damaged: tuple[Damage, ...]
     incomplete: tuple[str, ...]
+    index_fault: str | None = None
 
     @property
     def is_found(self) -> bool:
@@ -205,6 +206,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
     """
     collected = _Collected()
     incomplete = []
+    index_fault: str | None = None
     damaged: list[Damage] = []  # of every generation: only the one that looks at a line by the index can tell
     known = {fingerprint}
     wanted = [fingerprint]
@@ -215,6 +217,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
         with search(data, filters, progress=progress, use_index=use_index) as result:
             collected.add(_entries(result.records()))
             coverage, damaged = result.coverage, list(dict.fromkeys([*damaged, *result.damaged]))
+            index_fault = index_fault or result.index_fault
         wanted = sorted({blob for edge in collected.edges for blob in edge if not known.isdisjoint(edge)} - known)
         if len(known) + len(wanted) > MAX_BLOBS:
             incomplete.append(f"more than {MAX_BLOBS} blobs are connected by ReEncrypt; the others were not followed")
@@ -228,6 +231,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
         with search(data, _key_events(keys), progress=progress, use_index=use_index) as result:
             collected.add(_entries(result.records()))
             coverage, damaged = result.coverage, list(dict.fromkeys([*damaged, *result.damaged]))
+            index_fault = index_fault or result.index_fault
     if collected.left_out:
         incomplete.append(f"{collected.left_out} more calls are counted above and not listed")
     return Story(
@@ -238,6 +242,7 @@ def trace(data: Path, fingerprint: str, *, progress: Progress | None = None, use
         coverage,
         tuple(damaged),
         tuple(incomplete),
+        index_fault,
     )
 
 

@@ -13,7 +13,7 @@ from audit.delivery.layout import unique_of
 from audit.query.index.layout import index_folder
 from tests.attacks.honest import Honest
 from tests.attacks.root import Root, assert_caught, assert_passes
-from tests.audit.query.test_index_against_log import rewrite
+from tests.audit.query.test_index import rewrite
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.query.index.layout import DayFile, LogIndex, Run
+from audit.query.index.sums import Rotted, require_sound
 
 
 def require_findable(folder: Path, index: LogIndex) -> Iterator[str]:
@@ -40,6 +41,10 @@ def _gaps(index: LogIndex) -> Iterator[str]:
 
 
 def _of_postings(path: Path, run: Run, low: int, high: int) -> Iterator[str]:
+    try:
+        require_sound(path)
+    except Rotted as error:
+        yield str(error)
     file = pq.ParquetFile(str(path))
     last: tuple[int, int] = (low, -1)
     for group in range(file.num_row_groups):

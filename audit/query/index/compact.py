@@ -2,7 +2,8 @@
 
 A batch is committed in this order: events and postings written and synced → manifest replaced. Merging: the new file written and
 synced → manifest replaced → the old ones removed, after a while. A crash between any two of these leaves files that no manifest
-names, which a `Compactor` removes; and nothing twice, since the manifest says which records are in which file.
+names, which a `Compactor` removes; and nothing twice, since the manifest says which records are in which file. What fails without
+a crash takes its files away at once, and nothing is begun that would leave the log little of its disk.
 
 One process at a time compacts (`index/lock`). Readers need no lock: one that finds a file gone reads the manifest again.
 """
@@ -14,7 +15,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +40,7 @@ from audit.query.index.layout import (
 )
 from audit.query.index.load import Rows
 from audit.query.index.pieces import OPEN_BYTES, pending, still_ends_with, tail_of
+from audit.query.index.sums import require_sound, sums_path, write_sums
 from audit.query.lines import Damage
 from audit.query.modesty import trickling
 from audit.query.scan import Part
@@ -47,6 +50,10 @@ BATCH_BYTES = 512 << 20
 FANOUT = 16
 #: How long a file that was merged into another is kept, for those who still read it.
 GRACE_S = 600.0
+#: What is left free of the disk: where the log can write nothing more, no call is answered, and there is no haste to index.
+LEFT_FREE_BYTES = 256 << 20
+#: An index has less than this part of the log's size.
+_SHARE = 4
 _SMALL_RECORDS = 1 << 15
 _WRITE = "(FORMAT parquet, COMPRESSION snappy, PARQUET_VERSION v2, ROW_GROUP_SIZE 10240)"
 _WRITE_EVENTS = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 61440)"
@@ -70,6 +77,10 @@ class _Batch:
     @property
     def next(self) -> int:
         return self.parts[-1].next_index or 0
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes - part.skipped_bytes for part in self.parts)
 
 
 class Compactor:
@@ -172,15 +183,15 @@ class Compactor:
 
     def _compact(self, batch: _Batch) -> None:
         self._rows.clear()
-        pieces = [self._load(part) for part in batch.parts]
-        run = Run(batch.log, batch.first, batch.next, 1)
-        files = [self._write(run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record", _WRITE)]
-        days = []
-        for day, records, first, last in self._database.execute(rows.DAYS).fetchall():
-            file = DayFile(batch.log, day, batch.first, batch.next, records)
-            files.append(self._write(file.path(self._index), rows.OF_DAY, _WRITE_EVENTS, [first, last, day]))
-            days.append(file)
-        _sync(files)
+        with self._new_files(batch.size_bytes // _SHARE) as files:
+            pieces = [self._load(part) for part in batch.parts]
+            run = Run(batch.log, batch.first, batch.next, 1)
+            self._write_postings(files, run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record")
+            days = []
+            for day, records, first, last in self._database.execute(rows.DAYS).fetchall():
+                file = DayFile(batch.log, day, batch.first, batch.next, records)
+                self._write(files, file.path(self._index), rows.OF_DAY, _WRITE_EVENTS, [first, last, day])
+                days.append(file)
         log = self._manifest.logs.setdefault(batch.log, LogIndex())
         log.pieces += pieces
         log.runs.append(run)
@@ -216,12 +227,36 @@ class Compactor:
             tail_of(part.path, part.size_bytes),
         )
 
-    def _write(self, path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> Path:
+    @contextmanager
+    def _new_files(self, size_bytes: int) -> Iterator[list[Path]]:
+        """A list for files of about `size_bytes` in all: durable behind it, or away. Raises `IndexFault` where there is little
+        room for them."""
+        free_bytes = shutil.disk_usage(self._index).free
+        if free_bytes < size_bytes + LEFT_FREE_BYTES:
+            raise IndexFault(
+                f"{self._index}: {free_bytes >> 20} MiB of the disk are free, and the log needs them: nothing more is indexed"
+            )
+        files: list[Path] = []
+        try:
+            yield files
+            _sync(files)
+        except Exception:
+            for path in files:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _write_postings(self, files: list[Path], path: Path, select: str, parameters: Sequence[object] = ()) -> None:
+        self._write(files, path, select, _WRITE, parameters)
+        files.append(sums_path(path))
+        write_sums(path)
+
+    def _write(self, files: list[Path], path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> None:
+        """Write what `select` gives to the new file `path`, one of `files`."""
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        files.append(path)
         with trickling(path):
             self._database.execute(f"COPY ({select}) TO {quoted(path)} {how}", parameters)
         path.chmod(0o600)
-        return path
 
     # --- merging
 
@@ -242,24 +277,27 @@ class Compactor:
         old = log.runs[window]
         records = old[-1].next - old[0].first
         run = Run(old[0].log, old[0].first, old[-1].next, SLICES if records > SLICED_FROM else 1)
-        files = []
-        for number in range(run.slices):
-            low, high = (number << 64) // run.slices, ((number + 1 << 64) // run.slices) - 1
-            sources = dict.fromkeys(one.path_of(self._index, low) for one in old)
-            paths = ", ".join(map(quoted, sources))
-            select = f"SELECT * FROM read_parquet([{paths}]) WHERE term BETWEEN ? AND ? ORDER BY term, record"  # noqa: S608 - ours
-            files.append(self._write(run.path(self._index, number), select, _WRITE, [low, high]))
-        _sync(files)
+        replaced = [path for one in old for path in one.files(self._index)]
+        for path in (path for one in old for path in one.paths(self._index)):
+            require_sound(path)
+        with self._new_files(_size_of(replaced)) as files:
+            for number in range(run.slices):
+                low, high = (number << 64) // run.slices, ((number + 1 << 64) // run.slices) - 1
+                sources = dict.fromkeys(one.path_of(self._index, low) for one in old)
+                paths = ", ".join(map(quoted, sources))
+                select = f"SELECT * FROM read_parquet([{paths}]) WHERE term BETWEEN ? AND ? ORDER BY term, record"  # noqa: S608 - ours
+                self._write_postings(files, run.path(self._index, number), select, [low, high])
         log.runs[window] = [run]
-        self._replace([path for one in old for path in one.paths(self._index)])
+        self._replace(replaced)
 
     def _merge_days(self, log: LogIndex, old: list[DayFile]) -> None:
         file = DayFile(old[0].log, old[0].day, old[0].first, old[-1].next, sum(one.records for one in old))
-        sources = ", ".join(quoted(one.path(self._index)) for one in old)
-        select = f"SELECT * FROM read_parquet([{sources}], hive_partitioning = false)"  # noqa: S608 - paths of ours, in order
-        _sync([self._write(file.path(self._index), select, _WRITE_EVENTS)])
+        replaced = [one.path(self._index) for one in old]
+        select = f"SELECT * FROM read_parquet([{', '.join(map(quoted, replaced))}], hive_partitioning = false)"  # noqa: S608 - ours, in order
+        with self._new_files(_size_of(replaced)) as files:
+            self._write(files, file.path(self._index), select, _WRITE_EVENTS)
         log.days = [file if one == old[0] else one for one in log.days if one not in old[1:]]
-        self._replace([one.path(self._index) for one in old])
+        self._replace(replaced)
 
     def _replace(self, old: list[Path]) -> None:
         self._manifest.save(self._index)
@@ -303,6 +341,10 @@ def take_lock(index: Path) -> IO[bytes]:
         lock.close()
         raise IndexInUse(f"{index}: another process compacts this index; `keytrail serve` keeps it up to date") from error
     return lock
+
+
+def _size_of(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
 
 
 def _sync(files: Sequence[Path]) -> None:

@@ -3,17 +3,19 @@
     index/manifest.json
     index/lock
     index/events/day=2026-01-31/w0-FIRST-NEXT.parquet
-    index/postings/w0-FIRST-NEXT-SLICE.parquet
+    index/postings/w0-FIRST-NEXT-SLICE.parquet, and its sums
 
 FIRST and NEXT are indexes of records in the log. The manifest is replaced whole, after all files that it names are durable; a
-file that it does not name is no part of the index. `probe` is what DuckDB makes of a known term: where it is another, the terms
-are hashed in another way, and the index is built anew.
+file that it does not name is no part of the index. Its `sum` is over all else in it: a manifest that rotted would lead past
+records, and nobody would notice. `probe` is what DuckDB makes of a known term: where it is another, the terms are hashed in
+another way, and the index is built anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ import orjson
 
 from audit import durable
 from audit.errors import AuditError
+from audit.query.index.sums import sums_path
 
-VERSION = 8
+VERSION = 9
 #: A run of more records is kept in slices of the terms' space: a look-up opens a small file, and merging takes little memory.
 SLICED_FROM, SLICES = 500_000, 16
 
@@ -63,6 +66,10 @@ class Run:
 
     def paths(self, index: Path) -> list[Path]:
         return [self.path(index, number) for number in range(self.slices)]
+
+    def files(self, index: Path) -> list[Path]:
+        """All that belong to it: `paths`, and their sums."""
+        return [file for path in self.paths(index) for file in (path, sums_path(path))]
 
     def path(self, index: Path, slice: int) -> Path:
         return index / "postings" / f"{self.log}-{self.first:020d}-{self.next:020d}-{slice:02d}.parquet"
@@ -113,6 +120,8 @@ class Manifest:
             document = orjson.loads((index / "manifest.json").read_bytes())
             if document["version"] != VERSION:
                 return cls()  # of another version: as good as none, and rebuilt by the next compaction
+            if document.pop("sum") != _sum(document):
+                raise ValueError("it is not as it was written")
             return cls({name: _log(name, part) for name, part in document["logs"].items()}, document["probe"])
         except FileNotFoundError:
             return cls()
@@ -132,15 +141,15 @@ class Manifest:
             }
             for name, log in self.logs.items()
         }
-        durable.replace(
-            index / "manifest.json", orjson.dumps({"version": VERSION, "probe": self.probe, "logs": logs}) + b"\n", mode=0o600
-        )
+        document = {"version": VERSION, "probe": self.probe, "logs": logs}
+        text = orjson.dumps(document | {"sum": _sum(document)})
+        durable.replace(index / "manifest.json", text + b"\n", mode=0o600)
 
     def paths(self, index: Path) -> Iterator[Path]:
         """Every file that belongs to the index."""
         for log in self.logs.values():
             for run in log.runs:
-                yield from run.paths(index)
+                yield from run.files(index)
             for day in log.days:
                 yield day.path(index)
 
@@ -153,6 +162,10 @@ def index_folder(data: Path) -> Path:
 def quoted(path: Path) -> str:
     """`path` as a text in SQL."""
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def _sum(document: dict[str, Any]) -> str:
+    return sha256(orjson.dumps(document)).hexdigest()
 
 
 def _log(name: str, part: dict[str, Any]) -> LogIndex:

@@ -143,14 +143,16 @@ def _places(table: pa.Table) -> list[Place]:
 def open_index(data: Path, database: duckdb.DuckDBPyConnection) -> Index:
     """The index of `data` as it is now; `database` may read its folder.
 
-    Raises OSError, and `IndexFault` also where another DuckDB made it, which hashes terms in another way: nothing would be found.
+    Raises `IndexFault`, also where another DuckDB made it, which hashes terms in another way: nothing would be found.
     """
     index = index_folder(data)
     try:
         status = (index / "manifest.json").stat()
+        manifest = _loaded(index, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
     except FileNotFoundError:
         return Index(data, database, Manifest())
-    manifest = _loaded(index, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+    except OSError as error:  # the log can be read all the same
+        raise IndexFault(f"{index / 'manifest.json'}: {error.strerror}") from error
     if manifest.logs and manifest.probe != _probe():
         raise IndexFault("the index was made by another version of DuckDB")
     return Index(data, database, manifest)

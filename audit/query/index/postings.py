@@ -1,7 +1,7 @@
 """A file of postings, read where a term must be: it is sorted by term and record, and tells the bounds of its row groups.
 
 So a look-up reads a row group of each file, however many it has. DuckDB, which writes these files, would look at the bounds of
-all of them.
+all of them; and it would not look at the sums of what it reads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.query.index.layout import IndexFault
+from audit.query.index.sums import SoundFile
 
 _SCHEMA = pa.schema({"term": pa.uint64(), "record": pa.int64(), "start": pa.int64()})
 _TERM, _RECORD = 0, 1
@@ -42,7 +43,7 @@ class PostingsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = pq.ParquetFile(str(path))
+            self._file = pq.ParquetFile(SoundFile(path))
         except (OSError, pa.ArrowException) as error:
             raise self._fault() from error
         if not self._file.schema_arrow.equals(_SCHEMA):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -9,6 +10,7 @@ from audit.errors import QueryError
 from audit.query import engine, scan
 from audit.query.engine import search
 from audit.query.filters import Filter
+from audit.query.index.compact import Compactor
 from audit.query.lines import Damage, Found
 from audit.query.scan import Coverage
 from audit.query.times import time_text
@@ -205,6 +207,41 @@ def test_segments_outside_the_interval_are_not_read_and_calls_in_flight_are_foun
         sizes = [segment.stat().st_size for segment in sorted(log.folder.iterdir())]
         assert result.scanned_bytes == sum(sizes[1:3])
         assert result.damaged == []
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("question", [Filter(), Filter(events=("Decrypt",)), Filter(caller="alice")])
+def test_records_from_before_the_clock_was_set_back_are_found(tmp_path: Path, question: Filter, indexed: bool) -> None:
+    log, hour = LogBuilder(tmp_path), 3_600
+    for start in (0, 1 * hour, 9 * hour, 2 * hour, 3 * hour):  # of the segment from nine on, all others are before it
+        for minute in range(0, 60, 10):
+            log.add(start + 60 * minute)
+        log.rotate()
+    log.add(4 * hour)
+    if indexed:
+        with Compactor(tmp_path) as compactor:
+            compactor.run()
+    for since, until in (
+        (9 * hour, None),
+        (9 * hour + 1_500, 10 * hour),
+        (2 * hour, 3 * hour),
+        (2 * hour + 1_500, 9 * hour + 1_500),
+    ):
+        asked = replace(question, since=at(since), until=at(until) if until is not None else None)
+        expected = sorted(line for line in log.lines if asked.matches(orjson.loads(line)))
+        with search(tmp_path, [asked]) as result:
+            assert sorted(one.line for one in result.records()) == expected != []
+
+
+def test_records_from_before_the_clock_was_set_back_within_a_segment_are_found(tmp_path: Path) -> None:
+    log, minute = LogBuilder(tmp_path), 60
+    log.add(0)
+    late = log.add(50 * minute)
+    log.add(5 * minute)  # set back, and not behind the segment's first record
+    log.rotate()
+    log.add(6 * minute)
+    with search(tmp_path, [Filter(since=at(40 * minute))]) as result:
+        assert [one.line for one in result.records()] == [late]
 
 
 def test_coverage_is_first_and_last_record_whatever_was_asked(tmp_path: Path) -> None:

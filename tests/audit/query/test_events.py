@@ -93,6 +93,24 @@ def test_an_interval_has_its_first_moment_and_not_its_last(tmp_path: Path) -> No
     assert found == [(4,), (5,), (6,), (7,)]
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_events_from_before_the_clock_was_set_back_are_found(tmp_path: Path, indexed: bool) -> None:
+    log, hour = LogBuilder(tmp_path), 3_600
+    for start in (0, 9 * hour, 2 * hour):
+        log.add(start)
+        log.add(start + hour - 1)
+        log.rotate()
+    log.add(3 * hour)
+    if indexed:
+        compacted(tmp_path)
+    assert rows(tmp_path, "SELECT record FROM events ORDER BY record", since=at(9 * hour)) == [(2,), (3,)]
+    assert rows(tmp_path, "SELECT record FROM events ORDER BY record", since=at(2 * hour), until=at(4 * hour)) == [
+        (4,),
+        (5,),
+        (6,),
+    ]
+
+
 def test_calls_leave_out_the_intents_of_changes(tmp_path: Path) -> None:
     log = LogBuilder(tmp_path)
     log.add(1, "DisableKey", phase="intent")
@@ -195,6 +213,7 @@ def test_what_is_damaged_is_named_in_the_answer(tmp_path: Path) -> None:
         ("SELECT * FROM information_schema.tables", "no table 'tables'"),
         ("SELECT json_serialize_plan('FROM enable_logging()')", "json_serialize_plan"),
         (f"SELECT {'+'.join('1' * 900)}", "nested too deeply"),
+        ("""SELECT * FROM (WITH "x.parquet" AS (SELECT 1) SELECT 1), 'x.parquet'""", "WITH 'x.parquet'"),
         ("SELECT (SELECT max(x) FROM events, LATERAL (SELECT * FROM read_parquet('x')) AS t(x))", "read_parquet"),
     ],
 )

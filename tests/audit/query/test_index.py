@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -25,7 +26,8 @@ from audit.query.events import open_events
 from audit.query.filters import Filter, KeyName
 from audit.query.index import compact, layout, lookup, rows
 from audit.query.index.compact import Compactor, IndexInUse, due
-from audit.query.index.layout import Manifest, index_folder
+from audit.query.index.layout import IndexFault, Manifest, index_folder
+from audit.query.index.sums import sums_path, write_sums
 from audit.query.index.terms import terms
 from audit.query.lines import Damage
 from tests.audit.query.builder import KEY_A, KEY_B, LogBuilder, at, fingerprint
@@ -56,6 +58,17 @@ def found(data: Path, *filters: Filter) -> tuple[list[bytes], list[Damage], int]
     with search(data, filters) as result:
         assert result.index_fault is None
         return [one.line for one in result.records()], result.damaged, result.scanned_bytes
+
+
+def rewrite(path: Path, select: str) -> None:
+    """Put what `select` makes of the file in its place, with its sums where it had any; it is called `file` there."""
+    other = path.with_suffix(".new")
+    with duckdb.connect(":memory:") as database:
+        database.execute(f"CREATE VIEW file AS SELECT * FROM read_parquet('{path}', hive_partitioning = false)")  # noqa: S608 - ours
+        database.execute(f"COPY ({select}) TO '{other}' (FORMAT parquet)")
+    other.rename(path)
+    if sums_path(path).exists():
+        write_sums(path)
 
 
 def lines_of(log: LogBuilder, *filters: Filter) -> list[bytes]:
@@ -219,7 +232,7 @@ def test_a_file_that_was_merged_is_kept_a_while_for_those_who_read_it(tmp_path: 
     for path in old - now:
         os.utime(path, (long_ago, long_ago))
     compacted(tmp_path)
-    assert {path for path in index_folder(tmp_path).rglob("*.parquet")} == now
+    assert {path for part in ("postings", "events") for path in (index_folder(tmp_path) / part).rglob("*.*")} == now
 
 
 # --- the open segment
@@ -402,7 +415,7 @@ def test_a_line_that_is_not_what_was_indexed_is_named(tmp_path: Path) -> None:
 def test_an_index_that_cannot_be_read_costs_time_and_nothing_else(tmp_path: Path) -> None:
     log = build(tmp_path)
     compacted(tmp_path)
-    for path in (tmp_path / "index" / "postings").iterdir():
+    for path in (tmp_path / "index" / "postings").glob("*.parquet"):
         path.write_bytes(path.read_bytes()[:-8] + b"rubbish!")
     with search(tmp_path, [ACME]) as result:
         assert [one.line for one in result.records()] == lines_of(log, ACME)
@@ -416,6 +429,58 @@ def test_a_manifest_that_cannot_be_read_costs_time_and_nothing_else(tmp_path: Pa
     with search(tmp_path, [ACME]) as result:
         assert [one.line for one in result.records()] == lines_of(log, ACME)
         assert result.index_fault is not None and "rebuild" in result.index_fault
+
+
+@pytest.mark.parametrize("place", [4, 40, 100, -20, -200])
+def test_postings_that_rotted_lead_past_nothing_and_make_no_others(tmp_path: Path, place: int) -> None:
+    log = build(tmp_path)
+    compacted(tmp_path)
+    [postings] = (tmp_path / "index" / "postings").glob("*.parquet")
+    content = bytearray(postings.read_bytes())
+    content[place] ^= 1
+    postings.write_bytes(content)
+    with search(tmp_path, [ACME]) as result:
+        assert [one.line for one in result.records()] == lines_of(log, ACME)
+        assert result.index_fault is not None and "rebuild" in result.index_fault
+    log.rotate()
+    with pytest.raises(OSError, match="not as it was written"):
+        compacted(tmp_path, batch_bytes=1, fanout=2)
+    with search(tmp_path, [ACME]) as result:
+        assert [one.line for one in result.records()] == lines_of(log, ACME)
+
+
+def test_a_manifest_that_rotted_leads_past_nothing(tmp_path: Path) -> None:
+    log = build(tmp_path)
+    compacted(tmp_path)
+    path = index_folder(tmp_path) / "manifest.json"
+    sound = path.read_bytes()
+    digits = [at for at, byte in enumerate(sound) if chr(byte).isdigit()]
+    for place in digits[:: len(digits) // 40]:
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        with search(tmp_path, [Filter(context=ACME.context, since=at(0))]) as result:
+            assert [one.line for one in result.records()] == lines_of(log, ACME)
+
+
+def test_an_index_that_cannot_be_opened_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    log = build(tmp_path)
+    (index_folder(tmp_path) / "manifest.json").mkdir(parents=True)  # as one that this user may not read, for root too
+    with search(tmp_path, [ACME]) as result:
+        assert [one.line for one in result.records()] == lines_of(log, ACME)
+        assert result.index_fault is not None and "manifest.json" in result.index_fault
+    with open_events(tmp_path) as events:
+        assert events.database.execute("SELECT count(*) FROM events").fetchall() == [(len(log.lines),)]
+        assert events.index_fault is not None and "manifest.json" in events.index_fault
+
+
+def test_an_index_that_leads_to_a_line_twice_tells_it_once_and_says_so(tmp_path: Path) -> None:
+    log = build(tmp_path)
+    compacted(tmp_path)
+    [postings] = (index_folder(tmp_path) / "postings").glob("*.parquet")
+    other = "(SELECT any_value(start) FROM file WHERE record = 1)"
+    rewrite(postings, f"SELECT * REPLACE (if(record = 3, {other}, start) AS start) FROM file ORDER BY term, record")  # noqa: S608 - ours
+    lines, damaged, _ = found(tmp_path, ACME)
+    assert lines == [line for line in lines_of(log, ACME) if line != log.lines[3]]
+    assert [(one.line, one.reason) for one in damaged] == [(4, "not the line that was indexed")]
 
 
 def test_without_the_index_nothing_is_lost(tmp_path: Path) -> None:
@@ -441,6 +506,29 @@ def test_an_index_whose_terms_are_hashed_in_another_way_is_made_anew(tmp_path: P
     assert found(tmp_path, ACME)[0] == lines_of(log, ACME)
 
 
+def test_a_step_that_fails_leaves_no_file_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = build(tmp_path)
+
+    def full(files: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compact, "_sync", full)
+        with pytest.raises(OSError, match="No space"):
+            compacted(tmp_path)
+    assert [path for path in index_folder(tmp_path).rglob("*") if path.suffix in (".parquet", ".sums")] == []
+    compacted(tmp_path)
+    assert found(tmp_path, ACME)[:2] == (lines_of(log, ACME), [])
+
+
+def test_the_log_is_left_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = build(tmp_path)
+    monkeypatch.setattr(compact, "LEFT_FREE_BYTES", shutil.disk_usage(tmp_path).total)
+    with pytest.raises(IndexFault, match="MiB of the disk are free"):
+        compacted(tmp_path)
+    assert found(tmp_path, ACME)[:2] == (lines_of(log, ACME), [])
+
+
 def test_one_process_at_a_time_compacts(tmp_path: Path) -> None:
     build(tmp_path)
     with Compactor(tmp_path), pytest.raises(IndexInUse), Compactor(tmp_path):
@@ -450,7 +538,7 @@ def test_one_process_at_a_time_compacts(tmp_path: Path) -> None:
 # --- crashes
 
 
-EFFECTS = 47  # on the disk, in the compaction of the test below
+EFFECTS = 60  # on the disk, in the compaction of the test below
 
 
 class Crash(BaseException):
@@ -475,6 +563,7 @@ def crash_at(step: int, *, is_done: bool, monkeypatch: pytest.MonkeyPatch) -> No
         return replaced
 
     monkeypatch.setattr(Compactor, "_write", breaking(Compactor._write))
+    monkeypatch.setattr(compact, "write_sums", breaking(compact.write_sums))
     monkeypatch.setattr(compact, "_sync", breaking(compact._sync))
     monkeypatch.setattr(Manifest, "save", breaking(Manifest.save))
     monkeypatch.setattr(Path, "unlink", breaking(Path.unlink))
@@ -498,7 +587,7 @@ def test_a_crash_at_any_step_loses_nothing_and_doubles_nothing(
     compacted(tmp_path, batch_bytes=1, fanout=2, grace_s=0)
     assert found(tmp_path, ACME) == (lines_of(log, ACME), [], log.segment.stat().st_size)
     index = index_folder(tmp_path)
-    there = {path for path in index.rglob("*.parquet")}
+    there = {path for folder in ("postings", "events") for path in (index / folder).rglob("*.*")}
     assert there == set(Manifest.load(index).paths(index))
     events = duckdb.connect().read_parquet(f"{index}/events/*/*.parquet")
     counted = events.aggregate("count(*), count(DISTINCT record)").fetchall()

@@ -6,14 +6,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from audit.query.index.against_log import FINDABLE, POSTINGS, ROWS, TITLES, check_index
 from audit.query.index.layout import Manifest, index_folder
 from audit.report import IndexReport, Verdict
 from tests.audit.query.builder import LogBuilder
-from tests.audit.query.test_index import build, compacted
+from tests.audit.query.test_index import build, compacted, rewrite
 
 
 def verdicts(report: IndexReport) -> dict[int, Verdict]:
@@ -26,15 +25,6 @@ def failed(report: IndexReport) -> set[int]:
 
 def reasons(report: IndexReport) -> list[str]:
     return [fault.reason for fault in report.faults]
-
-
-def rewrite(path: Path, select: str) -> None:
-    """Put what `select` makes of the file in its place; it is called `file` there."""
-    other = path.with_suffix(".new")
-    with duckdb.connect(":memory:") as database:
-        database.execute(f"CREATE VIEW file AS SELECT * FROM read_parquet('{path}', hive_partitioning = false)")  # noqa: S608 - ours
-        database.execute(f"COPY ({select}) TO '{other}' (FORMAT parquet)")
-    other.rename(path)
 
 
 def manifest(data: Path, change: Callable[[Manifest], object]) -> None:
