@@ -31,7 +31,7 @@ from audit.query.index.layout import IndexFault, index_folder
 from audit.query.index.lookup import Index, open_index
 from audit.query.index.pieces import Covered
 from audit.query.lines import Damage, Found, Place, parse
-from audit.query.scan import IN_FLIGHT, MAX_LINE_BYTES, Part
+from audit.query.scan import IN_FLIGHT, MAX_LINE_BYTES, SET_BACK, Part
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 64 << 10, 1 << 20
 _NEAR_BYTES = 1 << 20
@@ -168,7 +168,7 @@ class _Log:
 
 
 def _steps(log: _Log, wanted: Wanted) -> Iterator[_Seen]:
-    """From the mark of `log` to its beginning, or to where nothing of the interval can be any more.
+    """From the mark of `log` to its beginning; segments that can have nothing of the interval are passed over.
 
     What is near is read whole: where most records match, a page is full before the index could say where all of them are.
     """
@@ -187,33 +187,27 @@ def _steps(log: _Log, wanted: Wanted) -> Iterator[_Seen]:
 def _back(log: _Log, wanted: Wanted, covered: Covered, places: Mapping[int, Sequence[int]]) -> Iterator[_Seen]:
     """`places` are where records may be that match in what the index has; what it does not have is read whole."""
     rest = {part.first_index: part.skipped_bytes for part in covered.rest}
+    behind = next((part for part in log.parts if part.first_index > log.mark.segment), None)
+    follower = None if behind is None else scan.first_time(behind)
     for part in reversed([part for part in log.parts if part.first_index <= log.mark.segment]):
-        began = _time_at(part, 0)
-        if not _is_too_new(began, wanted):
+        start = scan.first_time(part)
+        if scan.may_hold(start, follower, wanted.since, wanted.until):
             if part.first_index in rest:
                 yield from _read_back(part, rest[part.first_index], log.stop_of(part), wanted, log.damaged)
-            starts = [start for start in places.get(part.first_index, ()) if start < log.stop_of(part)]
-            yield from _read_at(part, starts, wanted, log.damaged)
-        if _is_too_old(began, wanted):
-            return
+            offsets = [offset for offset in places.get(part.first_index, ()) if offset < log.stop_of(part)]
+            yield from _read_at(part, offsets, wanted, log.damaged)
+        follower = start
         yield _Seen(Mark(part.first_index, 0))
 
 
 def _is_too_new(time: datetime | None, wanted: Wanted) -> bool:
-    """Whether nothing that stands behind a record of that time can be in the interval."""
-    return time is not None and wanted.until is not None and time - IN_FLIGHT >= wanted.until
+    """Whether nothing that stands behind a record of that time, in its segment, can be in the interval."""
+    return time is not None and wanted.until is not None and time - IN_FLIGHT - SET_BACK >= wanted.until
 
 
 def _is_too_old(time: datetime | None, wanted: Wanted) -> bool:
-    """Whether nothing that stands before a record of that time can be in the interval."""
-    return time is not None and wanted.since is not None and time + IN_FLIGHT < wanted.since
-
-
-def _time_at(part: Part, offset: int) -> datetime | None:
-    """The time of the record that begins at `offset`; None where it cannot be read."""
-    with part.path.open("rb") as file:
-        file.seek(offset)
-        return _time_of(file.readline(MAX_LINE_BYTES).removesuffix(b"\n"))
+    """Whether nothing that stands before a record of that time, in its segment, can be in the interval."""
+    return time is not None and wanted.since is not None and time + IN_FLIGHT + SET_BACK < wanted.since
 
 
 def _time_of(line: bytes) -> datetime | None:

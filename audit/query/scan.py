@@ -21,9 +21,9 @@ from audit.segments import list_segments
 #: A record is committed at most this long after its call arrived; beyond it a segment is not searched for older or
 #: newer times.
 IN_FLIGHT = timedelta(minutes=15)
-#: Where the clock is set back behind its first record, a segment ends, and the next one tells of it by its own. Where it is set
-#: back less, the segment may hold records that are so much later than its first one, and than the first of the next.
-_LATEST = timedelta(hours=1)
+#: A clock that is set back behind a segment's first record begins a new segment, which tells of it by its own first record. One
+#: that is set back less does not: records of a segment may be followed by others that are so much older.
+SET_BACK = timedelta(hours=1)
 CHUNK_BYTES = 8 << 20
 #: No line that this version writes comes near; what does is damage and is not held in memory.
 MAX_LINE_BYTES = 16 << 20
@@ -116,27 +116,22 @@ def find_parts(data: Path, log: str) -> tuple[list[Part], list[Damage]]:
 
 
 def within(parts: list[Part], since: datetime | None, until: datetime | None) -> list[Part]:
-    """Those of a log's `parts` that may hold a record in the interval, going by the first record of each; damage never
-    excludes, nor does a clock that was set back (`_LATEST`)."""
-    starts = [_first_time(part) if since or until else None for part in parts]
+    """Those of a log's `parts` that `may_hold` a record in the interval."""
+    starts = [first_time(part) if since or until else None for part in parts]
     followers = [*starts[1:], None]
     return [
-        part
-        for part, start, follower in zip(parts, starts, followers, strict=True)
-        if not _is_before(since, start, follower) and not _is_behind(until, start)
+        part for part, start, follower in zip(parts, starts, followers, strict=True) if may_hold(start, follower, since, until)
     ]
 
 
-def _is_before(since: datetime | None, start: datetime | None, follower: datetime | None) -> bool:
-    """Whether all of a segment is before `since`: it begins at `start`, the one after it at `follower`."""
-    if since is None or start is None or follower is None or follower < start:
+def may_hold(start: datetime | None, follower: datetime | None, since: datetime | None, until: datetime | None) -> bool:
+    """Whether a segment may hold a record in the interval: its first record is of `start`, that of the next one of `follower`.
+    Damage (None) never excludes, nor does a clock that was set back."""
+    if until is not None and start is not None and start - IN_FLIGHT >= until:
         return False
-    return max(follower, start + _LATEST) + IN_FLIGHT < since
-
-
-def _is_behind(until: datetime | None, start: datetime | None) -> bool:
-    """Whether nothing of a segment that begins at `start` is before `until`."""
-    return until is not None and start is not None and start - IN_FLIGHT >= until
+    if since is None or start is None or follower is None or follower < start:
+        return True
+    return max(follower, start + SET_BACK) + IN_FLIGHT >= since
 
 
 def coverage(log: str, parts: list[Part]) -> Coverage:
@@ -186,7 +181,8 @@ def _line_bounds(data: bytes, cut: int) -> array[int]:
     return bounds
 
 
-def _first_time(part: Part) -> datetime | None:
+def first_time(part: Part) -> datetime | None:
+    """The time of the first record of `part`; None where it cannot be read. Raises OSError."""
     with part.path.open("rb") as file:
         line = file.readline(min(MAX_LINE_BYTES, part.size_bytes))
     time = next(_times([line.removesuffix(b"\n")] if line.endswith(b"\n") else []), None)

@@ -89,7 +89,7 @@ def load(paths: Sequence[Path], database: duckdb.DuckDBPyConnection, since: date
 def _read(paths: Sequence[Path], ruleset: Ruleset) -> SigmaCollection:
     collections = []
     for path in paths:
-        files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+        files = sorted(filter(_is_rule, path.rglob("*"))) if path.is_dir() else [path]
         if not files:
             raise QueryError(f"no Sigma rule in {path}: no file ends in {' or '.join(_SUFFIXES)}")
         for file in files:
@@ -106,6 +106,10 @@ def _read(paths: Sequence[Path], ruleset: Ruleset) -> SigmaCollection:
         return SigmaCollection.merge(collections, resolve_references=False)
     except SigmaError as error:  # a filter that is for none of the rules, for one
         raise QueryError(f"the Sigma rules do not go together: {_reason(error)}") from error
+
+
+def _is_rule(path: Path) -> bool:
+    return path.suffix in _SUFFIXES and path.is_file()  # a pipe may be called so too, and would be waited for
 
 
 def _condition(backend: _Backend, rule: SigmaRule, database: duckdb.DuckDBPyConnection) -> str:

@@ -563,7 +563,7 @@ def crash_at(step: int, *, is_done: bool, monkeypatch: pytest.MonkeyPatch) -> No
         return replaced
 
     monkeypatch.setattr(Compactor, "_write", breaking(Compactor._write))
-    monkeypatch.setattr(compact, "write_sums", breaking(compact.write_sums))
+    monkeypatch.setattr(compact, "write_sums", breaking(write_sums))
     monkeypatch.setattr(compact, "_sync", breaking(compact._sync))
     monkeypatch.setattr(Manifest, "save", breaking(Manifest.save))
     monkeypatch.setattr(Path, "unlink", breaking(Path.unlink))

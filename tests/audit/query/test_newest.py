@@ -211,6 +211,29 @@ def test_segments_out_of_the_interval_are_not_read(tmp_path: Path) -> None:
     assert [one.line for one in page.found] == [log.lines[3]] and page.damaged == []
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("attributes", [[], [("EventName", "CreateAlias")]])
+def test_records_from_before_the_clock_was_set_back_are_found(
+    tmp_path: Path, attributes: list[tuple[str, str]], indexed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest, "_FIRST_BLOCK", 64)
+    monkeypatch.setattr(newest, "_LARGEST_BLOCK", 64)
+    monkeypatch.setattr(newest, "_NEAR_BYTES", 0)
+    log, hour = LogBuilder(tmp_path), 3_600
+    for start in (0, 9 * hour, 2 * hour, 3 * hour):  # of the second segment, all others are before it
+        for minute in (0, 50, 5):  # and within each, the clock is set back once more
+            log.add(start + 60 * minute, "CreateAlias")
+        log.rotate()
+    log.add(4 * hour, "CreateAlias")
+    if indexed:
+        with Compactor(tmp_path) as compactor:
+            compactor.run()
+    for start, end in ((9 * hour, None), (9 * hour + 2_400, None), (2 * hour, 2 * hour + 600), (2 * hour + 2_400, 3 * hour)):
+        wanted = lookup(attributes, at(start).timestamp(), None if end is None else at(end).timestamp())
+        expected = [line for line in log.lines if wanted.matches(orjson.loads(line))]
+        assert sorted(lines(tmp_path, wanted)) == sorted(expected) != []
+
+
 def test_every_group_of_terms_is_asked_with_the_interval() -> None:
     asked = lookup([("ResourceName", KEY_A), ("EventId", "x")], 1, 2)
     assert [len(group) for group in asked.terms] == [1, 1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -265,6 +266,8 @@ def test_files_that_are_no_rules_are_named_and_take_nothing_with_them(log: LogBu
     (folder / "broken.yml").write_text("title: [\n")
     (folder / "binary.yml").write_bytes(b"\xff\xfe\x00\x81")
     (folder / "notes.txt").write_text("not one")
+    (folder / "folder.yml").mkdir()
+    os.mkfifo(folder / "pipe.yml")
     (folder / "windows.yml").write_text("title: w\nlogsource: {product: windows}\ndetection: {s: {Image: x}, condition: s}\n")
     (folder / "below" / "good.yaml").write_text(
         "title: good\nlogsource: {product: aws, service: cloudtrail}\ndetection: {s: {eventName: Decrypt}, condition: s}\n"
