@@ -118,7 +118,7 @@ def find_parts(data: Path, log: str) -> tuple[list[Part], list[Damage]]:
 def within(parts: list[Part], since: datetime | None, until: datetime | None) -> list[Part]:
     """Those of a log's `parts` that `may_hold` a record in the interval."""
     starts = [first_time(part) if since or until else None for part in parts]
-    followers = [*starts[1:], None]
+    followers = [*starts[1:], None][: len(starts)]
     return [
         part for part, start, follower in zip(parts, starts, followers, strict=True) if may_hold(start, follower, since, until)
     ]

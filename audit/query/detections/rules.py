@@ -75,6 +75,7 @@ _PRESENTS = "event_name IN ('Decrypt', 'ReEncrypt') AND fingerprints_in IS NOT N
 DERIVED: Mapping[str, str] = {
     # a role, whatever its sessions call themselves
     "principal": """coalesce(CASE WHEN role IS NOT NULL THEN regexp_replace(caller, '/[^/]*$', '') ELSE caller END,
+                             CASE WHEN identity_proof = 'host-operator' THEN 'host user ' || user_name END,
                              'access key ' || access_key_id, 'account ' || account_id, 'unknown')""",
     "caller_account": "coalesce(account_id, nullif(split_part(caller, ':', 5), ''))",
     "key_account": "coalesce(nullif(split_part(keys[1], ':', 5), ''), recipient_account_id, account_id)",

@@ -10,7 +10,7 @@ PRINCIPALS = Question(
     "Principals",
     "Who called, as whom, and how was that proved?",
     """
-    WITH theirs AS (SELECT {principal} AS principal, * FROM calls WHERE {within} AND {scope})
+    WITH theirs AS (SELECT {principal} AS principal, * FROM calls WHERE {within} AND {scope} AND NOT {own})
     SELECT principal, {identity_types},
            {proofs}, count(DISTINCT session_name) AS sessions,
            count(DISTINCT access_key_id) AS access_keys, count(DISTINCT source_ip) AS addresses,
@@ -30,8 +30,8 @@ PRINCIPALS = Question(
         *COUNTS,
         *SPAN,
     ),
-    note="An identity that is `claimed` was proved to nobody; `(none)` called without one that could be told. Events of "
-    "keytrail's own, such as callers that were added, are among these.",
+    note="An identity that is `claimed` was proved to nobody; `(none)` called without one that could be told. What users of "
+    "keytrail's host did by its commands, such as callers that were added, is among these.",
     chart=Chart(Shape.BARS, "principal", ("calls",)),
 )
 
@@ -160,10 +160,10 @@ GRANTS = Question(
     "Which grants did each principal make or get that were in force in the interval?",
     """
     WITH made AS (
-        SELECT time, key, grant_id, caller, grantee, outcome, error_code, {place} AS place
+        SELECT time, key, grant_id, {who} AS caller, grantee, outcome, error_code, {place} AS place
         FROM ({key_calls} WHERE {until} AND event_name = 'CreateGrant' AND ({scope} OR {for_scope}))),
     ended AS (
-        SELECT grant_id, min(time) AS ended, arg_min(event_name, time) AS ended_by, arg_min(caller, time) AS ender FROM calls
+        SELECT grant_id, min(time) AS ended, arg_min(event_name, time) AS ended_by, arg_min({who}, time) AS ender FROM calls
         WHERE {until} AND event_name IN ('RetireGrant', 'RevokeGrant') AND outcome = 'ok' AND grant_id IS NOT NULL
         GROUP BY grant_id)
     SELECT time, key, grant_id, caller, grantee, outcome, error_code, ended, ended_by, ender, place

@@ -23,7 +23,7 @@ from audit.query.lines import Damage
 from audit.query.reports import access_review, incident, key_usage, quarterly
 from audit.query.reports.interval import Interval
 from audit.query.reports.policy_diff import policy_diff
-from audit.query.reports.questions import Column, Kind, Question, parameter_names
+from audit.query.reports.questions import PIECES, Column, Kind, Question, fill, parameter_names
 from audit.query.reports.scope import Asked, Parameters, Scope, of_calls, of_keys
 from audit.query.scan import Coverage
 from audit.query.statement import limited
@@ -319,12 +319,9 @@ def _oldest(coverage: Sequence[Coverage]) -> datetime | None:
 
 
 def _records(database: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, int]:
-    counts = dict(
-        database.execute(
-            "SELECT origin, count(*) FROM calls WHERE time >= $since::TIMESTAMP AND time < $until::TIMESTAMP GROUP BY origin",
-            {name: parameters[name] for name in ("since", "until")},
-        ).fetchall()
-    )
+    within = "time >= $since::TIMESTAMP AND time < $until::TIMESTAMP"
+    counted = fill(f"SELECT origin, count(*) FROM calls WHERE {within} AND NOT {{own}} GROUP BY origin", PIECES)  # noqa: S608 - constants
+    counts = dict(database.execute(counted, {name: parameters[name] for name in ("since", "until")}).fetchall())
     return {origin: counts.get(origin, 0) for origin in ("keytrail", "cloudtrail")}
 
 

@@ -25,7 +25,7 @@ HOURS = Question(
     """
     WITH counted AS (
         SELECT date_trunc($step, time) AS begins, {counts}, count(*) FILTER (outcome = 'ok' AND {unwraps}) AS unwrapped
-        FROM calls WHERE {within} AND {scope} GROUP BY begins),
+        FROM calls WHERE {within} AND {scope} AND NOT {own} GROUP BY begins),
     steps AS (
         SELECT unnest(generate_series(date_trunc($step, $since::TIMESTAMP), $until::TIMESTAMP - INTERVAL 1 MICROSECOND,
                                       ('1 ' || $step)::INTERVAL)) AS begins)
@@ -44,7 +44,7 @@ ACTORS = Question(
     "Who and from where",
     "Which caller, access key, address and user agent was it?",
     """
-    SELECT caller, access_key_id, source_ip, user_agent, {proofs}, {counts}, {span}
+    SELECT {who} AS caller, access_key_id, source_ip, user_agent, {proofs}, {counts}, {span}
     FROM calls WHERE {within} AND {scope}
     GROUP BY ALL ORDER BY calls DESC, caller, access_key_id, source_ip, user_agent, proofs
     """,
@@ -193,7 +193,7 @@ CALLS = Question(
     "The calls",
     "What exactly was done, in order?",
     """
-    SELECT time, event_name, caller, access_key_id, source_ip, coalesce(key, key_name) AS key, {context_text} AS context,
+    SELECT time, event_name, {who} AS caller, access_key_id, source_ip, coalesce(key, key_name) AS key, {context_text} AS context,
            coalesce(error_code, outcome) AS result, event_id, {place} AS place
     FROM calls WHERE {within} AND {scope}
     ORDER BY time, log, record

@@ -221,7 +221,7 @@ AFTER_DISABLE = Question(
     "Who asked for a key that was disabled or awaits deletion, and was anybody answered?",
     """
     WITH turns AS (
-        SELECT key, time AS turned, event_name AS turn, caller AS turned_by
+        SELECT key, time AS turned, event_name AS turn, {who} AS turned_by
         FROM ({key_calls} WHERE {until} AND outcome IN ('ok', 'unknown')
               AND event_name IN ('DisableKey', 'EnableKey', 'ScheduleKeyDeletion', 'CancelKeyDeletion')) WHERE {of_key}),
     uses AS ({key_calls} WHERE {within} AND {use})

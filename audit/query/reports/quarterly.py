@@ -61,7 +61,8 @@ REQUIRED_FIELDS = Question(
         Column("lacking_ok", "Lacking though done", Kind.NUMBER),
     ),
     note="A call that could not be authenticated shows the access key that it claimed. A call that was refused before it was "
-    "read has no key to name; neither have operations such as GenerateRandom and ListKeys, which are not counted as lacking. "
+    "read has no key to name; neither have operations such as GenerateRandom and ListKeys, which are not counted as lacking, nor "
+    "are users of what keytrail did by itself, such as its heartbeats. "
     "Lines that cannot be read at all are not rows here: they are named above, as damage.",
 )
 
@@ -99,9 +100,10 @@ DAILY = Question(
     "What happened on each day, and who has reviewed it?",
     """
     WITH counted AS (
-        SELECT day, count(*) AS calls, count(*) FILTER ({denied}) AS denied,
+        SELECT day, count(*) FILTER (NOT {own}) AS calls, count(*) FILTER ({denied}) AS denied,
                count(*) FILTER (outcome <> 'ok' AND NOT coalesce({denied}, false)) AS other,
-               count(*) FILTER (NOT read_only) AS changes, count(DISTINCT {principal}) AS principals
+               count(*) FILTER (NOT read_only AND {kms}) AS changes,
+               count(DISTINCT {principal}) FILTER (NOT {own}) AS principals
         FROM calls WHERE {within} GROUP BY day),
     days AS (SELECT unnest(generate_series($since::TIMESTAMP::DATE, ($until::TIMESTAMP - INTERVAL 1 MICROSECOND)::DATE,
                                            INTERVAL 1 DAY))::DATE AS day)

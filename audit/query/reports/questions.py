@@ -121,8 +121,13 @@ PIECES: Mapping[str, str] = {
     "identity_types": "list_sort(list(DISTINCT identity_type) FILTER (identity_type IS NOT NULL)) AS identity_types",
     "proofs": "list_sort(list(DISTINCT identity_proof) FILTER (identity_proof IS NOT NULL)) AS proofs",
     "span": "min(time) AS first_seen, max(time) AS last_seen",
+    # What keytrail did without being asked: heartbeats, rotations and deletions that fell due. No call, and nobody's.
+    "own": "(origin = 'keytrail' AND coalesce(event_type, '') = 'AwsServiceEvent')",
+    # Who it was; a command on the host has a user of the host and no ARN.
+    "who": """coalesce(caller, CASE WHEN {own} THEN '(keytrail itself)'
+                                    WHEN identity_proof = 'host-operator' THEN 'host user ' || user_name END)""",
     # A role is one principal, whatever its sessions are called.
-    "principal": "CASE WHEN role IS NULL THEN coalesce(caller, '(none)') ELSE split_part(caller, '/', 1) || '/' || role END",
+    "principal": "CASE WHEN role IS NULL THEN coalesce({who}, '(none)') ELSE split_part(caller, '/', 1) || '/' || role END",
     # A row for each key: those that were used, else what the caller wrote.
     "each_key": """unnest(CASE WHEN len(keys) = 1 THEN keys
                    WHEN len(keys) > 1 THEN list_distinct([name FOR name IN keys IF name NOT LIKE '%:alias/%'])
@@ -135,7 +140,7 @@ PIECES: Mapping[str, str] = {
     "context_text": "[pair.key || '=' || pair.value FOR pair IN {pairs}]",
     "place": "log || '/' || record",
     # What PCI DSS 10.2.2 requires of a record, where a call lacks it. Some operations are about no key.
-    "lacks_user": "coalesce(caller, user_name, access_key_id, account_id) IS NULL",
+    "lacks_user": "NOT {own} AND coalesce(caller, user_name, access_key_id, account_id) IS NULL",
     "lacks_event": "event_name IS NULL",
     "lacks_time": "time IS NULL",
     "lacks_result": "outcome = 'unknown'",

@@ -39,7 +39,7 @@ CHANGES = Question(
     "Who enabled, disabled, scheduled for deletion, granted, tagged or otherwise changed a key, and did it succeed?",
     """
     WITH changes AS ({key_calls} WHERE {within} AND {kms} AND {scope} AND NOT read_only)
-    SELECT time, key, event_name, caller, access_key_id, outcome, error_code,
+    SELECT time, key, event_name, {who} AS caller, access_key_id, outcome, error_code,
            list_filter([alias_name, 'grant ' || grant_id, 'for ' || grantee, 'deletion on ' || deletion_date::DATE::VARCHAR],
                        part -> part IS NOT NULL) AS details,
            {place} AS place
@@ -68,7 +68,7 @@ POLICIES = Question(
     chained AS (
         SELECT *, lag(policy) OVER (PARTITION BY key ORDER BY time, log, record) AS policy_before
         FROM puts WHERE {of_key})
-    SELECT time, key, event_name, caller, outcome, policy_before, policy, {place} AS place
+    SELECT time, key, event_name, {who} AS caller, outcome, policy_before, policy, {place} AS place
     FROM chained WHERE time >= $since::TIMESTAMP AND {scope}
     ORDER BY time, log, record
     """,

@@ -514,3 +514,53 @@ def test_without_a_beginning_it_begins_with_the_log(planted: Planted) -> None:
 def test_an_interval_that_is_not_over_is_said_to_be_that(planted: Planted) -> None:
     assert "was not over" in make(planted, KEY_USAGE, made_at=SINCE).notes[0]
     assert make(planted, KEY_USAGE, made_at=UNTIL).notes == ()
+
+
+# --- what keytrail does by itself, and what is done on its host
+
+HEARTBEAT: dict[str, Any] = {
+    "event": "Heartbeat",
+    "eventSource": "keytrail",
+    "eventType": "AwsServiceEvent",
+    "userIdentity": {"type": "AWSService", "principalId": "keytrail"},
+    "sourceIPAddress": "keytrail",
+    "key": None,
+    "requestParameters": None,
+    "readOnly": False,
+}
+ROTATION: dict[str, Any] = HEARTBEAT | {"event": "RotateKey", "eventSource": "kms.amazonaws.com", "key": KEY_A}
+
+
+def operator(event: str) -> dict[str, Any]:
+    """What a command on the host leaves."""
+    facts = {"phase": "outcome", "identityProof": "host-operator"}
+    who = {"type": "Unknown", "principalId": "host:0", "userName": "root"}
+    return {"event": event, "userIdentity": who, "key": KEY_A, "additionalEventData": {"keytrail": facts}, "readOnly": False}
+
+
+def test_heartbeats_are_no_calls_no_changes_and_lack_no_user(own: Planted) -> None:
+    before = make(own, QUARTERLY)
+    for number in range(50):
+        own.add(FIRST + 9 * DAY + number, **HEARTBEAT)
+    own.add(FIRST + 9 * DAY + 60, **ROTATION)
+    after = make(own, QUARTERLY)
+    assert after.records == before.records
+    counted = {row[0]: row[1:] for row in rows(before, "daily", "day", "calls", "changes", "principals")}
+    [changed] = [
+        (old, new[1:])
+        for new in rows(after, "daily", "day", "calls", "changes", "principals")
+        if (old := counted[new[0]]) != new[1:]
+    ]
+    assert changed[1] == (changed[0][0], changed[0][1] + 1, changed[0][2])  # the rotation is a change, and nobody's call
+    assert rows(after, "incomplete", "event_name", "lacks", "calls") == rows(before, "incomplete", "event_name", "lacks", "calls")
+    assert ("RotateKey", "(keytrail itself)") in rows(after, "changes", "event_name", "caller")
+    principals = [principal for (principal,) in rows(make(own, ACCESS_REVIEW), "principals", "principal")]
+    assert ALICE in principals and "(keytrail itself)" not in principals
+
+
+def test_what_is_done_on_the_host_is_told_with_its_user(own: Planted) -> None:
+    own.add(FIRST + 9 * DAY, **operator("DisableKey"))
+    own.add(FIRST + 9 * DAY + 1, error="DisabledException")
+    assert ("DisableKey", "host user root") in rows(make(own, QUARTERLY), "changes", "event_name", "caller")
+    assert "host user root" in [principal for (principal,) in rows(make(own, ACCESS_REVIEW), "principals", "principal")]
+    assert ("DisableKey", "host user root") in rows(make(own, KEY_USAGE), "after_disable", "turn", "turned_by")
