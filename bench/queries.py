@@ -127,7 +127,9 @@ def scan(data: Path, number: int) -> list[float]:
     """Seconds of the same questions by DuckDB on the events."""
     database = duckdb.connect()
     database.execute("SET enable_progress_bar = false")  # on in a process that was spawned
-    files = [str(path) for path in Manifest.load(index_folder(data)).paths(index_folder(data)) if path.parent.name != "postings"]
+    files = [
+        str(path) for path in Manifest.load(index_folder(data)).paths(index_folder(data)) if path.match("events/*/*.parquet")
+    ]
     seconds = []
     for record, _ in zip(samples(data, number), range(SCANNED), strict=False):
         condition, parameters = KINDS[number].condition(record)

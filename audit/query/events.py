@@ -28,6 +28,7 @@ from audit.query.index.load import Rows
 from audit.query.index.lookup import open_index
 from audit.query.index.pieces import Covered
 from audit.query.index.rows import EVENT_COLUMNS, EVENTS
+from audit.query.index.sums import require_sound
 from audit.query.lines import Damage
 from audit.query.scan import Coverage, Part
 
@@ -69,14 +70,14 @@ class Events:
     """A database with the views `events` and `calls`. A context manager.
 
     `damaged` names what of the logs could not be read, so that answers may lack it; `index_fault` why the index was of no use.
-    `has_indexed_rows`: rows come from the index as it lies, which nobody verifies.
+    `indexed`: files of the index that rows come from, as they lie, which nobody verifies.
     """
 
     database: duckdb.DuckDBPyConnection
     damaged: tuple[Damage, ...]
     coverage: tuple[Coverage, ...]
     index_fault: str | None
-    has_indexed_rows: bool
+    indexed: tuple[Path, ...]
     _spill: tempfile.TemporaryDirectory[str]
 
     def __enter__(self) -> Self:
@@ -86,6 +87,14 @@ class Events:
         self.database.interrupt()  # else closing waits for what an interrupted statement still does
         self.database.close()
         self.remove_spill()
+
+    def require_sound(self) -> None:
+        """Raises `IndexFault` where rows come from a file that rotted: for when an answer failed, since it reads them whole."""
+        for path in self.indexed:
+            try:
+                require_sound(path)
+            except OSError as error:
+                raise IndexFault(f"{error}; --no-index reads the log, `keytrail index rebuild` makes the index anew") from error
 
     def remove_spill(self) -> None:
         """Remove what was spilled to the disk: alone for a process that cannot close the database any more."""
@@ -99,10 +108,12 @@ def open_events(
     until: datetime | None = None,
     log: str | None = None,
     use_index: bool = True,
+    only_sound: bool = False,
     progress: Progress | None = None,
 ) -> Events:
     """The events of the data folder, or those from `since` on, before `until`; of `log` alone where it is given. Safe while the
-    logs are written. Where the index cannot be read, everything is read from the log.
+    logs are written. Where the index cannot be read, everything is read from the log; with `only_sound` also where it rotted, and
+    its files are read whole to know.
 
     Raises `QueryError` where there is no log, OSError, duckdb.Error.
     """
@@ -110,10 +121,26 @@ def open_events(
     fault = None
     for _ in range(_INDEX_TRIES if use_index else 0):
         try:
-            return _open(asked, use_index=True)
-        except (duckdb.IOException, duckdb.ProgrammingError, IndexFault) as error:  # gone meanwhile, damaged, or of another shape
+            events = _open(asked, use_index=True)
+        except duckdb.InterruptException:
+            raise
+        except (duckdb.Error, IndexFault) as error:  # gone meanwhile, damaged, or of another shape: DuckDB says it in many ways
             fault = str(error)
+            continue
+        if not only_sound or (fault := _rot_of(events)) is None:
+            return events
+        break
     return replace(_open(asked, use_index=False), index_fault=fault)
+
+
+def _rot_of(events: Events) -> str | None:
+    """What of the index rotted beneath `events`, which are closed then."""
+    try:
+        events.require_sound()
+    except IndexFault as error:
+        with events:
+            return str(error)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +160,16 @@ def _open(asked: _Asked, *, use_index: bool) -> Events:
     database = open_database(folders, spill=Path(spill.name), threads=_THREADS)
     try:
         manifest = open_index(data, database).manifest if use_index else Manifest()
-        selects, open_parts, coverage = [], list[Part](), list[Coverage]()
+        selects, used, open_parts, coverage = list[str](), list[Path](), list[Part](), list[Coverage]()
         for name in logs:
             parts, missing = scan.find_parts(data, name)
             damaged += missing
             coverage.append(scan.coverage(name, parts))
             indexed, covered = _indexed(data, manifest, name, parts, since, until)
-            selects += indexed
+            selects += indexed.values()
+            used += indexed
             open_parts += scan.within(covered.rest, since, until)
             damaged += covered.damaged
-        has_indexed_rows = bool(selects)
         _load_tail(database, open_parts, damaged, asked.progress)
         selects.append("SELECT *, 'keytrail' AS origin FROM tail")
         imported, missing = _imported(data, database) if asked.log is None else ([], [])
@@ -155,28 +182,28 @@ def _open(asked: _Asked, *, use_index: bool) -> Events:
         database.close()
         spill.cleanup()
         raise
-    return Events(database, tuple(damaged), tuple(coverage), None, has_indexed_rows, spill)
+    return Events(database, tuple(damaged), tuple(coverage), None, tuple(used), spill)
 
 
 def _indexed(
     data: Path, manifest: Manifest, log: str, parts: Sequence[Part], since: datetime | None, until: datetime | None
-) -> tuple[list[str], Covered]:
-    """SELECTs of what the index has of `log`."""
+) -> tuple[dict[Path, str], Covered]:
+    """SELECTs of what the index has of `log`, by their files."""
     index = manifest.logs.get(log, LogIndex())
     covered = Covered.of(index, parts)
     spans = _joined((piece.first, piece.next) for _, piece in covered.pieces)
-    selects = []
+    selects = dict[Path, str]()
     for day in index.days:
         if (since is not None and day.day < since.astimezone(UTC).strftime("%Y-%m-%d")) or (
             until is not None and day.day > until.astimezone(UTC).strftime("%Y-%m-%d")
         ):
             continue
-        path = quoted(day.path(index_folder(data)))
-        select = f"SELECT *, 'keytrail' AS origin FROM read_parquet({path}, hive_partitioning = false)"  # noqa: S608 - a path of ours
+        path = day.path(index_folder(data))
+        select = f"SELECT *, 'keytrail' AS origin FROM read_parquet({quoted(path)}, hive_partitioning = false)"  # noqa: S608 - a path of ours
         if not any(first <= day.first and day.next <= next for first, next in spans):
             within = [f"record BETWEEN {first} AND {next - 1}" for first, next in spans]
             select += f" WHERE {' OR '.join(within) or 'false'}"
-        selects.append(select)
+        selects[path] = select
     return selects, covered
 
 

@@ -83,7 +83,7 @@ def sql(
                 events.remove_spill()
                 os._exit(USAGE)
 
-            with confined(time_limit, give_up), limited(events.database, time_limit):
+            with confined(time_limit, give_up), limited(events.database, time_limit, events.require_sound):
                 if explain_:
                     typer.echo(explain(events.database, text, values))
                 else:

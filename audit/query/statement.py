@@ -20,6 +20,8 @@ TABLE_FUNCTIONS = frozenset(("generate_series", "json_each", "json_tree", "range
 _FORBIDDEN = frozenset(("json_serialize_plan",))
 #: What a statement may take of the process's address space, beyond what is taken already.
 MEMORY_BYTES = 3 << 30
+#: What no file can be at fault for.
+_OF_THE_STATEMENT = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.OutOfMemoryException)
 #: How long a statement that was interrupted has to end.
 _GRACE_S = 5.0
 
@@ -50,9 +52,11 @@ def admit(database: duckdb.DuckDBPyConnection, text: str, further: frozenset[str
 
 
 @contextmanager
-def limited(database: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+def limited(
+    database: duckdb.DuckDBPyConnection, seconds: float | None, require_sound: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """What runs within is interrupted after `seconds`. Raises `QueryError` then, and for what DuckDB refuses; duckdb.Error for
-    files, memory and disk."""
+    files, memory and disk. `require_sound` is called where DuckDB failed, and raises if what it read was at fault."""
     expired = threading.Event()
 
     def stop() -> None:
@@ -65,6 +69,8 @@ def limited(database: duckdb.DuckDBPyConnection, seconds: float | None) -> Itera
     except duckdb.Error as error:
         if expired.is_set():
             raise QueryError(f"interrupted after {seconds:g} s, its time limit") from error
+        if not isinstance(error, _OF_THE_STATEMENT):
+            require_sound()
         if isinstance(error, duckdb.OperationalError):
             raise
         raise QueryError(str(error).strip()) from error

@@ -102,7 +102,7 @@ def command(
         ):
             progress.stop()
             found = False
-            with limited(events.database, time_limit):
+            with limited(events.database, time_limit, events.require_sound):
                 prepare(events.database)
                 if learn_contracts:
                     sys.stdout.write(to_toml(list(learn(events.database, first, min_uses))))

@@ -40,11 +40,15 @@ def _gaps(index: LogIndex) -> Iterator[str]:
         yield f"its postings end before record {expected}, its pieces before {index.pieces[-1].next}"
 
 
-def _of_postings(path: Path, run: Run, low: int, high: int) -> Iterator[str]:
+def _sums(path: Path) -> Iterator[str]:
     try:
         require_sound(path)
     except Rotted as error:
         yield str(error)
+
+
+def _of_postings(path: Path, run: Run, low: int, high: int) -> Iterator[str]:
+    yield from _sums(path)
     file = pq.ParquetFile(str(path))
     last: tuple[int, int] = (low, -1)
     for group in range(file.num_row_groups):
@@ -61,6 +65,7 @@ def _of_postings(path: Path, run: Run, low: int, high: int) -> Iterator[str]:
 
 
 def _of_rows(path: Path, day: DayFile) -> Iterator[str]:
+    yield from _sums(path)
     file = pq.ParquetFile(str(path))
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, use_threads=False)

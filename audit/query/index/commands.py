@@ -53,7 +53,9 @@ def status_of(data: Path) -> list[LogStatus]:
         covered = Covered.of(log, parts)
         closed = [part for part in parts if not part.is_last]
         behind = {part.first_index for part in covered.rest}
-        paths = [path for run in log.runs for path in run.files(folder)] + [day.path(folder) for day in log.days]
+        paths = [path for run in log.runs for path in run.files(folder)] + [
+            path for day in log.days for path in day.files(folder)
+        ]
         statuses.append(
             LogStatus(
                 name,

@@ -186,7 +186,7 @@ class Compactor:
         with self._new_files(batch.size_bytes // _SHARE) as files:
             pieces = [self._load(part) for part in batch.parts]
             run = Run(batch.log, batch.first, batch.next, 1)
-            self._write_postings(files, run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record")
+            self._write(files, run.path(self._index, 0), f"{rows.POSTINGS} ORDER BY term, record", _WRITE)
             days = []
             for day, records, first, last in self._database.execute(rows.DAYS).fetchall():
                 file = DayFile(batch.log, day, batch.first, batch.next, records)
@@ -245,18 +245,14 @@ class Compactor:
                 path.unlink(missing_ok=True)
             raise
 
-    def _write_postings(self, files: list[Path], path: Path, select: str, parameters: Sequence[object] = ()) -> None:
-        self._write(files, path, select, _WRITE, parameters)
-        files.append(sums_path(path))
-        write_sums(path)
-
     def _write(self, files: list[Path], path: Path, select: str, how: str, parameters: Sequence[object] = ()) -> None:
-        """Write what `select` gives to the new file `path`, one of `files`."""
+        """Write what `select` gives to the new file `path`, and its sums; both are added to `files`."""
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        files.append(path)
+        files += [path, sums_path(path)]
         with trickling(path):
             self._database.execute(f"COPY ({select}) TO {quoted(path)} {how}", parameters)
         path.chmod(0o600)
+        write_sums(path)
 
     # --- merging
 
@@ -278,23 +274,26 @@ class Compactor:
         records = old[-1].next - old[0].first
         run = Run(old[0].log, old[0].first, old[-1].next, SLICES if records > SLICED_FROM else 1)
         replaced = [path for one in old for path in one.files(self._index)]
-        for path in (path for one in old for path in one.paths(self._index)):
-            require_sound(path)
         with self._new_files(_size_of(replaced)) as files:
+            for path in (path for one in old for path in one.paths(self._index)):
+                require_sound(path)
             for number in range(run.slices):
                 low, high = (number << 64) // run.slices, ((number + 1 << 64) // run.slices) - 1
                 sources = dict.fromkeys(one.path_of(self._index, low) for one in old)
                 paths = ", ".join(map(quoted, sources))
                 select = f"SELECT * FROM read_parquet([{paths}]) WHERE term BETWEEN ? AND ? ORDER BY term, record"  # noqa: S608 - ours
-                self._write_postings(files, run.path(self._index, number), select, [low, high])
+                self._write(files, run.path(self._index, number), select, _WRITE, [low, high])
         log.runs[window] = [run]
         self._replace(replaced)
 
     def _merge_days(self, log: LogIndex, old: list[DayFile]) -> None:
         file = DayFile(old[0].log, old[0].day, old[0].first, old[-1].next, sum(one.records for one in old))
-        replaced = [one.path(self._index) for one in old]
-        select = f"SELECT * FROM read_parquet([{', '.join(map(quoted, replaced))}], hive_partitioning = false)"  # noqa: S608 - ours, in order
+        replaced = [path for one in old for path in one.files(self._index)]
+        sources = [one.path(self._index) for one in old]
+        select = f"SELECT * FROM read_parquet([{', '.join(map(quoted, sources))}], hive_partitioning = false)"  # noqa: S608 - ours, in order
         with self._new_files(_size_of(replaced)) as files:
+            for path in sources:
+                require_sound(path)
             self._write(files, file.path(self._index), select, _WRITE_EVENTS)
         log.days = [file if one == old[0] else one for one in log.days if one not in old[1:]]
         self._replace(replaced)

@@ -3,7 +3,8 @@
     index/manifest.json
     index/lock
     index/events/day=2026-01-31/w0-FIRST-NEXT.parquet
-    index/postings/w0-FIRST-NEXT-SLICE.parquet, and its sums
+    index/postings/w0-FIRST-NEXT-SLICE.parquet
+    and beside each its sums
 
 FIRST and NEXT are indexes of records in the log. The manifest is replaced whole, after all files that it names are durable; a
 file that it does not name is no part of the index. Its `sum` is over all else in it: a manifest that rotted would lead past
@@ -96,6 +97,10 @@ class DayFile:
     def path(self, index: Path) -> Path:
         return index / "events" / f"day={self.day}" / f"{self.log}-{self.first:020d}-{self.next:020d}.parquet"
 
+    def files(self, index: Path) -> list[Path]:
+        """It, and its sums."""
+        return [self.path(index), sums_path(self.path(index))]
+
 
 @dataclass(slots=True)
 class LogIndex:
@@ -151,7 +156,7 @@ class Manifest:
             for run in log.runs:
                 yield from run.files(index)
             for day in log.days:
-                yield day.path(index)
+                yield from day.files(index)
 
 
 def index_folder(data: Path) -> Path:

@@ -251,7 +251,11 @@ def build(
     From `since` on (None: from the oldest record on), before `until`. Without `verify_logs` nothing is verified, and the document
     says so. Raises `QueryError`, OSError.
     """
-    with open_events(data, use_index=use_index, progress=reading) as events, limited(events.database, None):
+    only_sound = verify_logs is not None  # nobody signs for rows that rotted beneath logs that are whole
+    with (
+        open_events(data, use_index=use_index, only_sound=only_sound, progress=reading) as events,
+        limited(events.database, None, events.require_sound),
+    ):
         covered = Interval(since or _oldest(events.coverage) or until - _NOTHING, until)
         scope = kind.scope_of(asked, events.database)
         parameters: Parameters = {
@@ -263,7 +267,7 @@ def build(
         tables = tuple(answer(events.database, question, scope, parameters, max_rows) for question in kind.questions)
         records = _records(events.database, parameters)
     notes = list(scope.notes)
-    if events.has_indexed_rows:
+    if events.indexed:
         notes.append(_FROM_INDEX)
     if covered.until > made_at:
         notes.append(f"The interval was not over when this report was made, at {time_text(made_at)}.")

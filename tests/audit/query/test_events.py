@@ -258,6 +258,26 @@ def test_files_of_the_host_cannot_be_read_even_by_the_database_itself(tmp_path: 
                 events.database.execute(statement)
 
 
+def test_rows_that_rotted_are_told_where_they_fail_and_never_stand_in_a_report_that_is_verified(tmp_path: Path) -> None:
+    log = build(tmp_path, segments=40)
+    compacted(tmp_path)
+    [file] = (index_folder(tmp_path) / "events").glob("*/*.parquet")
+    sound = file.read_bytes()
+    everything = [(number,) for number in range(len(log.lines))]
+    with open_events(tmp_path, only_sound=True) as events:
+        assert events.index_fault is None and events.indexed == (file,)
+    for place in range(4, len(sound), len(sound) // 7):
+        file.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        with open_events(tmp_path, only_sound=True) as events:
+            assert events.index_fault is not None and events.indexed == ()
+            assert events.database.execute("SELECT record FROM events ORDER BY record").fetchall() == everything
+    file.write_bytes(sound[:4] + bytes([0xFF]) * 600 + sound[604:])
+    told = run(tmp_path, "SELECT * FROM events")
+    assert (told.exit_code, "not as it was written; --no-index reads the log" in told.stderr) == (3, True)
+    assert run(tmp_path, "SELECT * FROM events", "--no-index").exit_code == 0
+    assert run(tmp_path, "SELECT nothing FROM events").exit_code == 2
+
+
 # --- the command
 
 
