@@ -62,7 +62,7 @@ def status_of(data: Path) -> list[LogStatus]:
                 sum(part.first_index not in behind for part in closed),
                 len(closed),
                 sum(day.records for day in log.days),
-                len(paths),
+                sum(run.slices for run in log.runs) + len(log.days),
                 sum(path.stat().st_size for path in paths if path.exists()),
                 sum(piece.stop - piece.start for piece in log.pieces),
                 tuple(covered.damaged),
