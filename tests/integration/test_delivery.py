@@ -509,3 +509,28 @@ def test_the_key_of_the_digests_is_rotated_on_record(initialised: Path, tmp_path
     assert first != second and done.stdout == f"Digests are signed with the key {second} from the next one on.\n"
     assert recorded()[-1]["responseElements"] == {"keyId": second} and "errorCode" not in recorded()[-1]
     assert open_key(delivery_folder(data), 0).public.fingerprint == second
+
+
+def test_the_key_is_rotated_while_digests_are_made(own_server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    settings = {"KEYTRAIL_DELIVERY": str(folder), "KEYTRAIL_DELIVERY_DIGEST_S": "1"}
+    own_server.settings |= settings
+    own_server.start()
+
+    def signers() -> set[str]:
+        digests = [orjson.loads(gzip.decompress(path.read_bytes())) for path in folder.rglob("*_CloudTrail-Digest_*.json.gz")]
+        return {digest["digestPublicKeyFingerprint"] for digest in digests}
+
+    def keytrail(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
+        environment |= settings | {"KEYTRAIL_DATA": str(own_server.data)}
+        return subprocess.run([keytrail_command(), *arguments], env=environment, capture_output=True, text=True, check=False)
+
+    wait_until(lambda: len(signers()) == 1, "there is a digest")
+    assert keytrail("deliver", "rotate-key").returncode == 0
+    wait_until(lambda: len(signers()) == 2, "there is one by the new key")
+    assert own_server.stop() == 0
+    assert signers() == set(read_public_keys(delivery_folder(own_server.data)))
+    done = keytrail("verify", "--delivery", str(folder))
+    assert done.returncode == 0, done.stdout
