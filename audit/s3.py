@@ -47,10 +47,13 @@ def split(url: str) -> tuple[str, str]:
 
 
 def connect(endpoint_url: str | None, config: Config | None = None) -> Any:  # Any: boto3 makes its clients at run time
-    """A client with the credentials that boto3 finds. `endpoint_url` is that of an S3 which is not AWS's."""
+    """A client with the credentials that boto3 finds now: its default session would keep those that it found first.
+
+    `endpoint_url` is that of an S3 which is not AWS's.
+    """
     import boto3  # here: it takes long to import, and most artefacts are files
 
-    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
 
 
 def pages(client: Any, bucket: str, prefix: str) -> Iterator[Page]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import boto3
 import pytest
+from hypothesis import strategies as st
 
 from audit.query import searches
 from tests.integration.components.postgresql import PostgreSQL
@@ -17,6 +19,19 @@ def _commands_that_run_within_the_tests_do_not_make_them_modest() -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searches, "be_modest", lambda: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hypothesis_knows_all_characters() -> None:
+    """The table of them takes a second, once in a checkout. A test that draws text must not be the one that makes it: within a
+    second, Hypothesis wants ten examples (`HealthCheck.too_slow`)."""
+    st.text().validate()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_file_goes_on_with_what_another_told_boto3() -> None:
+    """boto3's default session keeps the credentials, the profile and the configuration that it found first."""
+    boto3.DEFAULT_SESSION = None
 
 
 @pytest.fixture(scope="session")

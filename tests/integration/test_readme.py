@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.repository import ROOT
+from tests.integration.components.ports import free_ports
 from tests.integration.conftest import LIMIT_S, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -321,15 +321,6 @@ class Reader:
 
     def _written(self, recipe: Recipe, stream: str) -> str:
         return self._file(recipe, stream).read_text()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses at the moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

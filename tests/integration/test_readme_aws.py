@@ -20,10 +20,11 @@ import pytest
 from tests.audit.fixtures.reconcile import World as ReconcileWorld
 from tests.integration.components.certificates import CertificateAuthority
 from tests.integration.components.moto import KMS, MotoServer, moto_server
+from tests.integration.components.ports import free_ports
 from tests.integration.components.squid import SquidOptions, squid
 from tests.integration.components.stub import Credential, StubUpstream, stub_upstream
 from tests.integration.conftest import keytrail_command
-from tests.integration.test_readme import Ran, Reader, free_ports, recipes
+from tests.integration.test_readme import Ran, Reader, recipes
 from tests.integration.test_topologies import ALICE, CREDENTIALS, PRIVATE_DNS, REGION
 
 RECIPES = recipes(elsewhere="aws")

@@ -27,6 +27,7 @@ from proxy.host import write_ca
 from proxy.settings import Settings
 from tests.docs.repository import ROOT
 from tests.integration.components.certificates import CertificateAuthority
+from tests.integration.components.ports import free_ports
 
 KMS = "kms.us-east-1.amazonaws.com"
 NOW_S = datetime.now(UTC).timestamp()
@@ -37,12 +38,6 @@ def look(check: str, environment: dict[str, str] | None = None, now_s: float | N
     (found,) = (function for name, function in CHECKS if name == check)
     around = Surroundings(Settings(**settings), environment or {}, lambda: NOW_S if now_s is None else now_s)
     return Check(check, *found(around))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 # --- the host
@@ -108,7 +103,7 @@ def test_the_health(admin: tuple[int, dict[str, Any]]) -> None:
     assert look("health", admin_listen=f"127.0.0.1:{port}").verdict is Verdict.OK
     says["status"] = 503
     assert look("health", admin_listen=f"127.0.0.1:{port}").verdict is Verdict.FAILED
-    assert look("health", admin_listen=f"127.0.0.1:{free_port()}").verdict is Verdict.FAILED
+    assert look("health", admin_listen=f"127.0.0.1:{free_ports(1)[0]}").verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize(("off_s", "verdict"), [(0, Verdict.OK), (120, Verdict.WARNING), (-400, Verdict.FAILED)])
@@ -242,7 +237,7 @@ def test_no_proxy(no_proxy: str, verdict: Verdict) -> None:
 def test_a_check_that_breaks_has_failed_and_the_rest_go_on(tmp_path: Path) -> None:
     (tmp_path / "ca").mkdir()
     (tmp_path / "ca" / "ca.pem").write_text("rubbish")
-    listen = f"127.0.0.1:{free_port()}"
+    listen = f"127.0.0.1:{free_ports(1)[0]}"
     checks = doctor.run(Settings(data=tmp_path, forward_listen="127.0.0.1:1", admin_listen=listen), {})
     assert [check.name for check in checks] == [name for name, _ in CHECKS]
     assert {check.name: check.verdict for check in checks}["CA"] is Verdict.FAILED

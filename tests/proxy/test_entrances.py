@@ -9,7 +9,7 @@ from proxy.domain import RawRequest, RawResponse
 from proxy.entrances import Entrances
 from proxy.listeners.reverse import Limits, Listener
 from proxy.settings import Settings
-from tests.integration.test_readme import free_ports
+from tests.integration.components.ports import free_ports
 
 HEADER = b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 443\r\n"
 CALL = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.integration.components.certificates import CertificateAuthority
+from tests.integration.components.ports import free_ports
 from tests.integration.components.process import ServerProcess
 
 REGION = "us-east-1"
@@ -29,8 +30,8 @@ class MotoServer:
         self._certificate = authority.server(KMS, STS, "sts.amazonaws.com", "localhost", "127.0.0.1")
         self._output = folder / f"moto-{next(_numbers)}.log"
         self._process: ServerProcess | None = None
-        #: 0 before the first start; the same from then on.
-        self.port = 0
+        #: The same at every start: clients that go on trying must not be given it meanwhile.
+        (self.port,) = free_ports(1)
 
     @property
     def url(self) -> str:

@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
 from tests.integration.components.certificates import Certificate, CertificateAuthority
+from tests.integration.components.ports import free_ports
 from tests.integration.components.process import ServerProcess
-from tests.integration.components.seaweedfs import free_ports
 
 STREAM, SUBJECT = "AUDIT", "audit.kms"
 USER, PASSWORD = "keytrail", "canary-password-of-nats"

@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 import psycopg
 
 from tests.integration.components import missing
+from tests.integration.components.ports import free_ports
 from tests.integration.components.process import NotStarted, ServerProcess
 
 _ATTEMPTS = 5
@@ -51,9 +51,7 @@ class PostgreSQL:
         fixed = bool(self.port)
         for attempt in range(_ATTEMPTS):
             if not fixed:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", 0))
-                    self.port = probe.getsockname()[1]
+                (self.port,) = free_ports(1)
             argv = [str(self._programs / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)]
             for option in _OPTIONS:
                 argv += ["-c", option]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config
 
+from tests.integration.components.ports import free_ports
 from tests.integration.components.process import ServerProcess
 from tests.integration.conftest import wait_until
 
@@ -123,15 +123,6 @@ class SeaweedFS:
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
             return False
         return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now; SeaweedFS takes none that the kernel chooses."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tests.integration.components import require_program
 from tests.integration.components.certificates import Certificate
+from tests.integration.components.ports import free_ports
 from tests.integration.components.process import NotStarted, ServerProcess
 
 _ATTEMPTS = 5
@@ -69,7 +69,7 @@ class Squid:
         fixed = bool(self.port)
         for attempt in range(_ATTEMPTS):
             if not fixed:
-                self.port = _free_port()
+                (self.port,) = free_ports(1)
             self._write_files()
             argv = [self._program, "-N", "-n", f"keytrail{self.port}", "-f", "squid.conf"]
             self._process = ServerProcess(argv, self._folder, self._folder / "output", user=_USER)
@@ -153,14 +153,6 @@ _ALONE = (
 def _hashed(password: str) -> str:
     """A password as basic_ncsa_auth takes it without crypt(3): MD5 in hexadecimal digits."""
     return hashlib.md5(password.encode(), usedforsecurity=False).hexdigest()
-
-
-def _free_port() -> int:
-    """A port of loopback that nobody has now; Squid cannot let the kernel choose."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.components.certificates import Certificate
+from tests.integration.components.ports import free_ports
 from tests.integration.components.process import ServerProcess
 from tests.integration.components.signature import Credential
 from tests.integration.components.stub_server import UNCALLED, Fault
@@ -60,8 +61,8 @@ class StubUpstream:
         self._journal = self._folder / "journal.jsonl" if journal else None
         self._process: ServerProcess | None = None
         self._orders = 0
-        #: 0 before the first start; the same from then on.
-        self.port = 0
+        #: The same at every start: clients that go on trying must not be given it meanwhile.
+        (self.port,) = free_ports(1)
 
     @property
     def url(self) -> str:
