@@ -34,6 +34,25 @@ def _no_file_goes_on_with_what_another_told_boto3() -> None:
     boto3.DEFAULT_SESSION = None
 
 
+@pytest.fixture
+def aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up ones, and a region, where every SDK of AWS finds them."""
+    for name, value in (("ACCESS_KEY_ID", "made-up"), ("SECRET_ACCESS_KEY", "made-up"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[str]:
+    """AWS, as moto has it within this process, behind a socket: the URL of all its services. Signatures are not looked at."""
+    from moto.server import ThreadedMotoServer  # here: it takes long to import
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server for all tests of this process: each takes a database of its own."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 from botocore.response import StreamingBody
 from moto import mock_aws
-from moto.server import ThreadedMotoServer
 
 from audit.reconcile import cloudtrail
 from audit.reconcile.cloudtrail import DamagedFile, read_events
@@ -219,21 +217,6 @@ def test_nothing_to_compare_with_is_no_agreement(world: World, tmp_path: Path, w
 # --- S3 --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def server(credentials: None) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 def upload(world: World, client: Any, bucket: str) -> None:
     client.create_bucket(Bucket=bucket)
     for path in world.trail.rglob("*.gz"):
@@ -242,7 +225,7 @@ def upload(world: World, client: Any, bucket: str) -> None:
 
 
 @mock_aws
-def test_a_bucket(world: World, credentials: None) -> None:
+def test_a_bucket(world: World, aws_credentials: None) -> None:
     upload(world, boto3.client("s3"), "trail")
     report = judged(world, "s3://trail/logs/")
     assert (report.findings, report.counts.agreed, report.files) == ([], 10, 2)
@@ -250,22 +233,22 @@ def test_a_bucket(world: World, credentials: None) -> None:
     assert (found.kind, found.files) == (Kind.UNREADABLE, (f"s3://trail/elsewhere/{DAY}/broken.json.gz",))
 
 
-def test_an_endpoint_of_ones_own(world: World, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    upload(world, boto3.client("s3", endpoint_url=server), "trail-endpoint")
+def test_an_endpoint_of_ones_own(world: World, aws_credentials: None, aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(world, boto3.client("s3", endpoint_url=aws), "trail-endpoint")
     where = "s3://trail-endpoint/logs"
-    assert reconcile(world.data, where, Wanted(), endpoint_url=server)[0].counts.agreed == 10
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
+    assert reconcile(world.data, where, Wanted(), endpoint_url=aws)[0].counts.agreed == 10
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", aws)
     assert judged(world, where).counts.agreed == 10
 
 
 @mock_aws
-def test_a_bucket_that_is_not_there(world: World, credentials: None) -> None:
+def test_a_bucket_that_is_not_there(world: World, aws_credentials: None) -> None:
     with pytest.raises(CloudTrailUnavailable, match="NoSuchBucket"):
         judged(world, "s3://nothing/logs")
 
 
 @mock_aws
-def test_a_connection_that_fails_is_no_finding(world: World, credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_fails_is_no_finding(world: World, aws_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(world, boto3.client("s3"), "trail")
 
     def fail(body: StreamingBody, amt: int | None = None) -> bytes:
@@ -277,7 +260,7 @@ def test_a_connection_that_fails_is_no_finding(world: World, credentials: None, 
 
 
 @mock_aws
-def test_an_object_that_is_not_given_is_a_finding(world: World, credentials: None) -> None:
+def test_an_object_that_is_not_given_is_a_finding(world: World, aws_credentials: None) -> None:
     client = boto3.client("s3")
     upload(world, client, "trail")
     key = f"logs/{DAY}/archived.json.gz"

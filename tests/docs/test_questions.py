@@ -12,13 +12,11 @@ import itertools
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from proxy.cli import app
@@ -84,23 +82,12 @@ def folder(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def bucket(aws: str, aws_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """S3 with the object that is asked about."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in (
-        ("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}"),
-        ("AWS_ACCESS_KEY_ID", "a"),
-        ("AWS_SECRET_ACCESS_KEY", "s"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", aws)
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key=OBJECT, Body=b"in confidence", Metadata=object_metadata())
-    yield
-    server.stop()
 
 
 def test_every_question_has_an_answer_that_is_known_and_nothing_else_has() -> None:

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 from aws_encryption_sdk.key_providers.kms import KMSMasterKey
-from moto.server import ThreadedMotoServer
 from s3_encryption import S3EncryptionClient, S3EncryptionClientConfig  # type: ignore[import-untyped] # The same.
 from s3_encryption.materials.kms_keyring import KmsKeyring  # type: ignore[import-untyped] # The same.
 from tink import aead  # type: ignore[import-untyped] # It carries no types.
@@ -177,16 +176,6 @@ class KmsAead(aead.Aead):  # type: ignore[misc] # Tink carries no types.
     def decrypt(self, ciphertext: bytes, associated_data: bytes) -> bytes:
         plaintext: bytes = self._client.decrypt(CiphertextBlob=ciphertext)["Plaintext"]
         return plaintext
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    """DynamoDB, as moto has it: the URL."""
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
 
 
 @pytest.fixture(scope="module")

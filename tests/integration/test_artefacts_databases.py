@@ -33,7 +33,6 @@ from dynamodb_encryption_sdk.encrypted.client import EncryptedClient  # type: ig
 from dynamodb_encryption_sdk.material_providers.aws_kms import (  # type: ignore[import-untyped] # The same.
     AwsKmsCryptographicMaterialsProvider,
 )
-from moto.server import ThreadedMotoServer
 from pymongo import MongoClient
 from pymongo.encryption_options import AutoEncryptionOpts
 from pymongo.synchronous.encryption import _EncryptionIO
@@ -64,16 +63,6 @@ def server(initialised: Path, tmp_path_factory: pytest.TempPathFactory, authorit
     running = Server(data, {f"KEYTRAIL_{name}": value for name, value in settings.items()}).start()
     yield running
     assert running.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    """DynamoDB, as moto has it: the URL."""
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
 
 
 @pytest.fixture

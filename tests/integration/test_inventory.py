@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aws_encryption_sdk
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from audit.query.inventory.command import app
@@ -91,15 +89,6 @@ def test_a_folder_before_and_behind_the_deletion_of_a_key(server: Server, keys: 
     server.client().cancel_key_deletion(KeyId=doomed)
     code, objects, _ = inventory(server, str(tmp_path))
     assert (code, objects["doomed"]["keys"][0]["keyState"]["state"]) == (0, "disabled")
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
 
 
 def test_a_bucket(server: Server, keys: tuple[str, str], aws: str) -> None:

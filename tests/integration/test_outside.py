@@ -52,16 +52,20 @@ def _started(server: Server, **settings: str) -> Server:
     return server.start()
 
 
+def _with_an_enclave(server: Server, folder: Path) -> tuple[Server, Enclave]:
+    """A server that answers for the enclaves of a Nitro of its own, and one of these."""
+    nitro, root = Nitro(now=datetime.now(UTC)), folder / "root.pem"
+    root.write_bytes(nitro.root.certificate.public_bytes(Encoding.PEM))
+    return _started(server, KEYTRAIL_ATTESTATION_ROOT=str(root)), Enclave(nitro)
+
+
 def _outcomes(server: Server, operation: str) -> list[dict[str, Any]]:
     records = [record for record in server.records() if record["eventName"] == operation]
     return [record for record in records if record["additionalEventData"]["keytrail"]["phase"] == "outcome"]
 
 
 def test_an_answer_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
-    nitro = Nitro(now=datetime.now(UTC))
-    enclave, root = Enclave(nitro), tmp_path / "root.pem"
-    root.write_bytes(nitro.root.certificate.public_bytes(Encoding.PEM))
-    server = _started(own_server, KEYTRAIL_ATTESTATION_ROOT=str(root))
+    server, enclave = _with_an_enclave(own_server, tmp_path)
     kms = server.client()
     good: Any = enclave.recipient()
     answer = kms.generate_data_key(KeyId="alias/demo", KeySpec="AES_256", Recipient=good)
@@ -85,10 +89,7 @@ def test_an_answer_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
 
 
 def test_a_key_pair_and_an_agreement_for_an_enclave(own_server: Server, tmp_path: Path) -> None:
-    nitro = Nitro(now=datetime.now(UTC))
-    enclave, root = Enclave(nitro), tmp_path / "root.pem"
-    root.write_bytes(nitro.root.certificate.public_bytes(Encoding.PEM))
-    server = _started(own_server, KEYTRAIL_ATTESTATION_ROOT=str(root))
+    server, enclave = _with_an_enclave(own_server, tmp_path)
     kms = server.client()
     good: Any = enclave.recipient()
     pair = kms.generate_data_key_pair(KeyId="alias/demo", KeyPairSpec="ECC_NIST_P256", Recipient=good)

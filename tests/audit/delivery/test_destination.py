@@ -20,10 +20,7 @@ from tests.audit.delivery.fakes import FakeDestination
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:  # Any: boto3 makes its clients at run time
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "made-up")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def s3(aws_credentials: None) -> Iterator[Any]:  # Any: boto3 makes its clients at run time
     with mock_aws():
         client = boto3.client("s3")
         client.create_bucket(Bucket="evidence")

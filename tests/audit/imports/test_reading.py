@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 from botocore.response import StreamingBody
 from moto import mock_aws
-from moto.server import ThreadedMotoServer
 
 from audit.imports import reading
 from audit.imports.kept import statuses
@@ -173,21 +172,6 @@ def test_memory_is_bounded(
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def server(credentials: None) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 def upload(world: World, client: Any, bucket: str) -> None:
     client.create_bucket(Bucket=bucket)
     for path in sorted(world.trail.rglob("*.gz")):
@@ -208,7 +192,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 @mock_aws
-def test_objects_are_fetched_once(world: World, credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_are_fetched_once(world: World, aws_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
     client = boto3.client("s3")
     upload(world, client, "trail")
     assert imported(world.data, "s3://trail/logs/").added == 10
@@ -223,14 +207,14 @@ def test_objects_are_fetched_once(world: World, credentials: None, monkeypatch: 
     assert (local.known_files, local.added) == (2, 0)
 
 
-def test_an_endpoint_of_ones_own(world: World, server: str) -> None:
-    upload(world, boto3.client("s3", endpoint_url=server), "trail-imported")
-    assert imported(world.data, "s3://trail-imported/logs", how=How(endpoint_url=server)).added == 10
+def test_an_endpoint_of_ones_own(world: World, aws_credentials: None, aws: str) -> None:
+    upload(world, boto3.client("s3", endpoint_url=aws), "trail-imported")
+    assert imported(world.data, "s3://trail-imported/logs", how=How(endpoint_url=aws)).added == 10
 
 
 @mock_aws
 def test_what_was_read_before_a_connection_failed_is_kept(
-    world: World, credentials: None, monkeypatch: pytest.MonkeyPatch
+    world: World, aws_credentials: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(world, boto3.client("s3"), "trail")
     read, opened = StreamingBody.read, list[StreamingBody]()  # kept, so that none is taken for another
@@ -252,7 +236,7 @@ def test_what_was_read_before_a_connection_failed_is_kept(
 
 
 @mock_aws
-def test_a_bucket_that_is_not_there(world: World, credentials: None) -> None:
+def test_a_bucket_that_is_not_there(world: World, aws_credentials: None) -> None:
     with pytest.raises(CloudTrailUnavailable, match="NoSuchBucket"):
         imported(world.data, "s3://nothing/logs")
 

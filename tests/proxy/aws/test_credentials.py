@@ -24,7 +24,6 @@ import pytest
 from botocore.utils import ContainerMetadataFetcher
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from audit.reconcile import rules
 from proxy.backends.aws import credentials as module
@@ -371,28 +370,21 @@ async def test_a_caller_that_gives_up_takes_nothing_from_the_others(clock: Clock
 # --- a role for each caller
 
 
-async def test_a_session_of_a_role_is_the_callers_by_sts_own_word(clock: Clock) -> None:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        async with roles(clock, Source(clock, url=url)) as assumed:
-            found = await soon(assumed.for_caller(ALICE))
-        assert found.expires_s == pytest.approx(clock.now_s + 3_600, abs=60)
-        client: Any = botocore.session.get_session().create_client(  # Any: botocore makes its clients at run time
-            "sts",
-            region_name=REGION,
-            endpoint_url=url,
-            aws_access_key_id=found.access_key_id,
-            aws_secret_access_key=found.secret_access_key,
-            aws_session_token=found.session_token,
-        )
-        identity = await asyncio.get_running_loop().run_in_executor(None, client.get_caller_identity)
-        assert identity["Arn"] == "arn:aws:sts::123456789012:assumed-role/kms-alice/alice"
-        client.close()
-    finally:
-        server.stop()
+async def test_a_session_of_a_role_is_the_callers_by_sts_own_word(clock: Clock, aws: str) -> None:
+    async with roles(clock, Source(clock, url=aws)) as assumed:
+        found = await soon(assumed.for_caller(ALICE))
+    assert found.expires_s == pytest.approx(clock.now_s + 3_600, abs=60)
+    client: Any = botocore.session.get_session().create_client(  # Any: botocore makes its clients at run time
+        "sts",
+        region_name=REGION,
+        endpoint_url=aws,
+        aws_access_key_id=found.access_key_id,
+        aws_secret_access_key=found.secret_access_key,
+        aws_session_token=found.session_token,
+    )
+    identity = await asyncio.get_running_loop().run_in_executor(None, client.get_caller_identity)
+    assert identity["Arn"] == "arn:aws:sts::123456789012:assumed-role/kms-alice/alice"
+    client.close()
 
 
 async def test_what_sts_is_asked_for(clock: Clock, source: Source) -> None:

@@ -14,7 +14,6 @@ from botocore.paginate import Paginator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
-from moto.server import ThreadedMotoServer
 
 from audit import s3
 from audit.errors import QueryError
@@ -120,9 +119,7 @@ def test_no_more_than_a_piece_is_read_at_once(tmp_path: Path, length: int) -> No
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "y"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
+def bucket(aws_credentials: None) -> Iterator[Any]:
     with mock_aws():
         client = boto3.client("s3")
         client.create_bucket(Bucket="data")
@@ -151,16 +148,12 @@ def test_a_bucket_that_is_not_there_is_said_to_be_so(bucket: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def over_http() -> Iterator[str]:
-    """S3 behind a socket, so that keys pass through URLs; the URL."""
+def over_http(aws: str) -> Iterator[str]:
+    """S3 behind a socket, so that keys pass through URLs; the URL. The credentials stay, as Hypothesis wants it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "y"), ("DEFAULT_REGION", "us-east-1")):
             patch.setenv(f"AWS_{name}", value)
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
+        yield aws
 
 
 ODD_KEYS = ["/", "//a", "a//b", "..", "a/../b", "a/./b", "b", "é/ü 😀", "a b+c%20", "a?b#c&d", "tab\t", "'\"<>&", "~"]

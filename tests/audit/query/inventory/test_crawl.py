@@ -3,13 +3,11 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from audit.errors import QueryError
 from audit.query.artifacts.recognise import Contents
@@ -73,18 +71,7 @@ def test_the_beginning_is_fetched_once(size: int) -> None:
     assert size > 1 << 20 or len(artifact.reads) == 1
 
 
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
-
-
-def test_a_bucket(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(name, value)
+def test_a_bucket(aws_credentials: None, aws: str) -> None:
     s3: Any = boto3.client("s3", endpoint_url=aws)  # Any: boto3 makes its clients at run time
     s3.create_bucket(Bucket="crawled")
     names = [f"in/{number:02}" for number in range(40)]

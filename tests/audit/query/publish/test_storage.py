@@ -38,14 +38,7 @@ def check_conformance(store: Store, folder: Path) -> None:
 
 
 @pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "made-up")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-
-
-@pytest.fixture
-def bucket(credentials: None) -> Iterator[S3Store]:
+def bucket(aws_credentials: None) -> Iterator[S3Store]:
     with mock_aws():
         boto3.client("s3").create_bucket(Bucket="lake")
         yield S3Store("lake", connect(None))
