@@ -49,6 +49,11 @@ def wait_until(reached: Callable[[], bool], what: str, limit_s: float = LIMIT_S)
         threading.Event().wait(0.01)
 
 
+def plain_environment() -> dict[str, str]:
+    """That of the tests, without a word to keytrail or to an SDK of AWS."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -93,18 +98,25 @@ class Server:
         """What the processes wrote on standard output and standard error."""
         return sorted(self.data.parent.glob(f"{self.data.name}-output-*"))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its commands are run with."""
+        return plain_environment() | {"KEYTRAIL_DATA": str(self.data), **self.settings}
+
     def spawn(self) -> None:
         """Start it, and wait for nothing."""
         self.starts += 1
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-        environment |= {"KEYTRAIL_DATA": str(self.data), "KEYTRAIL_LISTEN": "127.0.0.1:0", "KEYTRAIL_ADMIN_LISTEN": "127.0.0.1:0"}
-        environment["KEYTRAIL_HEARTBEAT_S"] = "0"  # tests count records; those of heartbeats set it
+        defaults = {
+            "KEYTRAIL_LISTEN": "127.0.0.1:0",
+            "KEYTRAIL_ADMIN_LISTEN": "127.0.0.1:0",
+            "KEYTRAIL_HEARTBEAT_S": "0",  # tests count records; those of heartbeats set it
+        }
         with self._output("out").open("wb") as out, self._output("err").open("wb") as err:
             self._process = subprocess.Popen(
                 [keytrail_command(), "serve"],
                 stdout=out,
                 stderr=err,
-                env=environment | self.settings,
+                env=defaults | self.environment,
                 cwd=self.data.parent,
             )
 
@@ -165,11 +177,11 @@ class Server:
 
     # --- asking it
 
-    def credentials(self) -> tuple[str, str]:
-        """The first caller's access key id and secret access key."""
+    def credentials(self, profile: str = "default") -> tuple[str, str]:
+        """The access key id and the secret access key of a caller; `default` is the first."""
         file = configparser.RawConfigParser()
         file.read_string((self.data / "credentials").read_text())
-        return file["default"]["aws_access_key_id"], file["default"]["aws_secret_access_key"]
+        return file[profile]["aws_access_key_id"], file[profile]["aws_secret_access_key"]
 
     def client(self, **config: Any) -> KMSClient:  # Any: settings of botocore
         """A boto3 client that tries once."""
@@ -282,11 +294,10 @@ def forms(secret: bytes) -> list[bytes]:
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder as `keytrail init` makes it. Copy it: it is everyone's."""
     data = tmp_path_factory.mktemp("initialised") / "data"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
     subprocess.run(
         [keytrail_command(), "init", "--data", str(data)],
         check=True,
-        env=environment,
+        env=plain_environment(),
         cwd=data.parent,
         stdout=subprocess.DEVNULL,
     )

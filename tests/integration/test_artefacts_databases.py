@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import configparser
 import json
 import shutil
 import subprocess
@@ -70,13 +69,6 @@ def key_arn(server: Server) -> str:
     return server.client().describe_key(KeyId="alias/demo")["KeyMetadata"]["Arn"]
 
 
-def reader(server: Server) -> tuple[str, str]:
-    """The second caller's access key id and secret access key."""
-    file = configparser.RawConfigParser()
-    file.read_string((server.data / "credentials").read_text())
-    return file["reader"]["aws_access_key_id"], file["reader"]["aws_secret_access_key"]
-
-
 def kms_of(server: Server, credentials: tuple[str, str]) -> Any:  # boto3's clients have no type of their own
     access_key_id, secret_access_key = credentials
     return boto3.client(
@@ -106,7 +98,7 @@ def test_items_of_the_dynamodb_encryption_client(server: Server, aws: str, key_a
         kms = kms_of(server, credentials)
         return EncryptedClient(dynamodb, AwsKmsCryptographicMaterialsProvider(key_arn, regional_clients={REGION: kms}))
 
-    writing, reading = encrypting(server.credentials()), encrypting(reader(server))
+    writing, reading = encrypting(server.credentials()), encrypting(server.credentials("reader"))
     for number in ("1", "2"):
         writing.put_item(TableName="patients", Item={"id": {"S": number}, "diagnosis": {"S": "in confidence"}})
     opened = reading.get_item(TableName="patients", Key={"id": {"S": "2"}})["Item"]
@@ -148,7 +140,7 @@ def test_a_key_vault_of_mongodb(server: Server, key_arn: str, tmp_path: Path, au
         options = AutoEncryptionOpts(providers, "keyvault.keys", kms_tls_options={"aws": {"tlsCAFile": str(authority.bundle)}})
         return ExplicitEncrypter(KeyVault(documents, options), MongoCryptOptions(providers, bypass_encryption=True))
 
-    writing, reading = encrypter(server.credentials()), encrypter(reader(server))
+    writing, reading = encrypter(server.credentials()), encrypter(server.credentials("reader"))
     name = writing.create_data_key("aws", {"region": REGION, "key": key_arn, "endpoint": place})
     dump = tmp_path / "keys.bson"
     dump.write_bytes(b"".join(documents.values()))
@@ -193,7 +185,7 @@ def test_branch_keys_of_a_hierarchical_keyring(server: Server, aws: str, key_arn
     admin.create_key(CreateKeyInput(branch_key_identifier="tenant-1", encryption_context=CONTEXT))
     client = aws_encryption_sdk.EncryptionSDKClient()
     sealed, _ = client.encrypt(source=b"in confidence", keyring=keyring(server.credentials()), encryption_context=CONTEXT)
-    opened, _ = client.decrypt(source=sealed, keyring=keyring(reader(server)))
+    opened, _ = client.decrypt(source=sealed, keyring=keyring(server.credentials("reader")))
     assert opened == b"in confidence"
 
     message = tmp_path / "message"
@@ -221,7 +213,7 @@ def test_branch_keys_of_a_hierarchical_keyring(server: Server, aws: str, key_arn
 
 def test_a_secret_of_kubernetes(server: Server, key_arn: str, tmp_path: Path) -> None:
     """What the API server stores is made by hand; the seed is wrapped and unwrapped as aws-encryption-provider does."""
-    plugin, other = kms_of(server, server.credentials()), kms_of(server, reader(server))
+    plugin, other = kms_of(server, server.credentials()), kms_of(server, server.credentials("reader"))
     blob = plugin.encrypt(KeyId=key_arn, Plaintext=bytes(range(32)))["CiphertextBlob"]
     secret = tmp_path / "secret"
     secret.write_bytes(V2_PREFIX + part(1, bytes(99)) + part(2, key_arn.encode()) + part(3, b"1" + blob) + part(5, 1))

@@ -24,7 +24,7 @@ import boto3
 import pytest
 
 from tests.integration.components.node_client import NodeEncryptionSdk
-from tests.integration.conftest import REGION, Server, keytrail_command
+from tests.integration.conftest import REGION, Server, keytrail_command, plain_environment
 
 DEMO = "arn:aws:iam::111122223333:user/demo"
 CONTEXT = {"tenant": "acme", "object": "1"}
@@ -92,7 +92,7 @@ def fingerprint(blob: str) -> str:
 @pytest.fixture(scope="module")
 def shell(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     folder = tmp_path_factory.mktemp("shell")
-    before = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))} | {
+    before = plain_environment() | {
         "HOME": str(folder),
         "NO_PROXY": "127.0.0.1",
         "KEYTRAIL_DATA": str(server.data),

@@ -6,7 +6,6 @@ which finds the trail and its keys at the admin listener.
 
 from __future__ import annotations
 
-import configparser
 import gzip
 import http.client
 import json
@@ -29,7 +28,7 @@ import botocore.exceptions
 import pytest
 
 from tests.integration.components.seaweedfs import seaweedfs
-from tests.integration.conftest import REGION, Server, keytrail, keytrail_command, wait_until
+from tests.integration.conftest import REGION, Server, keytrail, keytrail_command, plain_environment, wait_until
 
 ACCOUNT = "111122223333"
 READER, NOBODY, FOREIGNER = (
@@ -55,7 +54,7 @@ class Api:
 
     def __init__(self, server: Server, profile: str) -> None:
         self.server = server
-        self.key, self.secret = profile_of(server.data, profile)
+        self.key, self.secret = server.credentials(profile)
 
     def client(self, region: str = REGION, secret: str = "") -> Json:
         return boto3.client(
@@ -74,8 +73,7 @@ class Api:
         return [json.loads(event["CloudTrailEvent"]) for page in pages for event in page["Events"]]
 
     def aws(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
-        own |= {
+        own = plain_environment() | {
             "AWS_ENDPOINT_URL_CLOUDTRAIL": self.server.admin_url,
             "AWS_ACCESS_KEY_ID": self.key,
             "AWS_SECRET_ACCESS_KEY": self.secret,
@@ -84,13 +82,6 @@ class Api:
         }
         command = [str(Path(sys.executable).with_name("aws")), "cloudtrail", *arguments, "--output", "json"]
         return subprocess.run(command, env=own | environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-def profile_of(data: Path, name: str) -> tuple[str, str]:
-    """The access key id and the secret access key of a caller."""
-    file = configparser.RawConfigParser()
-    file.read_string((data / "credentials").read_text())
-    return file[name]["aws_access_key_id"], file[name]["aws_secret_access_key"]
 
 
 def refused(ask: Json, **arguments: Json) -> tuple[str, int]:
@@ -102,9 +93,8 @@ def refused(ask: Json, **arguments: Json) -> tuple[str, int]:
 
 def add_caller(data: Path, arn: str, policy: Path | None) -> None:
     options = [] if policy is None else ["--policy", str(policy)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
     command = [keytrail_command(), "caller", "add", arn, *options, "--data", str(data)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=data.parent)
+    subprocess.run(command, env=plain_environment(), check=True, capture_output=True, cwd=data.parent)
 
 
 def is_answering(server: Server) -> bool:
@@ -380,7 +370,7 @@ def test_what_is_delivered_by_serve_is_valid_to_the_cli(prepared: Path, tmp_path
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
     (tmp_path / "weed").mkdir()
-    auditor = profile_of(data, "auditor")  # the CLI signs for S3 as it signs for CloudTrail
+    auditor = Server(data).credentials("auditor")  # the CLI signs for S3 as it signs for CloudTrail
     with seaweedfs(tmp_path / "weed", dict([auditor])) as weed:
         weed.client().create_bucket(Bucket="evidence")
         served = Server(

@@ -41,7 +41,7 @@ from tests.audit.forge import Forge
 from tests.audit.query.builder import START, at, placed, record
 from tests.integration.components.cloudtrail import cloudtrail_api
 from tests.integration.components.seaweedfs import SeaweedFS, seaweedfs
-from tests.integration.conftest import Server, keytrail_command, wait_until
+from tests.integration.conftest import Server, keytrail_command, plain_environment, wait_until
 
 HOME = Place("111122223333", "eu-central-1")
 SOUTH = Place(HOME.account_id, "sa-east-1")
@@ -135,12 +135,15 @@ def day(weed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Day:
 def validate(day: Day, weed: SeaweedFS, *options: str, region: str = HOME.region) -> tuple[int, str]:
     """Exit code and output of `aws cloudtrail validate-logs`."""
     with cloudtrail_api(day.trail, read_public_keys(delivery_folder(day.data))) as url:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
-        environment |= weed.environment | {
-            "AWS_ENDPOINT_URL_CLOUDTRAIL": url,
-            "AWS_ENDPOINT_URL_S3": weed.url,
-            "NO_PROXY": "127.0.0.1",
-        }
+        environment = (
+            plain_environment()
+            | weed.environment
+            | {
+                "AWS_ENDPOINT_URL_CLOUDTRAIL": url,
+                "AWS_ENDPOINT_URL_S3": weed.url,
+                "NO_PROXY": "127.0.0.1",
+            }
+        )
         aws = [str(Path(sys.executable).with_name("aws")), "cloudtrail", "validate-logs", "--trail-arn", day.trail.arn]
         done = subprocess.run(
             [*aws, *(options or RANGE), "--region", region],
@@ -385,8 +388,7 @@ def test_s3_down_and_back(tmp_path: Path) -> None:
 
 
 def command(data: Path, weed: SeaweedFS, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
-    environment |= weed.environment | {"KEYTRAIL_DATA": str(data), **settings}
+    environment = plain_environment() | weed.environment | {"KEYTRAIL_DATA": str(data), **settings}
     return subprocess.run(
         [keytrail_command(), *words], env=environment, cwd=data.parent, capture_output=True, text=True, timeout=120, check=False
     )

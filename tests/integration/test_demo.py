@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.docs.repository import ROOT
+from tests.integration.conftest import plain_environment
 
 STORY = [
     "Alice encrypts a file",
@@ -31,8 +31,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path) -> None:
     temporary, home = tmp_path / "temporary", tmp_path / "home"
     temporary.mkdir()
     home.mkdir()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-    environment |= {"TMPDIR": str(temporary), "HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    environment = plain_environment() | {"TMPDIR": str(temporary), "HOME": str(home), "NO_PROXY": "127.0.0.1"}
     before = set(ROOT.iterdir())
     done = subprocess.run(
         [sys.executable, "-m", "examples.demo"],

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
 from tests.docs.repository import ROOT
-from tests.integration.conftest import LIMIT_S, Server, keytrail_command, wait_until
+from tests.integration.conftest import LIMIT_S, Server, keytrail_command, plain_environment, wait_until
 from tests.integration.test_faults import Load, kill_worker, require_recorded
 
 SEEDED = "11111111-2222-4333-8444-555555555555"
 
 
 def run(server: Server, *arguments: str) -> tuple[int, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
     argv = [keytrail_command(), *arguments, "--data", str(server.data)]
-    done = subprocess.run(argv, env=environment, cwd=server.data.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=plain_environment(), cwd=server.data.parent, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -39,10 +38,13 @@ def data_key(context: dict[str, str]) -> dict[str, Any]:
 
 
 def run(server: Server, *argv: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-    environment |= {"KEYTRAIL_DATA": str(server.data), **server.settings}
     done = subprocess.run(
-        [keytrail_command(), *argv], env=environment, cwd=server.data.parent, capture_output=True, text=True, timeout=3 * LIMIT_S
+        [keytrail_command(), *argv],
+        env=server.environment,
+        cwd=server.data.parent,
+        capture_output=True,
+        text=True,
+        timeout=3 * LIMIT_S,
     )
     assert done.returncode == code, done.stderr
     return done

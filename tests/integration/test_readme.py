@@ -11,7 +11,6 @@ what `make demo` runs.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -24,7 +23,7 @@ import pytest
 
 from tests.docs.repository import ROOT
 from tests.integration.components.ports import free_ports
-from tests.integration.conftest import LIMIT_S, wait_until
+from tests.integration.conftest import LIMIT_S, plain_environment, wait_until
 
 README = (ROOT / "README.md").read_text()
 _HEADING = re.compile(r"^##+ +(.+)$")
@@ -247,8 +246,7 @@ class Reader:
         self._serving: tuple[Recipe, subprocess.Popen[str]] | None = None
         (folder / ".venv").symlink_to(sys.prefix)
         (folder / "config").symlink_to(ROOT / "config")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-        self._environment = kept | {
+        self._environment = plain_environment() | {
             "HOME": str(folder),
             "NO_PROXY": "127.0.0.1",
             "KEYTRAIL_LISTEN": self._listen,

@@ -30,10 +30,8 @@ from tests.integration.test_witnessing import WitnessProcess, cosigned_size, wor
 
 def command(server: Server, *words: str, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `keytrail` with the server's settings. Any: of subprocess."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-    environment |= {"KEYTRAIL_DATA": str(server.data), **server.settings}
     done = subprocess.run(
-        [keytrail_command(), *words], capture_output=True, text=True, check=False, env=environment, timeout=60, **options
+        [keytrail_command(), *words], capture_output=True, text=True, check=False, env=server.environment, timeout=60, **options
     )
     assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
     return done
@@ -147,10 +145,8 @@ def test_a_proof_by_a_later_key_is_verified_by_the_first(own_server: Server, tmp
 @contextmanager
 def sealer(server: Server, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """`keytrail seal`, until the end of the block. Any: of subprocess."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-    environment |= {"KEYTRAIL_DATA": str(server.data), **server.settings}
     with (server.data.parent / f"{server.data.name}-sealer.err").open("a") as log:
-        process = subprocess.Popen([keytrail_command(), "seal"], env=environment, stderr=log, text=True, **options)
+        process = subprocess.Popen([keytrail_command(), "seal"], env=server.environment, stderr=log, text=True, **options)
     try:
         yield process
     finally:

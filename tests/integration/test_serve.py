@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from tests.integration.conftest import LIMIT_S, REGION, Reply, Server, keytrail, keytrail_command, wait_until
+from tests.integration.conftest import LIMIT_S, REGION, Reply, Server, keytrail, keytrail_command, plain_environment, wait_until
 
 if TYPE_CHECKING:
     from types_boto3_kms import KMSClient
@@ -31,8 +30,7 @@ DATA_KEY = {"KeyId": "alias/demo", "KeySpec": "AES_256"}
 
 def run_keytrail(folder: Path, *argv: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command of keytrail in `folder`; its ports, if it had any, are free ones."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
-    environment |= {"KEYTRAIL_LISTEN": "127.0.0.1:0", "KEYTRAIL_ADMIN_LISTEN": "127.0.0.1:0"} | settings
+    environment = plain_environment() | {"KEYTRAIL_LISTEN": "127.0.0.1:0", "KEYTRAIL_ADMIN_LISTEN": "127.0.0.1:0"} | settings
     return subprocess.run(
         [keytrail_command(), *argv], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S
     )

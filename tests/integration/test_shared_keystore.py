@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.integration.components.postgresql import PostgreSQL
-from tests.integration.conftest import LIMIT_S, Server, keytrail, keytrail_command, wait_until
+from tests.integration.conftest import LIMIT_S, Server, keytrail, keytrail_command, plain_environment, wait_until
 from tests.integration.test_faults import Changes, kill_worker
 from tests.integration.test_readme import Reader, recipes
 
@@ -38,9 +38,8 @@ def hosts(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[Pair]:
     }
     one, two = (Server(tmp_path / name, shared) for name in ("one", "two"))
     for server in (one, two):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
         argv = [keytrail_command(), "init", "--data", str(server.data)]
-        subprocess.run(argv, check=True, env=environment | shared, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        subprocess.run(argv, check=True, env=plain_environment() | shared, cwd=tmp_path, stdout=subprocess.DEVNULL)
     (two.data / "credentials").write_bytes((one.data / "credentials").read_bytes())
     yield one, two
     for server in (one, two):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,7 +18,7 @@ import pytest
 from audit.checkpoint import claimed_checkpoint
 from tests.audit.witnessing.authority import Authority
 from tests.integration.components import require_program
-from tests.integration.conftest import LIMIT_S, Server, keytrail_command, wait_until
+from tests.integration.conftest import LIMIT_S, Server, keytrail_command, plain_environment, wait_until
 from tests.integration.test_serve import run_keytrail
 
 DATA_KEY = {"KeyId": "alias/demo", "KeySpec": "AES_256"}
@@ -40,10 +39,9 @@ class WitnessProcess:
 
     def spawn(self) -> None:
         self.starts += 1
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYTRAIL_", "AWS_"))}
         command = [keytrail_command(), "witness", "serve", "--listen", self.address, "--logs", "logs.txt"]
         with self.output("out").open("wb") as out, self.output("err").open("wb") as err:
-            self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=out, stderr=err)
+            self.process = subprocess.Popen(command, cwd=self.folder, env=plain_environment(), stdout=out, stderr=err)
 
     def start(self) -> WitnessProcess:
         self.spawn()
