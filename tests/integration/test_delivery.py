@@ -491,8 +491,7 @@ def test_the_key_of_the_digests_is_rotated_on_record(initialised: Path, tmp_path
     folder.mkdir()
 
     def keytrail(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KEYTRAIL_"))}
-        environment |= {"KEYTRAIL_DATA": str(data), "KEYTRAIL_DELIVERY": str(folder)}
+        environment = plain_environment() | {"KEYTRAIL_DATA": str(data), "KEYTRAIL_DELIVERY": str(folder)}
         words = [keytrail_command(), *arguments]
         return subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
