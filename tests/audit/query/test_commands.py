@@ -143,6 +143,14 @@ def test_trace_as_json(log: LogBuilder) -> None:
     assert story["counts"]["refused"]["times"] == 1
 
 
+def test_trace_says_why_the_index_was_of_no_use(log: LogBuilder) -> None:
+    (log.data / "index").mkdir()
+    (log.data / "index" / "manifest.json").write_text("rubbish")
+    result = run(log, "trace", fingerprint("one"))
+    assert (result.exit_code, "unwrapped  1 time by 1 caller" in result.stdout) == (0, True)
+    assert result.stderr.count("the index cannot be read, and everything was read instead") == 1
+
+
 def test_trace_of_what_is_not_there(log: LogBuilder) -> None:
     result = run(log, "trace", fingerprint("nowhere"))
     assert result.exit_code == 1

@@ -136,6 +136,14 @@ def test_changes_of_keys(log: LogBuilder) -> None:
     assert changed == ["PutKeyPolicy", "UpdateAlias", "DisableKeyRotation"]  # one by one in time
 
 
+def test_a_change_that_was_made_on_the_host_is_its_users(log: LogBuilder) -> None:
+    facts = {"phase": "outcome", "identityProof": "host-operator"}
+    who = {"type": "Unknown", "principalId": "host:0", "userName": "root"}
+    log.add(SINCE_S, "DisableKey", userIdentity=who, additionalEventData={"keytrail": facts})
+    [found] = findings(log, "KT032")
+    assert found.subject["principal"] == "host user root"
+
+
 def grant(grantee: str) -> dict[str, Any]:
     return {"requestParameters": {"keyId": KEY_A, "granteePrincipal": grantee}, "readOnly": False}
 
