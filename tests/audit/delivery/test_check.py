@@ -200,6 +200,26 @@ def take_a_file_out_of_its_digest_with_the_stolen_key(world: World) -> None:
     world.destination.objects[key] = Stored(gzip.compress(text), {SIGNATURE: signature, ALGORITHM: SHA256_WITH_RSA})
 
 
+def name_another_hash_with_the_stolen_key(world: World) -> None:
+    """The file is the log's own; AWS's tools would call it invalid."""
+    key = digests_of(world)[-1]
+    digest = orjson.loads(body(world, key))
+    digest["logFiles"][0]["hashValue"] = "00" * 32
+    text = orjson.dumps(digest)
+    signature = KEY.sign(text_to_sign(text, digest["digestEndTime"], TRAIL.bucket, key, digest["previousDigestSignature"]))
+    world.destination.objects[key] = Stored(gzip.compress(text), {SIGNATURE: signature, ALGORITHM: SHA256_WITH_RSA})
+
+
+def end_a_digest_later_with_the_stolen_key(world: World) -> None:
+    """Its name says one time, its text another: so it would seem to reach over what was delivered since."""
+    key = digests_of(world)[-1]
+    digest = orjson.loads(body(world, key))
+    digest["digestEndTime"] = "2026-01-02T23:00:00Z"
+    text = orjson.dumps(digest)
+    signature = KEY.sign(text_to_sign(text, digest["digestEndTime"], TRAIL.bucket, key, digest["previousDigestSignature"]))
+    world.destination.objects[key] = Stored(gzip.compress(text), {SIGNATURE: signature, ALGORITHM: SHA256_WITH_RSA})
+
+
 def take_the_algorithm_away(world: World) -> None:
     key = digests_of(world)[2]
     there = world.destination.objects[key]
@@ -241,6 +261,8 @@ ATTACKS: list[tuple[Attack, str]] = [
     (swap_signatures, r"its signature is not genuine \(step 23\)"),
     (take_a_file_out_of_its_digest_with_the_stolen_key, r"no digest names it, though its interval is over \(step 22\)"),
     (take_a_file_out_of_its_digest_with_the_stolen_key, r"the chain is broken here: it does not follow"),
+    (name_another_hash_with_the_stolen_key, r"it has not the hash that its digest has \(step 21\)"),
+    (end_a_digest_later_with_the_stolen_key, r"it was moved here from another place \(step 23\)"),
     (copy_a_digest_elsewhere, r"it was moved here from another place \(step 23\)"),
     (put_another_trails_digest_there, r"it is a digest of a trail other of eu-central-1"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any
@@ -19,11 +19,12 @@ from audit.delivery import deliverer
 from audit.delivery.check import check
 from audit.delivery.deliverer import Conflict, Deliverer, Terms
 from audit.delivery.destination import DestinationFault, Stored
+from audit.delivery.digest import ALGORITHM, SHA256_WITH_RSA, SIGNATURE
 from audit.delivery.keys import DigestKey
 from audit.delivery.layout import DigestKey as DigestName
 from audit.delivery.layout import LogKey, Place, timestamp
 from audit.delivery.records import delivered
-from audit.delivery.state import BegunFiles, StateInvalid
+from audit.delivery.state import BegunDigest, BegunFiles, StateInvalid
 from audit.errors import LogIncident
 from tests.audit.delivery.fakes import HOME, TRAIL, Crash, FakeDestination, FakeJournal, FakeLog, Fuse, keys_of
 from tests.audit.query.builder import START
@@ -313,6 +314,27 @@ def test_another_length_of_digests_takes_over_where_the_last_one_ended() -> None
 
 
 # --- what goes wrong
+
+
+def test_a_digest_with_another_signature_under_its_name_is_left_and_told() -> None:
+    """Its text is what it should be: tools go by the signature, and by it the next one is chained."""
+    world = World()
+    world.add()
+    world.deliver()
+    world.now += 3_600
+    world.fuse.at = world.fuse.points + 2  # when it is written down, and not there yet
+    with pytest.raises(Crash):
+        world.deliver()
+    begun = world.open().state.begun
+    assert isinstance(begun, BegunDigest) and begun.key not in world.destination.objects
+    forged = Stored(gzip.compress(begun.document.encode()), {SIGNATURE: "00" * 256, ALGORITHM: SHA256_WITH_RSA})
+    world.destination.objects[begun.key] = forged
+    with pytest.raises(Conflict, match=r"another object is there"):
+        world.open().step()
+    assert world.destination.objects[begun.key] == forged
+    world.destination.objects[begun.key] = replace(forged, metadata={SIGNATURE: begun.signature, ALGORITHM: SHA256_WITH_RSA})
+    world.deliver()
+    world.require_whole()
 
 
 def test_another_object_under_our_name_is_left_and_told() -> None:
