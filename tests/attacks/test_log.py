@@ -116,7 +116,7 @@ def test_an_edit_with_an_older_cosigned_checkpoint(honest: Honest, root: Root) -
 def emptied(root: Root) -> None:
     """Nothing was ever written to the log, or signed for it."""
     root.replace([])
-    for path in (root.folder / segment_name(0), *root.checkpoints.iterdir()):
+    for path in (root.folder / segment_name(0), *root.checkpoints.iterdir(), *root.witnessed.iterdir()):
         path.unlink()
 
 

@@ -417,13 +417,14 @@ async def test_nothing_is_published_before_what_was_given_is_durable(
         patched.setattr("audit.witnessing.notes.os.fdatasync", fail)
         await once(courier)
     assert "Input/output error" in courier.slight_faults()[-1]
-    assert not courier.cosigned_s and not (forge.checkpoints / "cosigned").exists()
+    assert not courier.cosigned_s and not (forge.witnessed / "cosigned").exists()
+    assert (forge.witnessed / "cosignatures").exists(), "it is there, and not known to be durable"
 
 
 def test_what_a_crash_tore_off_is_gone_from_what_is_kept(forge: Forge) -> None:
     forge.grow(3)
     forge.seal()
-    notes, path = LogNotes(forge.instance, forge.log), forge.checkpoints / "cosignatures"
+    notes, path = LogNotes(forge.instance, forge.log), forge.witnessed / "cosignatures"
     one = forge.latest + cosign(claimed_checkpoint(forge.latest).text(), LIAR_KEY.name, LIAR, 1_800_000_000)
     notes.keep(one)
     with path.open("ab") as file:
