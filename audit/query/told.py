@@ -91,7 +91,7 @@ def write_told(told: Told, console: Console) -> None:
 
 
 def _write_key(key: WrappedKey, console: Console) -> None:
-    _say(console, f"data key   {key.format}, {key.where}")
+    _say(console, f"{'data key' if key.fingerprint else 'no blob':8}   {key.format}, {key.where}")
     if key.key is not None:
         _say(console, f"under      {key.key}")
     if key.context is not None:
@@ -114,9 +114,12 @@ def _write_standing(standing: Standing | None, console: Console) -> None:
 
 
 def _count(contents: Contents) -> str:
+    """What has no fingerprint is no KMS blob, or tells of something that was not read."""
     if not contents.keys:
         return "no data key was found in it"
-    return f"{len(contents.keys)} data {'key' if len(contents.keys) == 1 else 'keys'}"
+    blobs = sum(bool(key.fingerprint) for key in contents.keys)
+    noted = f", {len(contents.keys) - blobs} more to be noted" if blobs < len(contents.keys) else ""
+    return f"{blobs or 'no'} data {'key' if blobs == 1 else 'keys'}{noted}"
 
 
 def _say(console: Console, text: str) -> None:

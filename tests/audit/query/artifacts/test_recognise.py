@@ -149,6 +149,15 @@ def test_a_key_that_the_logs_do_not_know_is_a_finding(tmp_path: Path, log: LogBu
     assert "NOT FOUND" in told.stdout
 
 
+def test_what_was_not_read_is_told_and_counted_as_no_data_key(tmp_path: Path, log: LogBuilder) -> None:
+    broken = tmp_path / "broken.gz"
+    broken.write_bytes(b"\x1f\x8b\x08 and no more")
+    told = run(log, "trace", str(broken))
+    assert told.exit_code == 1
+    assert "broken.gz: no data keys, 1 more to be noted" in told.stdout
+    assert "no blob    gzip, all of it" in told.stdout and "data key " not in told.stdout
+
+
 def test_by_standard_input(log: LogBuilder) -> None:
     assert "Decrypt by user/bob" in run(log, "trace", "-", stdin=b"KEY=" + base64.b64encode(local_blob(0)) + b"\n").stdout
 
