@@ -54,7 +54,14 @@ def deleted_segment(root: Root, number: int) -> None:
     next(path for path in reversed(root.segments()) if int(path.name[:20]) <= number).unlink()
 
 
+def deleted_calls(root: Root, number: int) -> None:
+    """All calls of a segment. Its heartbeats stay, so that no silence tells of it, however long the segment took."""
+    path = next(path for path in reversed(root.segments()) if int(path.name[:20]) <= number)
+    root.change(lambda lines: [line for line in lines if orjson.loads(line)["eventSource"] == "keytrail"], path)
+
+
 EDITS = pytest.mark.parametrize("edit", [changed_byte, deleted_line, swapped_lines, deleted_segment])
+EDITS_TO_SIGN = pytest.mark.parametrize("edit", [changed_byte, deleted_line, swapped_lines, deleted_calls])
 
 
 def victim(honest: Honest, root: Root) -> int:
@@ -70,7 +77,7 @@ def test_an_edit_by_root(honest: Honest, root: Root, edit: Callable[[Root, int],
     assert_caught(root.data, 5)
 
 
-@EDITS
+@EDITS_TO_SIGN
 def test_an_edit_that_is_signed_anew(honest: Honest, root: Root, edit: Callable[[Root, int], None]) -> None:
     edit(root, victim(honest, root))
     root.replace(root.lines())
