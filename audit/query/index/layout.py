@@ -176,9 +176,16 @@ def _sum(document: dict[str, Any]) -> str:
 def _log(name: str, part: dict[str, Any]) -> LogIndex:
     return LogIndex(
         [_piece(*fields) for fields in part["pieces"]],
-        [Run(name, *fields) for fields in part["runs"]],
-        [DayFile(name, *fields) for fields in part["days"]],
+        [Run(name, *_whole(fields)) for fields in part["runs"]],
+        [DayFile(name, str(day), *_whole(fields)) for day, *fields in part["days"]],
     )
+
+
+def _whole(fields: list[Any]) -> list[int]:
+    """The numbers, which a manifest that somebody made up may have otherwise. Raises ValueError."""
+    if not all(type(one) is int and one >= 0 for one in fields):
+        raise ValueError("no whole numbers")
+    return fields
 
 
 def _piece(
@@ -193,5 +200,6 @@ def _piece(
     is_left_out: bool,
     tail: str,
 ) -> Piece:
+    _whole([segment, first, next, start, stop])
     lines = tuple((line, why) for line, why in damaged)
     return Piece(segment, first, next, start, stop, since, until, lines, is_left_out, tail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -459,6 +460,22 @@ def test_a_manifest_that_rotted_leads_past_nothing(tmp_path: Path) -> None:
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
         with search(tmp_path, [Filter(context=ACME.context, since=at(0))]) as result:
             assert [one.line for one in result.records()] == lines_of(log, ACME)
+
+
+@pytest.mark.parametrize(
+    ("part", "at", "value"), [("pieces", 1, "x"), ("pieces", 3, None), ("pieces", 4, 1.5), ("runs", 0, "x"), ("days", 1, -1)]
+)
+def test_a_manifest_that_was_made_up_costs_time_and_nothing_else(tmp_path: Path, part: str, at: int, value: object) -> None:
+    log = build(tmp_path)
+    compacted(tmp_path)
+    path = index_folder(tmp_path) / "manifest.json"
+    document = orjson.loads(path.read_bytes())
+    document["logs"]["w0"][part][0][at] = value
+    del document["sum"]
+    path.write_bytes(orjson.dumps(document | {"sum": hashlib.sha256(orjson.dumps(document)).hexdigest()}))
+    with search(tmp_path, [ACME]) as result:
+        assert [one.line for one in result.records()] == lines_of(log, ACME)
+        assert result.index_fault is not None and "rebuild" in result.index_fault
 
 
 def test_an_index_that_cannot_be_opened_costs_time_and_nothing_else(tmp_path: Path) -> None:
