@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from audit.checkpoint import split_notes
 from audit.errors import CheckpointInvalid
 from audit.log import Mark
 from audit.report import Fault
 from audit.segments import segment_name
 from tests.audit.forge import Forge
-from tests.audit.verifying.verdicts import failed, faults
+from tests.audit.verifying.verdicts import failed, faults, only
 
 
 def roll_back(forge: Forge, records: int, checkpoints: int) -> None:
@@ -23,6 +24,18 @@ def roll_back(forge: Forge, records: int, checkpoints: int) -> None:
     (forge.checkpoints / "latest").write_text("\n\n".join(notes[2 * checkpoints - 2 : 2 * checkpoints]) + "\n", "utf-8")
     leaves = (forge.checkpoints / "leaves").read_bytes()
     (forge.checkpoints / "leaves").write_bytes(leaves[: 26 * 32])
+
+
+def test_a_saved_checkpoint_covers_nothing_in_the_place_of_the_history(forge: Forge) -> None:
+    """It is of this tree; what it is about is sealed here only once the history says so."""
+    saved = forge.latest
+    notes = split_notes((forge.checkpoints / "history").read_text("utf-8"))
+    (forge.checkpoints / "history").write_text("\n".join(notes[:3]), "utf-8")
+    (forge.checkpoints / "latest").write_text(notes[2], "utf-8")
+    for kept in ((), (saved,)):
+        report = forge.verify(*kept)
+        assert report.passed
+        assert (only(report).sealed, only(report).unsealed) == (26, 9)
 
 
 def test_a_consistent_rollback_is_told_by_a_saved_checkpoint_alone(forge: Forge) -> None:
