@@ -157,7 +157,7 @@ async def test_a_rewritten_log_before_their_witness(forge: Forge, other: OtherWi
     forge.seal()
     await witness_once(forge, policy)
     forge.write(0, [line.replace(b"Encrypt", b"Decrypt") for line in forge.lines(0)])
-    for path in forge.checkpoints.iterdir():
+    for path in (*forge.checkpoints.iterdir(), *forge.witnessed.iterdir()):
         path.unlink()
     for count in (0, 4):  # the same size, and a larger one
         forge.grow(count)
