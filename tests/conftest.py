@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
@@ -13,11 +15,16 @@ from tests.integration.components.postgresql import PostgreSQL
 from tests.integration.components.postgresql import postgresql as running_postgresql
 
 
+#: Where the tests put what Python runs at the start of each process of theirs.
+EAGER = str(Path(__file__).parent / "eager")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _commands_that_run_within_the_tests_do_not_make_them_modest() -> Iterator[None]:
-    """A command that asks a served log takes spare time only from then on; the tests, and the servers that they start, do not."""
+def _nobody_takes_spare_time_only() -> Iterator[None]:
+    """Neither the tests, which run commands that do, nor the servers that they start: on a busy machine there is none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searches, "be_modest", lambda: None)
+        patch.setenv("PYTHONPATH", EAGER, prepend=os.pathsep)
         yield
 
 

@@ -14,6 +14,7 @@ import pytest
 from audit.query.engine import search
 from audit.query.filters import Filter
 from audit.query.index.follow import is_behind
+from tests.conftest import EAGER
 from tests.integration.conftest import Server, wait_until
 
 
@@ -57,6 +58,7 @@ def test_it_can_be_turned_off(small_segments: Server) -> None:
 
 def test_the_indexer_waits_for_the_workers(small_segments: Server) -> None:
     """It is of idle policy, and of their session: Linux's autogroups give each session its share, whatever the policies in it."""
+    small_segments.settings["PYTHONPATH"] = os.environ["PYTHONPATH"].replace(EAGER, "")
     server = small_segments.start()
     try:
         supervisor, children = server.process.pid, server.children()
