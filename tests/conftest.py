@@ -14,7 +14,6 @@ from audit.query import searches
 from tests.integration.components.postgresql import PostgreSQL
 from tests.integration.components.postgresql import postgresql as running_postgresql
 
-
 #: Where the tests put what Python runs at the start of each process of theirs.
 EAGER = str(Path(__file__).parent / "eager")
 
