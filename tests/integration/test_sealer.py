@@ -472,8 +472,9 @@ def test_workers_tell_of_their_life(own_server: Server) -> None:
     assert own_server.stop() == 0
     records = own_server.records()
     names = [record["eventName"] for record in records]
-    assert (names[0], names[1], names[-1]) == ("StartServing", "ListKeys", "StopServing")
-    assert set(names[2:-1]) == {"Heartbeat"} and len(names) >= 5
+    assert (names[0], names.count("ListKeys"), names[-1]) == ("StartServing", 1, "StopServing")
+    names.remove("ListKeys")  # before the first heartbeat, or behind it where half a second went by until the call
+    assert set(names[1:-1]) == {"Heartbeat"} and len(names) >= 5
     assert {record["eventType"] for record in records if record["eventName"] != "ListKeys"} == {"AwsServiceEvent"}
     assert all(record["serviceEventDetails"]["intervalSeconds"] == 0.5 for record in records if "serviceEventDetails" in record)
     verified(own_server)
