@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,7 +147,7 @@ class Server:
     def children(self) -> dict[str, int]:
         """The process ids of its children: `worker` (the first), `sealer`, `indexer`."""
         found: dict[str, int] = {}
-        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+        for pid in self._child_pids():
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:
@@ -159,8 +160,12 @@ class Server:
                 ("trail", b"proxy.cloudtrail"),
             ):
                 if module in command:
-                    found.setdefault(name, int(pid))
+                    found.setdefault(name, pid)
         return found
+
+    def _child_pids(self) -> list[int]:
+        """Of all its children, the further workers among them."""
+        return [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
 
     def demo_key_id(self) -> str:
         """The id of the key that alias/demo names."""
@@ -169,9 +174,13 @@ class Server:
 
     def kill_all(self) -> None:
         """SIGKILL to each of its processes."""
-        pids = [self.process.pid, *self.children().values()] if self.process.poll() is None else []
+        pids: list[int] = []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGSTOP)  # so that it has no more children than these
+            pids = [self.process.pid, *self._child_pids()]
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it had ended, and is waited for no more
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(LIMIT_S)
         wait_until(lambda: not any(map(is_running, pids)), "every process is gone")
 
