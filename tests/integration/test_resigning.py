@@ -98,8 +98,8 @@ def shared_stub(world: World, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("before-stub")
     with world.stub(folder) as stub:
         settings = world.settings(stub.port) | {
-            "KEYTRAIL_AWS_READ_TIMEOUT_S": "1",
-            "KEYTRAIL_AWS_CALL_TIMEOUT_S": "3",
+            "KEYTRAIL_AWS_READ_TIMEOUT_S": "4",  # which a stub on a busy host keeps; a call that hangs takes it
+            "KEYTRAIL_AWS_CALL_TIMEOUT_S": "12",
             "KEYTRAIL_AWS_CONNECTIONS": "1",
         }
         with world.keytrail(folder, settings) as server:
