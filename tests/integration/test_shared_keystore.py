@@ -83,7 +83,9 @@ def test_what_one_host_changes_the_other_goes_by(hosts: Pair, postgresql: Postgr
 
 
 def test_a_host_that_does_not_hear_of_the_store_refuses_and_says_so(hosts: Pair, postgresql: PostgreSQL) -> None:
-    hosts[0].settings = hosts[0].settings | {"KEYTRAIL_KEYSTORE_STALE_AFTER_S": "5"}  # of which a slow host may take a part itself
+    hosts[0].settings = hosts[0].settings | {
+        "KEYTRAIL_KEYSTORE_STALE_AFTER_S": "5"
+    }  # of which a slow host may take a part itself
     one = hosts[0].start()
     blob = one.client().encrypt(KeyId="alias/demo", Plaintext=b"x")["CiphertextBlob"]
     postgresql.freeze()
