@@ -24,6 +24,7 @@ from audit.instance import Instance
 from audit.report import Report
 from audit.sealing.keys import new_key_file, read_chain, verifier_keys
 from audit.verify import verify
+from tests.integration.components.ports import free_ports
 from tests.integration.conftest import LIMIT_S, Server, keytrail, keytrail_command, wait_until
 from tests.integration.test_witnessing import WitnessProcess, cosigned_size, worker_key, write_policy
 
@@ -384,7 +385,7 @@ def test_where_root_serves_the_sealer_is_another_user(initialised: Path, shared_
 def test_a_key_of_another_keytrail_signs_and_nothing_is_lost_while_that_is_down(
     initialised: Path, tmp_path: Path, spec: str
 ) -> None:
-    holder = Server(tmp_path / "holder")
+    holder = Server(tmp_path / "holder", {"KEYTRAIL_LISTEN": f"127.0.0.1:{free_ports(1)[0]}"})  # where it comes back to
     shutil.copytree(initialised, holder.data)
     holder.start()
     made: Any = json.loads(holder.post("CreateKey", {"KeySpec": spec, "KeyUsage": "SIGN_VERIFY"}).body)["KeyMetadata"]
@@ -408,14 +409,12 @@ def test_a_key_of_another_keytrail_signs_and_nothing_is_lost_while_that_is_down(
         command(server, "attest-absence", "--caller", "user/mallory", "--out", str(tmp_path / "absence.json"))
         command(server, "verify-attestation", str(tmp_path / "absence.json"), "--key", str(first[0]))
 
-        port = holder.url.rpartition(":")[2]
         assert holder.stop() == 0
         for _ in range(3):
             assert server.post("ListKeys", {}).status == 200
         wait_until(lambda: not server.health()[1]["processes"]["sealer"]["ready"], "that it cannot sign shows")
         assert "the KMS of the signing key" in server.health()[1]["processes"]["sealer"]["reason"]
         assert covered(server) == 1
-        holder.settings["KEYTRAIL_LISTEN"] = f"127.0.0.1:{port}"
         holder.start()
         wait_until(lambda: covered(server) == server.count_records(), "what came meanwhile is sealed", 60)
         wait_until(lambda: server.health()[1]["processes"]["sealer"]["ready"], "that it signs shows")
@@ -430,7 +429,7 @@ def test_a_key_of_another_keytrail_signs_and_nothing_is_lost_while_that_is_down(
 
 
 def test_a_key_in_the_kms_of_this_very_keytrail_is_refused(initialised: Path, tmp_path: Path) -> None:
-    server = Server(tmp_path / "data")
+    server = Server(tmp_path / "data", {"KEYTRAIL_LISTEN": f"127.0.0.1:{free_ports(1)[0]}"})
     shutil.copytree(initialised, server.data)
     server.start()
     try:
@@ -441,7 +440,6 @@ def test_a_key_in_the_kms_of_this_very_keytrail_is_refused(initialised: Path, tm
             "KEYTRAIL_SEALER_KMS_ENDPOINT": server.url,
             "AWS_SHARED_CREDENTIALS_FILE": str(server.data / "credentials"),
         }
-        server.settings["KEYTRAIL_LISTEN"] = server.url.removeprefix("http://")
         assert server.stop() == 0
         server.start()
 

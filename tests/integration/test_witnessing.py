@@ -18,6 +18,7 @@ import pytest
 from audit.checkpoint import claimed_checkpoint
 from tests.audit.witnessing.authority import Authority
 from tests.integration.components import require_program
+from tests.integration.components.ports import free_ports
 from tests.integration.conftest import LIMIT_S, Server, keytrail_command, plain_environment, wait_until
 from tests.integration.test_serve import run_keytrail
 
@@ -25,12 +26,12 @@ DATA_KEY = {"KeyId": "alias/demo", "KeySpec": "AES_256"}
 
 
 class WitnessProcess:
-    """`keytrail witness serve` in a folder of its own; it keeps its port."""
+    """`keytrail witness serve` in a folder of its own; it has the same port at every start."""
 
     def __init__(self, folder: Path, name: str, keys: str, *kind: str) -> None:
         folder.mkdir()
         self.folder = folder
-        self.address = "127.0.0.1:0"
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
         self.starts = 0
         (folder / "logs.txt").write_text(keys)
         made = run_keytrail(folder, "witness", "init", "--name", name, *kind)
@@ -47,9 +48,7 @@ class WitnessProcess:
         self.spawn()
         wait_until(lambda: "listens at" in self.output("out").read_text() or self.process.poll() is not None, "it listens")
         assert self.process.poll() is None, self.output("err").read_text()
-        found = re.search(r"listens at http://(\S+)", self.output("out").read_text())
-        assert found is not None
-        self.address = found[1]
+        assert f"listens at http://{self.address}" in self.output("out").read_text()
         return self
 
     def output(self, name: str) -> Path:

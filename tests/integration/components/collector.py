@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tests.integration.components.certificates import Certificate
+from tests.integration.components.ports import free_ports
 
 #: Of the records of a request: the status to answer, and the body.
 Answer = Callable[[list[LogRecord]], tuple[int, bytes]]
@@ -45,7 +46,7 @@ class Collector:
         self.may_answer.set()
         self.asked = threading.Event()
         self._certificate = certificate
-        self._port = 0
+        (self._port,) = free_ports(1)
         self._server: _Server | None = None
         self.start()
 
@@ -60,7 +61,6 @@ class Collector:
     def start(self) -> None:
         self._server = _Server(("127.0.0.1", self._port), _Handler)
         self._server.collector = self
-        self._port = self._server.server_address[1]
         if self._certificate is not None:
             context = self._certificate.server_context()
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)

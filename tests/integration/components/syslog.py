@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.integration.components.certificates import Certificate
+from tests.integration.components.ports import free_ports
 
 _MESSAGE = re.compile(
     rb"<(?P<priority>[0-9]{1,3})>1 (?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z) (?P<host>[!-~]{1,255}) keytrail "
@@ -47,7 +48,7 @@ class SyslogReceiver:
         self.talks = False  # says something all the time, and never closes
         self.says_goodbye = True  # by a close_notify of its own; many only close the connection
         self._context = certificate.server_context() if certificate is not None else None
-        self._port = 0
+        (self._port,) = free_ports(1)
         self._socket: socket.socket | None = None
         self.start()
 
@@ -61,7 +62,6 @@ class SyslogReceiver:
 
     def start(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._socket.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._socket,), daemon=True).start()
 
     def stop(self) -> None:
