@@ -367,7 +367,7 @@ def test_a_fault_that_is_an_answer(stub: StubUpstream, world: World, fault: Faul
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_fault_that_is_no_answer(stub: StubUpstream, world: World, fault: Fault) -> None:
-    client = kms(stub.url, world.authority, read_timeout=1 if fault is Fault.HANG else 10)
+    client = kms(stub.url, world.authority, read_timeout=4 if fault is Fault.HANG else 10)
     stub.fail(fault)
     with pytest.raises(BROKEN[fault]):
         client.generate_data_key(KeyId="alias/app", KeySpec="AES_256")

@@ -498,6 +498,7 @@ def test_a_listed_host_is_tunnelled_unread_and_counted(world: World) -> None:
         assert server.count_records() == 0
         wait_until(lambda: server.metrics().get("keytrail_tunnels_total") == 1.0, "it is counted")
         assert server.metrics()["keytrail_tunnel_bytes_from_clients_total"] > 500
+        kms.close()  # a tunnel that stays open is waited for at the end
 
 
 def test_a_client_hello_in_the_same_segment_as_connect(forward: Server) -> None:

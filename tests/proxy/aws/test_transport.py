@@ -563,11 +563,11 @@ def test_the_read_timeout_begins_anew_with_each_byte(way: Way) -> None:
     async def slow(channel: Any) -> bool:  # Any: a step's channel; its module's name for it is not needed here
         for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello":
             channel.writer.write(bytes([byte]))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
         return True
 
     async def scenario() -> None:
-        async with world(way, slow, read_timeout_s=0.3) as w:  # its 43 bytes take longer than that
+        async with world(way, slow, read_timeout_s=1.0) as w:  # its 43 bytes take longer than that
             assert (await w.send()).body == b"hello"
 
     way.run(scenario())
