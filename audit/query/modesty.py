@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from audit import durable
@@ -19,18 +20,53 @@ PIECE_BYTES = 64 << 10
 _PAUSES = 4
 _LOOK_S = 0.05
 
+#: How long a modest process can keep a processor from a call: see `_pulse`.
+PULSE_S = 0.001
+_PULSES = 50  # between two looks at whether the process still works
+_REST_S = 0.1
+_WORK_S = 0.0005  # between two looks: little, since it gets little where others want the processor
+
 
 def be_modest() -> None:
-    """Run only while no other process wants to, from now on.
+    """Run only while no other process wants to, from now on: this thread, and those that it starts.
 
     Linux's autogroups set that aside between sessions: processes of two terminals share a processor that both want by halves.
     So `serve` starts its processes in its own session, and a command from another terminal can be held off no further.
     """
+    _begin_to_pulse()
     os.nice(19)
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except OSError:  # a container may forbid it; nice it is then
         return
+
+
+@cache
+def _begin_to_pulse() -> None:
+    """Once a process, by a thread that is not modest yet: what it starts keeps its priority."""
+    threading.Thread(target=_pulse, name="pulse", daemon=True).start()
+
+
+def _pulse() -> None:
+    """While the process works, wake every millisecond, and sleep again.
+
+    Whoever is woken takes the processor from an idle thread at once. But where a thread of the proxy is woken by another one, and
+    that one goes to sleep then, Linux may choose the idle thread instead, which waited longer, and looks again no sooner than at
+    its next tick: up to 4 ms later, at 250 Hz. This thread wakes in between, and so has it look.
+    """
+    before = _worked_s()
+    while True:
+        time.sleep(_REST_S)
+        while (worked := _worked_s()) - before > _WORK_S:
+            before = worked
+            for _ in range(_PULSES):
+                time.sleep(PULSE_S)
+        before = worked
+
+
+def _worked_s() -> float:
+    """Seconds of a processor that the process has had, without this thread."""
+    return time.process_time() - time.thread_time()
 
 
 @contextmanager

@@ -1,13 +1,29 @@
-"""What writes much, beside calls that are synced, writes a little at a time, and says what the disk refused."""
+"""What works beside calls yields the processor to them, writes a little at a time, and says what the disk refused."""
 
 import errno
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from audit import durable
-from audit.query.modesty import PIECE_BYTES, trickling
+from audit.query import modesty
+from audit.query.modesty import PIECE_BYTES, PULSE_S, trickling
+
+_MODEST = """
+import os, threading
+from audit.query.modesty import be_modest
+
+be_modest()
+be_modest()
+[pulse] = [thread for thread in threading.enumerate() if thread.name == "pulse"]
+for thread in threading.main_thread(), pulse:
+    print(os.sched_getscheduler(thread.native_id), os.getpriority(os.PRIO_PROCESS, thread.native_id))
+"""
 
 
 @pytest.fixture
@@ -76,3 +92,32 @@ def test_a_stream_cannot_be_written_out_and_a_closed_file_is_an_error(tmp_path: 
     os.close(writing)
     with pytest.raises(OSError, match="Bad file descriptor"):
         durable.write_out(writing, 0, 1)
+
+
+def test_a_modest_process_has_a_thread_that_is_not() -> None:
+    ran = subprocess.run([sys.executable, "-c", _MODEST], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.splitlines() == [f"{os.SCHED_IDLE} 19", f"{os.SCHED_OTHER} {os.getpriority(os.PRIO_PROCESS, 0)}"]
+
+
+def test_it_pulses_while_the_process_works_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At rest, then at work for two looks, then at rest."""
+    worked: Iterator[float] = iter((0.0, 0.0, 0.1, 0.2, 0.2, 0.2))
+    slept: list[float] = []
+
+    class Ended(Exception):
+        pass
+
+    def worked_s() -> float:
+        try:
+            return next(worked)
+        except StopIteration:
+            raise Ended from None
+
+    monkeypatch.setattr(modesty, "_worked_s", worked_s)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with pytest.raises(Ended):
+        modesty._pulse()
+    pulses = [second for second in slept if second == PULSE_S]
+    at_work = slept.index(PULSE_S)
+    assert len(pulses) == 100 and slept[at_work : at_work + 100] == pulses
+    assert len(slept) == 100 + 4  # the rests: two before, and two behind
