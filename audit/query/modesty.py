@@ -1,8 +1,9 @@
-"""Asking and indexing must not slow the calls that are being recorded: they take the processor's time that nobody else wants, and
-write to the disk a little at a time."""
+"""Asking and indexing must not slow the calls that are being recorded: they take the processor's time that nobody else wants, write
+to the disk a little at a time, and leave the page cache as it was."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
@@ -67,6 +68,30 @@ def _pulse() -> None:
 def _worked_s() -> float:
     """Seconds of a processor that the process has had, without this thread."""
     return time.process_time() - time.thread_time()
+
+
+def read_through(fd: int, size_bytes: int, offset: int) -> bytes:
+    """As `os.pread`; what had to come from the disk for it does not stay in the page cache, what was there does.
+
+    Who reads a whole log that is larger than memory has no use for it there, and others have for what it would take the place of.
+    """
+    is_kept = _is_cached(fd, offset + size_bytes - 1)
+    data = os.pread(fd, size_bytes, offset)
+    if data and not is_kept:
+        start = offset - offset % mmap.PAGESIZE
+        os.posix_fadvise(fd, start, offset + len(data) - start, os.POSIX_FADV_DONTNEED)
+    return data
+
+
+def _is_cached(fd: int, offset: int) -> bool:
+    """Whether the byte there can be had without the disk; also where the file system cannot tell."""
+    try:
+        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -141,12 +141,18 @@ def coverage(log: str, parts: list[Part]) -> Coverage:
     return Coverage(log, first, last)
 
 
-def chunks(part: Part, damaged: list[Damage], chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+def chunks(
+    part: Part,
+    damaged: list[Damage],
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    read: Callable[[int, int, int], bytes] = os.pread,
+) -> Iterator[Chunk]:
     """The complete lines of `part`, at most `chunk_bytes` at a time, where no single one has more; what is no line is added to
     `damaged`. `chunk_bytes` is at most `MAX_LINE_BYTES`. Raises OSError."""
     offset, line, wanted = part.skipped_bytes, part.skipped_lines + 1, chunk_bytes
     with part.path.open("rb", buffering=0) as file:
-        while data := os.pread(file.fileno(), min(wanted, part.size_bytes - offset), offset):
+        while data := read(file.fileno(), min(wanted, part.size_bytes - offset), offset):
             cut = data.rfind(b"\n") + 1
             if cut:
                 bounds = _line_bounds(data, cut)

@@ -42,7 +42,7 @@ from audit.query.index.load import Rows
 from audit.query.index.pieces import OPEN_BYTES, pending, still_ends_with, tail_of
 from audit.query.index.sums import require_sound, sums_path, write_sums
 from audit.query.lines import Damage
-from audit.query.modesty import trickling
+from audit.query.modesty import read_through, trickling
 from audit.query.scan import Part
 from audit.segments import read_mark, segment_name
 
@@ -209,7 +209,7 @@ class Compactor:
         found: list[Damage] = []
         lines = part.skipped_lines
         first = part.first_index + lines
-        for chunk in scan.chunks(part, found, scan.MAX_LINE_BYTES):
+        for chunk in scan.chunks(part, found, scan.MAX_LINE_BYTES, read=read_through):
             self._rows.add(chunk, found)
             lines = chunk.first_line + chunk.lines - 1
         is_left_out = part.shortfall(lines) is not None

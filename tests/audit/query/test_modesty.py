@@ -12,7 +12,7 @@ import pytest
 
 from audit import durable
 from audit.query import modesty
-from audit.query.modesty import PIECE_BYTES, PULSE_S, trickling
+from audit.query.modesty import PIECE_BYTES, PULSE_S, read_through, trickling
 from tests.conftest import EAGER
 
 _MODEST = """
@@ -123,3 +123,52 @@ def test_it_pulses_while_the_process_works_only(monkeypatch: pytest.MonkeyPatch)
     at_work = slept.index(PULSE_S)
     assert len(pulses) == 100 and slept[at_work : at_work + 100] == pulses
     assert len(slept) == 100 + 4  # the rests: two before, and two behind
+
+
+def is_cached(fd: int, offset: int) -> bool:
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[int]:
+    """A file of ten pages, none of them in the page cache."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(160)) * 256)
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    if is_cached(fd, 0):
+        pytest.skip("a file system that keeps its files in memory")
+    yield fd
+    os.close(fd)
+
+
+def test_what_came_from_the_disk_does_not_stay_in_the_page_cache(on_disk: int) -> None:
+    assert read_through(on_disk, 40_960, 0) == bytes(range(160)) * 256
+    assert not any(is_cached(on_disk, 4_096 * page) for page in range(10))
+    assert read_through(on_disk, 5_000, 10_000) == os.pread(on_disk, 5_000, 10_000)
+
+
+def test_what_was_in_the_page_cache_stays(on_disk: int) -> None:
+    os.pread(on_disk, 40_960, 0)
+    assert read_through(on_disk, 40_960, 0) == bytes(range(160)) * 256
+    assert all(is_cached(on_disk, 4_096 * page) for page in range(10))
+
+
+def test_at_the_end_of_a_file_nothing_is_read_and_nothing_dropped(on_disk: int) -> None:
+    os.pread(on_disk, 40_960, 0)
+    assert read_through(on_disk, 0, 40_960) == read_through(on_disk, 100, 40_960) == read_through(on_disk, 0, 0) == b""
+    assert is_cached(on_disk, 0) and is_cached(on_disk, 40_959)
+
+
+def test_where_the_system_cannot_tell_what_is_in_the_page_cache_it_stays(on_disk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", cannot)
+        assert read_through(on_disk, 40_960, 0) == bytes(range(160)) * 256
+    assert all(is_cached(on_disk, 4_096 * page) for page in range(10))
