@@ -106,6 +106,7 @@ class SeaweedFS:
             environment={"TMPDIR": str(self._folder)},
         )
         self._process.wait_for("Start Iceberg REST Catalog Server")
+        self._process.wait_for("added volume server")  # until then S3 answers, and keeps whoever writes waiting
         wait_until(self._answers, "SeaweedFS answers")
 
     def kill(self) -> None:
