@@ -1,5 +1,5 @@
-"""Asking and indexing must not slow the calls that are being recorded: they take the processor's time that nobody else wants, write
-to the disk a little at a time, and leave the page cache as it was."""
+"""Asking and indexing must not slow the calls that are being recorded: they take the processor's time that nobody else wants,
+write to the disk a little at a time, and leave the page cache as it was."""
 
 from __future__ import annotations
 
