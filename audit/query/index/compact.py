@@ -55,7 +55,7 @@ LEFT_FREE_BYTES = 256 << 20
 #: An index has less than this part of the log's size.
 _SHARE = 4
 _SMALL_RECORDS = 1 << 15
-#: What DuckDB has had of the system for its tables it keeps for the next batch: new memory is a tenth of its time.
+#: DuckDB keeps the memory of its tables for those of the next batch: having it anew of the system costs time.
 _KEPT_MEMORY = "SET block_allocator_memory = '1GB'"
 _WRITE = "(FORMAT parquet, COMPRESSION snappy, PARQUET_VERSION v2, ROW_GROUP_SIZE 10240)"
 _WRITE_EVENTS = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2, ROW_GROUP_SIZE 61440)"

@@ -228,18 +228,24 @@ def test_the_environment_does_not_say_who_asks(instance: Instance, monkeypatch: 
 
 
 def test_looking_whether_it_is_served_does_not_keep_serve_out(instance: Instance) -> None:
-    ended = threading.Event()
+    """It takes the lock for a moment, in which `hold` must not fail."""
+    looked, ended = threading.Event(), threading.Event()
 
     def look() -> None:
         while not ended.is_set():
-            instance.is_served  # noqa: B018 - it takes the lock for a moment
+            instance.is_served  # noqa: B018 - see above
+            looked.set()
 
     os.close(instance.hold())
     looking = threading.Thread(target=look)
     looking.start()
     try:
+        assert looked.wait(30)
         for _ in range(200):
-            os.close(instance.hold())
+            held = instance.hold()
+            assert instance.is_served
+            os.close(held)
+        assert looking.is_alive()
     finally:
         ended.set()
         looking.join()
